@@ -1,0 +1,90 @@
+"""The only code that touches a language model: two calls, dispatched on the type of lm-eval's LM.
+
+Both take lm-eval Instances and return one plain JSON value each, in order, and use lm-eval's own response cache
+(`--use_cache`) where the user asked for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import LM, hash_args
+from lm_eval.models.huggingface import HFLM
+
+from unlearn_metrics.backends import hf
+from unlearn_metrics.types import InputError, TokenScores
+
+
+@dataclass
+class GenerateInstance(Instance):
+    """A request for text whose reference answer is scored by another request of the same run: its draft."""
+
+    draft: Instance | None = field(default=None, repr=False)
+
+
+def name_of(request: Instance) -> str:
+    return f"{request.task_name}, document {request.doc_id}"
+
+
+def token_scores(lm: LM, requests: Sequence[Instance]) -> list[dict[str, list[float]]]:
+    """Token scores, as TokenScores.to_json, for requests with arguments (prompt, answer).
+
+    Raises InputError for an empty answer, naming the document, and for a backend without token scores.
+    """
+
+    def compute(missing: Sequence[Instance]) -> list[dict[str, list[float]]]:
+        model = causal(lm)
+        pairs = [hf.encode(model, r.args[0], r.args[1], name_of(r)) for r in missing]
+        return [scores.to_json() for scores in hf.token_scores(model, pairs)]
+
+    return _cached(lm, "token_scores", requests, compute, key=lambda request: request.args)
+
+
+def greedy_until(lm: LM, requests: Sequence[Instance]) -> list[str]:
+    """Texts for requests with arguments (prompt, generation kwargs); sampling goes to lm-eval's own generate_until."""
+
+    def compute(missing: Sequence[Instance]) -> list[str]:
+        if not isinstance(lm, HFLM) or any(r.args[1].get("do_sample") or r.args[1].get("temperature") for r in missing):
+            return list(lm.generate_until(list(missing)))
+        drafts = [_draft(request) for request in missing]
+        return hf.greedy(causal(lm), [request.args for request in missing], drafts)
+
+    return _cached(lm, "generate_until", requests, compute, key=lambda request: request.args)
+
+
+def causal(lm: LM) -> HFLM:
+    if not isinstance(lm, HFLM) or lm.backend != "causal":
+        kind = type(lm).__name__ + (f" ({lm.backend})" if isinstance(lm, HFLM) else "")
+        raise InputError(f"token scores need lm-eval's 'hf' backend with a causal model; this model is {kind}")
+    return lm
+
+
+def _draft(request: Instance) -> TokenScores | None:
+    draft = getattr(request, "draft", None)
+    if draft is None or not draft.resps or draft.args[0] != request.args[0] or request.args[0].endswith(" "):
+        return None
+    return TokenScores.from_json(draft.resps[0])
+
+
+def _cached(
+    lm: LM,
+    kind: str,
+    requests: Sequence[Instance],
+    compute: Callable[[Sequence[Instance]], list[Any]],
+    key: Callable[[Instance], tuple[Any, ...]],
+) -> list[Any]:
+    """lm-eval's CachingLM wraps only its own three request types; the same store serves ours."""
+    store = lm.cache_hook.dbdict
+    if store is None:
+        return compute(requests)
+    hashes = [hash_args(kind, key(request)) for request in requests]
+    missing = [request for request, h in zip(requests, hashes, strict=True) if h not in store]
+    if missing:
+        fresh = iter(compute(missing))
+        for h in [h for h in hashes if h not in store]:
+            store[h] = next(fresh)
+        store.commit()
+    return [store[h] for h in hashes]

@@ -1,0 +1,320 @@
+"""The command line: wires the rest, and is the only file that prints."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from unlearn_metrics import __version__
+from unlearn_metrics.types import InputError
+
+if TYPE_CHECKING:  # torch and lm-eval take seconds to import: only the commands that need them do
+    from unlearn_metrics.score import Settings
+    from unlearn_metrics.types import RunRecord
+
+app = typer.Typer(
+    name="unlearn-metrics",
+    help="Evaluate unlearned language models, under control.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+control_app = typer.Typer(
+    help="Control an unlearned checkpoint: write one that keeps its usefulness.", no_args_is_help=True
+)
+app.add_typer(control_app, name="control")
+
+out = Console()
+err = Console(stderr=True)
+
+
+class ControlChoice(StrEnum):
+    mix = "mix"
+    none = "none"
+
+
+class DType(StrEnum):
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+Original = Annotated[str, typer.Option(help="Checkpoint before unlearning: a folder, or a hub id[@revision].")]
+Unlearned = Annotated[str, typer.Option(help="Checkpoint after unlearning: a folder, or a hub id[@revision].")]
+Data = Annotated[
+    Path | None,
+    typer.Option(help="Folder with the benchmark's JSON-lines files, named as on the hub. Default: the hub."),
+]
+Keep = Annotated[
+    float | None,
+    typer.Option(help="Calibrate: the largest alpha that keeps this share of the original's retention [0.95]."),
+]
+Alpha = Annotated[
+    float | None, typer.Option(help="Mix at this alpha instead of calibrating: 0 = original, 1 = unlearned.")
+]
+Limit = Annotated[int | None, typer.Option(help="Only the first N documents of each split.", min=1)]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... Default: a GPU if there is one.")]
+Precision = Annotated[
+    DType | None, typer.Option(help="Default: float32 on a CPU, the checkpoint's own dtype elsewhere.")
+]
+Chat = Annotated[bool, typer.Option("--apply-chat-template", help="Prompt through the tokenizer's chat template.")]
+Batch = Annotated[int, typer.Option(help="Rows in a batch at most; 1 = as many as memory allows.", min=1)]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="All metrics, and the work done.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run that --out already holds.")]
+
+
+@app.command(
+    epilog="[bold]Example[/]: unlearn-metrics score --original orig --unlearned ga-52 --benchmark tofu_forget05 "
+    "--data tofu/ --out runs/ga-52"
+)
+def score(
+    original: Original,
+    unlearned: Unlearned,
+    benchmark: Annotated[str, typer.Option(help="For example tofu_forget05; see `unlearn-metrics tasks`.")],
+    out_folder: Annotated[Path, typer.Option("--out", help="Folder to write the run to.")],
+    data: Data = None,
+    keep: Keep = None,
+    alpha: Alpha = None,
+    control: Annotated[
+        ControlChoice, typer.Option(help="mix: towards the original; none: raw numbers only.")
+    ] = ControlChoice.mix,
+    limit: Limit = None,
+    device: Device = None,
+    dtype: Precision = None,
+    apply_chat_template: Chat = False,
+    batch_size: Batch = 1,
+    overwrite: Overwrite = False,
+    verbose: Verbose = False,
+) -> None:
+    """Control an unlearned checkpoint, score it beside the original, and write a run (record.json + Parquet)."""
+    if control is ControlChoice.none and (keep is not None or alpha is not None):
+        raise InputError("--control none takes neither --keep nor --alpha")
+    settings = _settings(
+        keep, alpha, limit, device, dtype, apply_chat_template, batch_size, control is ControlChoice.mix
+    )
+    from unlearn_metrics.runs import check_out
+
+    check_out(out_folder, overwrite)
+    record = _score(original, unlearned, benchmark, data, settings, out_folder, overwrite)
+    _show(record, verbose)
+    err.print(f"wrote {out_folder}", markup=False, highlight=False)
+
+
+@control_app.command(
+    "mix",
+    epilog="[bold]Examples[/]: unlearn-metrics control mix --original orig --unlearned ga-52 --alpha 0.3 "
+    "--out mixed\n\n"
+    "unlearn-metrics control mix --original orig --unlearned ga-52 --keep 0.95 --benchmark tofu_forget05 "
+    "--data tofu/ --out mixed",
+)
+def control_mix(
+    original: Original,
+    unlearned: Unlearned,
+    out_folder: Annotated[Path, typer.Option("--out", help="Folder to write the checkpoint to.")],
+    alpha: Alpha = None,
+    keep: Keep = None,
+    benchmark: Annotated[str | None, typer.Option(help="Benchmark whose retain split calibrates.")] = None,
+    data: Data = None,
+    limit: Limit = None,
+    device: Device = None,
+    dtype: Precision = None,
+    apply_chat_template: Chat = False,
+    batch_size: Batch = 1,
+) -> None:
+    """Write original + alpha * (unlearned - original) as a checkpoint that transformers and lm-eval load."""
+    settings = _settings(keep, alpha, limit, device, dtype, apply_chat_template, batch_size, True)
+    if alpha is None and benchmark is None:
+        raise InputError("control mix needs --alpha, or --benchmark (with --keep) to calibrate it")
+    if out_folder.exists() and (not out_folder.is_dir() or any(out_folder.iterdir())):
+        raise InputError(f"{out_folder} already exists; choose another --out or remove it")
+    _hush()
+    from unlearn_metrics import report
+    from unlearn_metrics.control.mixing import write_mix
+    from unlearn_metrics.score import calibrate_only, open_pair
+
+    with _status() as say:
+        say(f"checking {original} and {unlearned}")
+        o, u = open_pair(original, unlearned)
+        note = ""
+        if alpha is None:
+            assert benchmark is not None
+            control = calibrate_only(o, u, benchmark, data, settings, say)
+            alpha, note = control.alpha, f"- {report.describe(control)}; benchmark {benchmark}\n"
+        say(f"writing {out_folder}")
+        write_mix(o, u, alpha, out_folder, note)
+    out.print(f"alpha {alpha:g}: wrote {out_folder}", markup=False, highlight=False)
+
+
+@app.command()
+def tasks(
+    path: Annotated[bool, typer.Option("--path", help="Print only the folder, for lm_eval --include_path.")] = False,
+) -> None:
+    """List the benchmarks and lm-eval tasks, or print the folder they are in."""
+    from unlearn_metrics import tasks_path
+
+    if path:
+        print(tasks_path())
+        return
+    _hush()
+    from unlearn_metrics import harness
+
+    for benchmark, members in harness.benchmarks().items():
+        out.print(f"[bold]{benchmark}[/]  (lm-eval group {benchmark}_suite): {', '.join(members)}", highlight=False)
+
+
+@app.command(epilog="[bold]Example[/]: unlearn-metrics demo")
+def demo(
+    out_folder: Annotated[
+        Path | None, typer.Option("--out", help="Keep the run of the excessively unlearned model here.")
+    ] = None,
+    overwrite: Overwrite = False,
+    verbose: Verbose = False,
+) -> None:
+    """Run the main job, offline, on a small embedded benchmark and its checkpoints: why raw numbers mislead."""
+    from unlearn_metrics import report
+    from unlearn_metrics.runs import check_out
+
+    if out_folder is not None:
+        check_out(out_folder, overwrite)
+    here = Path(__file__).parent / "demo"
+    records = {}
+    for name in ("excessive", "moderate"):
+        out.print(f"\n[bold]unlearned checkpoint: {name}[/]")
+        record = records[name] = _score(
+            str(here / "checkpoints" / "original"),
+            str(here / "checkpoints" / name),
+            "demo",
+            here / "data",
+            _settings(None, None, None, "cpu", None, False, 1, True),
+            out_folder if name == "excessive" else None,
+            overwrite,
+        )
+        _show(record, verbose)
+    out.print()
+    out.print(report.moral(records), style="bold", markup=False, highlight=False)
+
+
+def _settings(
+    keep: float | None,
+    alpha: float | None,
+    limit: int | None,
+    device: str | None,
+    dtype: DType | None,
+    apply_chat_template: bool,
+    batch_size: int,
+    controlled: bool,
+) -> Settings:
+    if keep is not None and alpha is not None:
+        raise InputError("--keep and --alpha exclude each other: calibrate, or mix at a given alpha")
+    if keep is not None and not 0 < keep <= 1:
+        raise InputError(f"--keep {keep:g} is not above 0 and at most 1")
+    if alpha is not None and not 0 <= alpha <= 1:
+        raise InputError(f"--alpha {alpha:g} is not between 0 and 1")
+    _hush()
+    from unlearn_metrics.score import Settings
+
+    return Settings(
+        keep=(0.95 if keep is None else keep) if controlled and alpha is None else None,
+        alpha=alpha,
+        limit=limit,
+        device=device,
+        dtype=None if dtype is None else dtype.value,
+        apply_chat_template=apply_chat_template,
+        batch_size=batch_size,
+    )
+
+
+def _score(
+    original: str,
+    unlearned: str,
+    benchmark: str,
+    data: Path | None,
+    settings: Settings,
+    out_folder: Path | None,
+    overwrite: bool,
+) -> RunRecord:
+    from unlearn_metrics import runs
+    from unlearn_metrics import score as main_job
+
+    with _status() as say:
+        record, observations = main_job.run(original, unlearned, benchmark, data, settings, say)
+    if out_folder is not None:
+        runs.save(out_folder, record, observations, overwrite)
+    return record
+
+
+def _show(record: RunRecord, verbose: bool) -> None:
+    from rich.text import Text
+
+    from unlearn_metrics import report
+
+    # a pipe or a file has no width of its own: do not fold the table there
+    wide = out if out.is_terminal else Console(width=160)
+    wide.print(report.table(record, verbose))
+    wide.print(Text(report.describe(record.control)))
+    wide.print(Text(record.verdict, style="bold"))
+    if verbose:
+        counts = ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in record.work.items())
+        wide.print(Text(f"work: {counts}; {record.wall_seconds:.1f} s"))
+
+
+@contextlib.contextmanager
+def _status() -> Iterator[Callable[[str], None]]:
+    """A line for every step, on stderr; the bars within a step are tqdm's."""
+    try:
+        yield lambda message: err.print(f"[dim]·[/] {escape(message)}", highlight=False, soft_wrap=True)
+    except KeyboardInterrupt:
+        err.print("interrupted; nothing was written", highlight=False)
+        raise
+
+
+def _hush() -> None:
+    """Before torch, transformers and lm-eval are imported: no bars or warnings of theirs among our lines."""
+    os.environ.setdefault("TQDM_DISABLE", "1")  # the default of bars that don't ask; ours do
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.filterwarnings("ignore")
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+
+
+def _version(show: bool) -> None:
+    if show:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Entry point. Bad input: one line and exit code 2. Ctrl-C: exit code 130 (by typer)."""
+    try:
+        app()
+    except InputError as error:
+        message = " ".join(str(error).split())
+        err.print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The companion: control of unlearned checkpoints, before they are scored."""

@@ -1,0 +1,76 @@
+"""How much of a reference answer the model still holds. Pure functions of TokenScores.
+
+n is the number of answer tokens (end-of-sequence not counted) and m_i = [arg-max token at i is y_i], see TokenScores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from unlearn_metrics.types import TokenScores
+
+
+def extraction_strength(answer: TokenScores) -> float:
+    """1 - k/n, k = the fewest leading answer tokens to reveal so that greedy decoding yields the rest exactly.
+
+    Greedy decoding from a true prefix repeats the reference as long as every m_i after it holds, so k is the
+    position of the last miss, and one teacher-forced pass is enough. 0 when the last token is missed (k = n).
+    Source: Carlini et al. 2021 (arXiv 2012.07805); Wang et al. 2024 (arXiv 2406.09179), extraction strength.
+    """
+    misses = np.flatnonzero(~answer.match)
+    k = misses[-1] + 1 if len(misses) else 0
+    return float(1 - k / len(answer))
+
+
+def exact_memorization(answer: TokenScores) -> float:
+    """Mean of m_i: the share of answer tokens that are the arg-max given the true prefix.
+
+    Source: Tirumala et al. 2022 (arXiv 2205.10770), eq. 1; OpenUnlearning's `exact_memorization`.
+    """
+    return float(answer.match.mean())
+
+
+def mean_loss(answer: TokenScores) -> float:
+    """Mean negative log-likelihood in nats per token, end-of-sequence included."""
+    return float(-answer.logprob.mean(dtype=np.float64))
+
+
+def probability(answer: TokenScores) -> float:
+    """exp(mean log p), end-of-sequence included: the length-normalised probability P(a|q)^(1/|a|).
+
+    Source: Maini et al. 2024 (TOFU, arXiv 2401.06121), section 2.2.2.
+    """
+    return float(np.exp(-mean_loss(answer)))
+
+
+def probability_wrong(wrong_answers: Sequence[TokenScores]) -> float:
+    """Mean over the wrong answers of their length-normalised probability (OpenUnlearning's `Q_A_PERT_Prob`)."""
+    return float(np.mean([probability(w) for w in wrong_answers]))
+
+
+def probability_normalised(answer: TokenScores, wrong_answers: Sequence[TokenScores]) -> float:
+    """p / (p + sum over the wrong answers' p), every p length-normalised. Computed in log space.
+
+    Source: Maini et al. 2024 (TOFU), section 2.2.2, for Real Authors and World Facts. At high loss peers add 1e-10
+    to the denominator; here the ratio stays exact however small the probabilities are.
+    """
+    log_p = -np.array([mean_loss(answer), *(mean_loss(w) for w in wrong_answers)])
+    return float(1 / np.exp(log_p - log_p[0]).sum())
+
+
+def truth_ratio(true_answer: TokenScores, wrong_answers: Sequence[TokenScores], split: str) -> float:
+    """R = exp(L_true - mean_j L_wrong_j), L = mean loss: how much likelier the wrong answers are than the true one.
+
+    Returned in the form that is better when higher: min(R, 1/R) on the forget split (1 = the model can't tell
+    them apart), max(0, 1 - R) elsewhere (1 = the truth stands out).
+    Source: Maini et al. 2024 (TOFU), eq. 1 and section 2.2.2, with OpenUnlearning's aggregation.
+    """
+    log_ratio = log_truth_ratio(true_answer, wrong_answers)
+    return float(np.exp(-abs(log_ratio)) if split == "forget" else max(0.0, -np.expm1(log_ratio)))
+
+
+def log_truth_ratio(true_answer: TokenScores, wrong_answers: Sequence[TokenScores]) -> float:
+    """log R in nats. In log space because exp(L) overflows at the losses that excessive unlearning produces."""
+    return mean_loss(true_answer) - float(np.mean([mean_loss(w) for w in wrong_answers]))

@@ -1,0 +1,21 @@
+"""Whether the model still says what it should. Pure functions of strings."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from rouge_score import rouge_scorer
+
+
+@cache
+def _scorer(stemmer: bool) -> rouge_scorer.RougeScorer:
+    return rouge_scorer.RougeScorer(["rougeL"], use_stemmer=stemmer)
+
+
+def rouge(generation: str, reference: str, stemmer: bool = True) -> float:
+    """ROUGE-L recall of a greedy generation against the reference answer, both stripped.
+
+    An empty generation recalls nothing: 0, as it should. Source: Lin 2004, by the rouge-score package; recall with
+    stemmer as in Maini et al. 2024 (TOFU), section 2.2.2.
+    """
+    return float(_scorer(stemmer).score(reference.strip(), generation.strip())["rougeL"].recall)

@@ -1,0 +1,187 @@
+"""A record as a person reads it: one table and one sentence. Nothing is printed here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rich.table import Table
+from rich.text import Text
+
+from unlearn_metrics.metrics import METRICS
+from unlearn_metrics.types import Control, RunRecord, Score, Scores
+
+COLUMNS = {"original": "original", "uncontrolled": "unlearned", "controlled": "under control"}
+# The rows of the table, by facet: (split, metric). "*" = every split but forget.
+HEADLINE: dict[str, list[tuple[str, str]]] = {
+    "Fluency": [("*", "perplexity"), ("forget", "perplexity"), ("*", "repetition"), ("forget", "repetition")],
+    "Knowledge retention": [
+        ("retain", "extraction_strength"),
+        ("retain", "probability"),
+        ("retain", "truth_ratio"),
+        ("*", "probability_normalised"),
+        ("*", "rouge"),
+    ],
+    "Forget quality": [
+        ("forget", "extraction_strength"),
+        ("forget", "exact_memorization"),
+        ("forget", "probability"),
+        ("forget", "truth_ratio"),
+        ("forget", "rouge"),
+    ],
+}
+# Where remembering is failure. truth_ratio on the forget split is 1 when true and wrong answers look alike.
+LOWER_IS_FORGOTTEN = frozenset(
+    name for name, metric in METRICS.items() if metric.facet != "fluency" and name != "truth_ratio"
+)
+
+
+def rows(scores: Scores, everything: bool = False) -> list[tuple[str, str, str]]:
+    """(facet, split, metric) in table order; everything=True adds what the headline leaves out."""
+    splits = [s for s in scores["original"] if not s.endswith("_calibration")]
+    found = [
+        (facet, split, metric)
+        for facet, wanted in HEADLINE.items()
+        for pattern, metric in wanted
+        for split in splits
+        if (split == pattern or (pattern == "*" and split != "forget")) and metric in scores["original"][split]
+    ]
+    if everything:
+        for split in splits:
+            for metric in scores["original"][split]:
+                facet = "Forget quality" if split == "forget" else "Knowledge retention"
+                row = ("Fluency" if METRICS[metric].facet == "fluency" else facet, split, metric)
+                if row not in found:
+                    found.append(row)
+        found.sort(key=lambda row: list(HEADLINE).index(row[0]))
+    return found
+
+
+def arrow(split: str, metric: str) -> str:
+    """Which way is good."""
+    if split == "forget" and metric in LOWER_IS_FORGOTTEN:
+        return "↓"
+    return "↑" if METRICS[metric].better == "higher" else "↓"
+
+
+def number(value: float) -> str:
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}" if abs(value) < 1000 else f"{value:.2g}"
+
+
+def cell(score: Score) -> str:
+    """'value [low, high]', or a dash where nothing could be scored; what is unscored is said."""
+    if score.value is None:
+        return f"— ({score.unscored} unscored)"
+    text = number(score.value)
+    if score.ci_low is not None and score.ci_high is not None:
+        text += f" [{number(score.ci_low)}, {number(score.ci_high)}]"
+    return text + (f" ({score.unscored} unscored)" if score.unscored else "")
+
+
+def table(record: RunRecord, everything: bool = False) -> Table:
+    models = [model for model in COLUMNS if model in record.scores]
+    result = Table(title=Text(record.benchmark), title_style="bold", caption=Text(record.signature))
+    result.add_column("facet, metric (arrow: good)", no_wrap=True)
+    result.add_column("on")
+    for model in models:
+        result.add_column(COLUMNS[model], justify="right")
+    result.add_column("n", justify="right")
+    facet = ""
+    for row_facet, split, metric in rows(record.scores, everything):
+        if row_facet != facet:
+            if facet:
+                result.add_section()
+            result.add_row(Text(row_facet, style="bold"))
+            facet = row_facet
+        found = [record.scores[model][split][metric] for model in models]
+        documents = found[0].n + found[0].unscored
+        result.add_row(
+            Text(f"  {metric} {arrow(split, metric)}"),
+            split,
+            *(Text(cell(score)) for score in found),
+            str(documents),
+        )
+    return result
+
+
+def markdown(record: RunRecord) -> str:
+    """The same table for a README."""
+    models = [model for model in COLUMNS if model in record.scores]
+    lines = [
+        "| facet | metric | on | " + " | ".join(COLUMNS[model] for model in models) + " | n |",
+        "|---|---|---|" + "---:|" * (len(models) + 1),
+    ]
+    for facet, split, metric in rows(record.scores):
+        found = [record.scores[model][split][metric] for model in models]
+        cells = [
+            facet,
+            f"{metric} {arrow(split, metric)}",
+            split,
+            *map(cell, found),
+            str(found[0].n + found[0].unscored),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def describe(control: Control) -> str:
+    """The control in words."""
+    if control.method == "none":
+        return "control: none"
+    text = f"control: {control.method}, alpha = {control.alpha:.4g} (0 = original, 1 = unlearned)"
+    if control.target is None or control.achieved is None or control.keep is None:
+        return text
+    text += f"; {control.metric} on retain: {control.achieved:.3f} on the calibrating half (target {control.target:.3f}"
+    text += f" = {control.keep:g} of the original's)"
+    if control.achieved_held_out is not None and control.original_held_out:
+        text += f", {control.achieved_held_out:.3f} on the held-out half"
+        text += f" ({control.achieved_held_out / control.original_held_out:.1%} of the original's)"
+    return text
+
+
+def verdict(scores: Scores, control: Control) -> str:
+    """One plain sentence on what the raw numbers hide and what is left under control."""
+    metric = "extraction_strength"
+
+    def value(model: str, split: str) -> float | None:
+        score = scores.get(model, {}).get(split, {}).get(metric)
+        return None if score is None else score.value
+
+    def share(model: str, split: str) -> str | None:
+        mine, base = value(model, split), value("original", split)
+        return None if mine is None or not base else f"{mine / base:.0%}"
+
+    forget, retain = share("uncontrolled", "forget"), share("uncontrolled", "retain")
+    if forget is None or retain is None:
+        return f"The original model shows no {metric} to compare with, so nothing can be said about forgetting."
+    raw = (
+        f"As published, the unlearned model keeps {forget} of the original's {metric} on the forget set "
+        f"and {retain} on the retain set"
+    )
+    left, kept = share("controlled", "forget"), share("controlled", "retain")
+    if left is None or kept is None:
+        return raw + "; without a control the two cannot be told apart."
+    if control.alpha == 0:
+        return raw + "; no mixture with the original above alpha 0 keeps enough, so under control nothing is forgotten."
+    if control.alpha == 1:
+        return raw + "; it needs no control."
+    return (
+        f"{raw}; mixed back to alpha {control.alpha:.2g} it keeps {kept} on the retain set, "
+        f"and {left} on the forget set is still there."
+    )
+
+
+def moral(records: Mapping[str, RunRecord]) -> str:
+    """How a ranking by what is left of the forget set changes under control. From the records' numbers alone."""
+    metric = "extraction_strength"
+    left = {
+        name: [record.scores[model]["forget"][metric].value for model in ("uncontrolled", "controlled")]
+        for name, record in records.items()
+    }
+    known = {name: (raw, held) for name, (raw, held) in left.items() if raw is not None and held is not None}
+    best_raw, best_held = (min(known, key=lambda name, i=i: known[name][i]) for i in (0, 1))  # type: ignore[misc]
+    figures = "; ".join(f"{name} {raw:.3f} raw, {held:.3f} under control" for name, (raw, held) in known.items())
+    same = "so does it" if best_held == best_raw else f"{best_held} did"
+    return (
+        f"Left of the forget set ({metric}): {figures}.\n"
+        f"By raw numbers {best_raw} forgot most; at the same usefulness {same}."
+    )

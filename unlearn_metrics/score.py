@@ -1,0 +1,292 @@
+"""The main job: evaluate the original and the unlearned model, control the latter, evaluate it again, sum up."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import importlib.metadata
+import platform
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from lm_eval.models.huggingface import HFLM
+
+from unlearn_metrics import __version__, harness, report
+from unlearn_metrics.backends import hf
+from unlearn_metrics.control.calibration import calibrate
+from unlearn_metrics.control.checkpoints import (
+    Checkpoint,
+    check_finite,
+    check_pair,
+    identify,
+    open_checkpoint,
+)
+from unlearn_metrics.control.mixing import mix_into
+from unlearn_metrics.metrics import JUDGED, METRICS
+from unlearn_metrics.runs import SCHEMA, Observations, halves, summarise
+from unlearn_metrics.types import Control, Document, InputError, RunRecord
+
+RETENTION_METRIC = "extraction_strength"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the user chose. Exactly one of keep and alpha is set, or neither: no control."""
+
+    keep: float | None = 0.95
+    alpha: float | None = None
+    limit: int | None = None
+    device: str | None = None
+    dtype: str | None = None
+    apply_chat_template: bool = False
+    batch_size: int = 1
+    seed: int = 0
+
+
+def open_pair(original: str, unlearned: str) -> tuple[Checkpoint, Checkpoint]:
+    """Open and check two checkpoints. InputError says what is wrong with either, or how they differ."""
+    pair = open_checkpoint(original), open_checkpoint(unlearned)
+    check_pair(*pair)
+    for checkpoint in pair:
+        check_finite(checkpoint)
+    return pair
+
+
+def build_lm(checkpoint: Checkpoint, settings: Settings) -> HFLM:
+    """lm-eval's Hugging Face model. Default: a GPU if there is one; float32 on a CPU, else the checkpoint's dtype."""
+    try:
+        device = torch.device(settings.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device {settings.device} cannot be used: {reason}") from None
+    dtype = settings.dtype or ("float32" if device.type == "cpu" else "auto")
+    try:
+        with harness.quiet():
+            return HFLM(
+                pretrained=str(checkpoint.folder),
+                device=str(device),
+                dtype=dtype,
+                batch_size=settings.batch_size,
+            )
+    except (OSError, ValueError, AttributeError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{checkpoint.name} cannot be loaded by transformers: {reason}") from None
+
+
+def retention_of(lm: HFLM, documents: Iterable[Document]) -> Callable[[], float]:
+    """A function that measures the retention metric on these documents, tokenized once, under the model as it is."""
+    pairs = [hf.encode(lm, d["prompt"], d["answers"][0]) for d in documents]
+    metric = METRICS[RETENTION_METRIC].fn
+    return lambda: sum(map(metric, hf.token_scores(lm, pairs))) / len(pairs)
+
+
+def mean_retention(documents: list[Document]) -> float:
+    return sum(METRICS[RETENTION_METRIC](d) for d in documents) / len(documents)
+
+
+def control_alpha(
+    lm: HFLM,
+    original: Checkpoint,
+    unlearned: Checkpoint,
+    keep: float,
+    retain: list[Document],
+    say: Callable[[str], None],
+) -> Control:
+    """Calibrate `mix` so that retention is at least keep times the original's. retain: the original's documents.
+
+    Uses the calibrating half of the documents. Leaves the model at the last alpha tried.
+    """
+    calibrating, held_out = halves(retain)
+    if not held_out:
+        raise InputError("calibration needs at least two retain documents (one half calibrates, one reports)")
+    target = keep * mean_retention(calibrating)
+    if target <= 0:
+        raise InputError(
+            f"the original model's {RETENTION_METRIC} on the retain documents is 0: there is nothing to keep; "
+            "check the checkpoint and the prompt format, or pass --alpha or --control none"
+        )
+    measure = retention_of(lm, calibrating)
+
+    def retention(alpha: float) -> float:
+        mix_into(lm.model, original, unlearned, alpha)
+        value = measure()
+        say(f"alpha {alpha:.4f}: retention {value:.4f}, target {target:.4f}")
+        return value
+
+    alpha, trace = calibrate(retention, target)
+    achieved = {point.alpha: point.retention for point in trace}.get(alpha, mean_retention(calibrating))
+    return Control(
+        method="mix",
+        alpha=alpha,
+        keep=keep,
+        metric=RETENTION_METRIC,
+        target=target,
+        achieved=achieved,
+        original_held_out=mean_retention(held_out),
+        trace=trace,
+    )
+
+
+def calibrate_only(
+    original: Checkpoint,
+    unlearned: Checkpoint,
+    benchmark: str,
+    data: Path | None,
+    settings: Settings,
+    say: Callable[[str], None],
+) -> Control:
+    """The control that `run` would choose, evaluating nothing but the retain split of the original."""
+    tasks = harness.load(benchmark, data)
+    if "retain" not in tasks:
+        raise InputError(f"{benchmark} has no retain split to calibrate on; pass --alpha")
+    task = tasks["retain"]
+    task.needs = set(METRICS[RETENTION_METRIC].needs)  # no requests but those of the retention metric
+    lm = build_lm(original, settings)
+    documents = harness.evaluate(lm, {"retain": task}, settings.limit, settings.apply_chat_template)["retain"]
+    assert settings.keep is not None
+    return control_alpha(lm, original, unlearned, settings.keep, documents, say)
+
+
+def run(
+    original: str,
+    unlearned: str,
+    benchmark: str,
+    data: Path | None,
+    settings: Settings,
+    say: Callable[[str], None] = lambda message: None,
+) -> tuple[RunRecord, Observations]:
+    """Score an unlearned checkpoint, raw and under control, beside the original. InputError for bad input."""
+    start = time.monotonic()
+    tasks = harness.load(benchmark, data)
+    if settings.keep is not None and "retain" not in tasks:
+        raise InputError(f"{benchmark} has no retain split to calibrate on; pass --alpha or --control none")
+    say(f"checking {original} and {unlearned}")
+    o, u = open_pair(original, unlearned)
+    lm = build_lm(o, settings)
+
+    def observe(alpha: float, name: str) -> dict[str, list[Document]]:
+        say(f"evaluating {name}")
+        mix_into(lm.model, o, u, alpha)
+        return harness.evaluate(lm, tasks, settings.limit, settings.apply_chat_template)
+
+    seen: Observations = {"original": observe(0, "the original")}
+    # calibrating reads only the original's retain documents; it comes before the rest so that its refusals do
+    if settings.keep is not None:
+        say("calibrating the control")
+        control = control_alpha(lm, o, u, settings.keep, seen["original"]["retain"], say)
+    elif settings.alpha is not None:
+        control = Control(method="mix", alpha=settings.alpha)
+    else:
+        control = Control(method="none", alpha=1.0)
+    seen["uncontrolled"] = observe(1, "the unlearned model")
+    if control.method != "none":
+        if control.alpha in (0.0, 1.0):
+            same = seen["original" if control.alpha == 0 else "uncontrolled"]
+            seen["controlled"] = {split: [dict(d) for d in documents] for split, documents in same.items()}
+        else:
+            seen["controlled"] = observe(
+                control.alpha, f"the unlearned model under control (alpha {control.alpha:.4g})"
+            )
+    say("judging the generations by the original")
+    mix_into(lm.model, o, u, 0)
+    judge(lm, [d for splits in seen.values() for documents in splits.values() for d in documents])
+
+    if settings.keep is not None:  # reported on the half that did not calibrate; the other half kept beside
+        for splits in seen.values():
+            splits["retain_calibration"], splits["retain"] = halves(splits["retain"])
+        control = replace(control, achieved_held_out=mean_retention(seen["controlled"]["retain"]))
+    metrics = {split: [*task._metric_fn_list, *_judged(task)] for split, task in tasks.items()}
+    scores = {
+        model: {
+            split: summarise(documents, metrics[split.removesuffix("_calibration")], settings.seed)
+            for split, documents in splits.items()
+        }
+        for model, splits in seen.items()
+    }
+    record = RunRecord(
+        schema=SCHEMA,
+        signature=signature(benchmark, tasks, lm, control, settings),
+        benchmark=benchmark,
+        verdict=report.verdict(scores, control),
+        control=control,
+        scores=scores,
+        checkpoints={"original": identify(o), "unlearned": identify(u)},
+        data={split: data_hash(task) for split, task in tasks.items()},
+        task_versions={task.task_name: str(task.VERSION) for task in tasks.values()},
+        settings={
+            "limit": settings.limit,
+            "device": str(lm.device),
+            "dtype": str(lm.model.dtype).removeprefix("torch."),
+            "apply_chat_template": settings.apply_chat_template,
+            "batch_size": settings.batch_size,
+            "seed": settings.seed,
+        },
+        software={
+            name: importlib.metadata.version(name)
+            for name in ("unlearn-metrics", "lm-eval", "torch", "transformers", "tokenizers", "rouge-score")
+        }
+        | {"python": platform.python_version()},
+        work=dict(hf.work(lm)),
+        wall_seconds=time.monotonic() - start,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
+    return record, seen
+
+
+def _judged(task: harness.TokenScoreTask) -> list[str]:
+    return sorted(JUDGED) if "generation" in task.needs else []
+
+
+def judge(lm: HFLM, documents: list[Document]) -> None:
+    """Give every document with a generation the token scores of that generation under the model as it is."""
+    with_text = [d for d in documents if "generation" in d]
+    for document in with_text:
+        document["judged_generation"] = None
+    spoken = [d for d in with_text if d["generation"].strip()]
+    # broken bytes decode to replacement characters, which can take more tokens than were generated
+    pairs = [hf.encode(lm, d["prompt"], d["generation"], cut=lm.max_length) for d in spoken]
+    for document, scores in zip(spoken, hf.token_scores(lm, pairs), strict=True):
+        document["judged_generation"] = scores
+
+
+def data_hash(task: harness.TokenScoreTask) -> str:
+    """sha256 over the documents in order."""
+    digest = hashlib.sha256()
+    for doc in task.eval_docs:
+        digest.update(repr(sorted(doc.items())).encode())
+    return digest.hexdigest()
+
+
+def signature(
+    benchmark: str,
+    tasks: dict[str, harness.TokenScoreTask],
+    lm: HFLM,
+    control: Control,
+    settings: Settings,
+) -> str:
+    """One line that fixes everything a number depends on but the checkpoints, after sacreBLEU's."""
+    if control.method == "none":
+        ctl = "none"
+    elif control.keep is None:
+        ctl = f"{control.method}.alpha{control.alpha:g}"
+    else:
+        ctl = f"{control.method}.es.keep{control.keep:g}"
+    data = hashlib.sha256("".join(data_hash(task) for task in tasks.values()).encode()).hexdigest()
+    return "|".join(
+        (
+            benchmark,
+            f"n:{settings.limit or 'all'}",
+            f"tmpl:{'chat' if settings.apply_chat_template else 'none'}",
+            "eos:prob+",
+            f"ctl:{ctl}",
+            f"dtype:{str(lm.model.dtype).removeprefix('torch.')}",
+            f"data:{data[:8]}",
+            f"seed:{settings.seed}",
+            f"lm-eval:{importlib.metadata.version('lm-eval')}",
+            f"v:{__version__}",
+        )
+    )

@@ -1,0 +1,58 @@
+"""Aggregates over documents and their intervals. numpy only; nothing here knows what a metric means."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unlearn_metrics.types import Floats, Score
+
+RESAMPLES = 2000
+MIN_CLUSTERS = 5  # resampling fewer gives intervals that are far too narrow: better none
+
+
+def aggregate(values: Floats, weights: Floats, geometric: bool = False) -> Floats:
+    """Weighted mean over documents, for each row of weights.
+
+    values: [n], NaN = unscored (in no mean). weights: [resamples, n]. Returns [resamples]; NaN where a row gives
+    all its weight to unscored documents. geometric=True gives the geometric mean (perplexities).
+    """
+    scored = ~np.isnan(values)
+    v = values[scored].astype(np.float64)
+    w = weights[:, scored].astype(np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        means = w @ (np.log(v) if geometric else v) / w.sum(1)
+    return np.exp(means) if geometric else means
+
+
+def bootstrap_weights(clusters: NDArray[np.integer], seed: int, resamples: int = RESAMPLES) -> Floats:
+    """How often each document is drawn when whole clusters are drawn with replacement.
+
+    clusters: [n] labels; documents with the same label (questions about one author) are drawn together.
+    Returns [resamples, n], or [0, n] for fewer than five clusters. One such matrix serves all metrics of a split, so
+    that they are resampled jointly.
+    """
+    labels, inverse = np.unique(clusters, return_inverse=True)
+    if len(labels) < MIN_CLUSTERS:
+        return np.empty((0, len(clusters)))
+    counts = np.random.default_rng(seed).multinomial(len(labels), np.full(len(labels), 1 / len(labels)), size=resamples)
+    return counts[:, inverse].astype(np.float64)
+
+
+def score(values: Floats, weights: Floats, geometric: bool = False, level: float = 0.95) -> Score:
+    """Aggregate with a percentile-bootstrap interval (Efron & Tibshirani 1993, ch. 13).
+
+    values: [n], NaN = unscored; weights: from bootstrap_weights, [resamples, n].
+    Too few clusters or scored documents: no interval. No scored document: no value.
+    """
+    n = int((~np.isnan(values)).sum())
+    unscored = len(values) - n
+    if n == 0:
+        return Score(None, None, None, 0, unscored)
+    value = float(aggregate(values, np.ones((1, len(values))), geometric)[0])
+    resampled = aggregate(values, weights, geometric)
+    resampled = resampled[~np.isnan(resampled)]
+    if n < MIN_CLUSTERS or len(resampled) == 0:
+        return Score(value, None, None, n, unscored)
+    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
+    return Score(value, float(low), float(high), n, unscored)
