@@ -12,7 +12,7 @@ import difflib
 import json
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,12 +68,25 @@ class TokenScoreTask(ConfigurableTask):
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__(config={k: v for k, v in config.items() if k != "class"})
-        self.needs = {need for name in self._metric_fn_list for need in METRICS[name].needs if need in ROLES}
         self._delimiter: str | None = None
 
     @property
     def split(self) -> str:
         return str(self.config.metadata.get("split", "forget"))
+
+    @property
+    def metrics(self) -> list[str]:
+        return list(self._metric_fn_list)
+
+    @metrics.setter
+    def metrics(self, names: Iterable[str]) -> None:
+        """Fewer metrics than in the YAML, and so fewer requests."""
+        self._metric_fn_list = {name: self._metric_fn_list[name] for name in names}
+
+    @property
+    def needs(self) -> set[str]:
+        """The roles that must be requested."""
+        return {need for name in self.metrics for need in METRICS[name].needs if need in ROLES}
 
     def download(self, dataset_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         folder = (self.config.metadata or {}).get("data_dir")
@@ -165,7 +178,7 @@ class TokenScoreTask(ConfigurableTask):
 
     def process_results(self, doc: Document, results: Sequence[Any]) -> dict[str, float]:
         document = self.document(doc, results)
-        return {name: METRICS[name](document) for name in self._metric_fn_list}
+        return {name: METRICS[name](document) for name in self.metrics}
 
 
 def local_file(task: str, folder: Path, name: str, split: str) -> Path:

@@ -144,7 +144,7 @@ def calibrate_only(
     if "retain" not in tasks:
         raise InputError(f"{benchmark} has no retain split to calibrate on; pass --alpha")
     task = tasks["retain"]
-    task.needs = set(METRICS[RETENTION_METRIC].needs)  # no requests but those of the retention metric
+    task.metrics = [RETENTION_METRIC]
     lm = build_lm(original, settings)
     documents = harness.evaluate(lm, {"retain": task}, settings.limit, settings.apply_chat_template)["retain"]
     assert settings.keep is not None
@@ -199,7 +199,7 @@ def run(
         for splits in seen.values():
             splits["retain_calibration"], splits["retain"] = halves(splits["retain"])
         control = replace(control, achieved_held_out=mean_retention(seen["controlled"]["retain"]))
-    metrics = {split: [*task._metric_fn_list, *_judged(task)] for split, task in tasks.items()}
+    metrics = {split: [*task.metrics, *_judged(task)] for split, task in tasks.items()}
     scores = {
         model: {
             split: summarise(documents, metrics[split.removesuffix("_calibration")], settings.seed)
