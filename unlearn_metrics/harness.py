@@ -65,6 +65,7 @@ class TokenScoreTask(ConfigurableTask):
     """
 
     _question_only = False
+    _metric_fn_list: dict[str, Any]
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__(config={k: v for k, v in config.items() if k != "class"})

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from rich.table import Table
 from rich.text import Text
 
-from unlearn_metrics.metrics import METRICS
+from unlearn_metrics.metrics import METRICS, good
 from unlearn_metrics.types import Control, RunRecord, Score, Scores
 
+ARROW = {"higher": "↑", "lower": "↓"}
 COLUMNS = {"original": "original", "uncontrolled": "unlearned", "controlled": "under control"}
 # The rows of the table, by facet: (split, metric). "*" = every split but forget.
 HEADLINE: dict[str, list[tuple[str, str]]] = {
@@ -29,10 +30,6 @@ HEADLINE: dict[str, list[tuple[str, str]]] = {
         ("forget", "rouge"),
     ],
 }
-# Where remembering is failure. truth_ratio on the forget split is 1 when true and wrong answers look alike.
-LOWER_IS_FORGOTTEN = frozenset(
-    name for name, metric in METRICS.items() if metric.facet != "fluency" and name != "truth_ratio"
-)
 
 
 def rows(scores: Scores, everything: bool = False) -> list[tuple[str, str, str]]:
@@ -56,15 +53,10 @@ def rows(scores: Scores, everything: bool = False) -> list[tuple[str, str, str]]
     return found
 
 
-def arrow(split: str, metric: str) -> str:
-    """Which way is good."""
-    if split == "forget" and metric in LOWER_IS_FORGOTTEN:
-        return "↓"
-    return "↑" if METRICS[metric].better == "higher" else "↓"
-
-
 def number(value: float) -> str:
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}" if abs(value) < 1000 else f"{value:.2g}"
+    """Three decimals, or two digits where three decimals would say nothing."""
+    size = abs(value)
+    return f"{value:.3f}" if size == 0 or 5e-4 <= size < 10 else f"{value:.1f}" if 10 <= size < 1000 else f"{value:.1e}"
 
 
 def cell(score: Score) -> str:
@@ -95,7 +87,7 @@ def table(record: RunRecord, everything: bool = False) -> Table:
         found = [record.scores[model][split][metric] for model in models]
         documents = found[0].n + found[0].unscored
         result.add_row(
-            Text(f"  {metric} {arrow(split, metric)}"),
+            Text(f"  {metric} {ARROW[good(metric, split)]}"),
             split,
             *(Text(cell(score)) for score in found),
             str(documents),
@@ -114,7 +106,7 @@ def markdown(record: RunRecord) -> str:
         found = [record.scores[model][split][metric] for model in models]
         cells = [
             facet,
-            f"{metric} {arrow(split, metric)}",
+            f"{metric} {ARROW[good(metric, split)]}",
             split,
             *map(cell, found),
             str(found[0].n + found[0].unscored),

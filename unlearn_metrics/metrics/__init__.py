@@ -14,8 +14,8 @@ from unlearn_metrics.types import Document
 class Metric:
     """A pure function and the fields of a Document that it takes, in order.
 
-    better: which way is better for a model that should know the text; for a forget split memorization reads the
-    other way round. geometric: aggregate by the geometric mean. NaN from fn = this document has no such figure.
+    better: which way is better for a model that should know the text (`good` says which way on a split).
+    geometric: aggregate by the geometric mean. NaN from fn = this document has no such figure.
     """
 
     fn: Callable[..., float]
@@ -40,7 +40,7 @@ METRICS: dict[str, Metric] = {
     ),
     "probability_paraphrased": Metric(memorization.probability, ("paraphrased_question",), "memorization"),
     "probability_paraphrased_answer": Metric(memorization.probability, ("true_answer",), "memorization"),
-    "probability_wrong": Metric(memorization.probability_wrong, ("wrong_answers",), "memorization"),
+    "probability_wrong": Metric(memorization.probability_wrong, ("wrong_answers",), "memorization", better="lower"),
     "probability_normalised": Metric(memorization.probability_normalised, ("answer", "wrong_answers"), "memorization"),
     "truth_ratio": Metric(memorization.truth_ratio, ("true_answer", "wrong_answers", "split"), "memorization"),
     "rouge": Metric(retention.rouge, ("generation", "reference"), "retention"),
@@ -51,3 +51,13 @@ METRICS: dict[str, Metric] = {
 
 # What a judge model must score first; a stock lm-eval run has no judge.
 JUDGED = frozenset(name for name, metric in METRICS.items() if "judged_generation" in metric.needs)
+
+
+def good(name: str, split: str) -> Literal["higher", "lower"]:
+    """Which way is good on a split: on forget, what the model still holds of the text is bad.
+
+    truth_ratio has a form of its own there (1 = true and wrong answers look alike); fluency is good anywhere.
+    """
+    if split == "forget" and METRICS[name].facet != "fluency" and name != "truth_ratio":
+        return "lower"
+    return METRICS[name].better

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 
 from rouge_score import rouge_scorer
+from scipy.stats import hmean
 
 
 @cache
@@ -19,3 +21,10 @@ def rouge(generation: str, reference: str, stemmer: bool = True) -> float:
     stemmer as in Maini et al. 2024 (TOFU), section 2.2.2.
     """
     return float(_scorer(stemmer).score(reference.strip(), generation.strip())["rougeL"].recall)
+
+
+def model_utility(components: Sequence[float]) -> float:
+    """Harmonic mean of nine: {retain, real authors, world facts} x {probability (normalised but for retain), ROUGE-L
+    recall, truth ratio}. 0 if a component is 0. Source: Maini et al. 2024 (TOFU, arXiv 2401.06121), section 2.2.2.
+    """
+    return float(hmean(components))

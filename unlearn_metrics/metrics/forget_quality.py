@@ -1,0 +1,20 @@
+"""Comparisons of an unlearned model with one that never saw the forget set. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from scipy.stats import ks_2samp
+
+
+def ks_forget_quality(unlearned: Mapping[str, float], retain: Mapping[str, float]) -> float:
+    """p-value of the two-sample Kolmogorov-Smirnov test on the truth ratios of two models, question -> R or log R.
+
+    The test sees only the order of the values, so R and log R give the same p. High p: the unlearned model can't be
+    told from the retain-only one. Raises ValueError unless both were asked the same questions.
+    Source: Maini et al. 2024 (TOFU, arXiv 2401.06121), section 2.2.3, forget quality.
+    """
+    if unlearned.keys() != retain.keys():
+        differing = sorted(unlearned.keys() ^ retain.keys())
+        raise ValueError(f"forget quality compares the same questions; {len(differing)} differ: {differing[0]!r}")
+    return float(ks_2samp(list(unlearned.values()), list(retain.values())).pvalue)

@@ -1,0 +1,73 @@
+"""Membership attacks: does the model betray that it was trained on a text? Pure functions.
+
+An attack gives every document a score, higher = less likely a member; `auc` compares forget with holdout documents.
+End-of-sequence is left out, except where a peer's convention says otherwise.
+"""
+
+from __future__ import annotations
+
+import zlib as _zlib
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.stats import rankdata
+
+from unlearn_metrics.metrics.memorization import mean_loss
+from unlearn_metrics.types import Floats, TokenScores
+
+
+def loss(answer: TokenScores) -> float:
+    """Mean loss in nats per token, end-of-sequence included as in OpenUnlearning. Source: Yeom et al. 2018."""
+    return mean_loss(answer)
+
+
+def zlib(answer: TokenScores, reference: str) -> float:
+    """Mean loss over the bytes of the zlib-compressed answer text, with the space before it (OpenUnlearning).
+
+    Source: Carlini et al. 2021 (arXiv 2012.07805), the Zlib attack.
+    """
+    return mean_loss(answer) / len(_zlib.compress(f" {reference}".encode()))
+
+
+def _lowest(values: Floats, k: float) -> float:
+    """Minus the mean of the lowest max(1, int(k n)) of n values."""
+    count = max(1, int(k * len(values)))
+    return float(-np.sort(values.astype(np.float64))[:count].mean())
+
+
+def min_k(answer: TokenScores, k: float = 0.4) -> float:
+    """Minus the mean of the lowest share k of the token log-probabilities. Source: Shi et al. 2023 (2310.16789)."""
+    return _lowest(answer.logprob[:-1], k)
+
+
+def min_k_plus_plus(answer: TokenScores, k: float = 0.4) -> float:
+    """As min_k, of (log p - mean) / deviation at each position, the variance at least 1e-6 (OpenUnlearning).
+
+    Source: Zhang et al. 2024 (arXiv 2404.02936), eq. 4.
+    """
+    deviation = np.sqrt(np.maximum(answer.variance[:-1].astype(np.float64), 1e-6))
+    return _lowest((answer.logprob[:-1] - answer.mean[:-1]) / deviation, k)
+
+
+def auc(forget: Sequence[float], holdout: Sequence[float]) -> float:
+    """Probability that a holdout document scores higher than a forget document, ties half (Mann-Whitney U / nm).
+
+    0.5 = no leak, 1 = every forget document looks more like a member. NaN if a score is NaN. Raises ValueError if
+    either is empty.
+    """
+    n, m = len(holdout), len(forget)
+    if not n or not m:
+        raise ValueError("AUC needs at least one forget and one holdout document")
+    ranks = rankdata([*holdout, *forget])
+    return float((ranks[:n].sum() - n * (n + 1) / 2) / (n * m))
+
+
+def privleak(auc_unlearned: float, auc_retain: float) -> float:
+    """(AUC' - AUC'_retain) / AUC'_retain x 100 with AUC' = 1 - auc; 0 = as private as the retain-only model.
+
+    Negative: under-unlearned, positive: over-unlearned. Raises ValueError where the reference has AUC' = 0, which peers
+    turn into a huge number. Source: Shi et al. 2024 (MUSE, arXiv 2407.06460), eq. 1, in OpenUnlearning's orientation.
+    """
+    if auc_retain == 1:
+        raise ValueError("privleak is undefined: the retain-only model separates forget from holdout perfectly")
+    return 100 * ((1 - auc_unlearned) / (1 - auc_retain) - 1)
