@@ -180,7 +180,10 @@ def test_control_mix_writes_what_score_would_have_scored(mixed, tmp_path):
     assert kept.returncode == raw.returncode == 0, kept.stderr + raw.stderr
     a, b = runs.load_record(tmp_path / "a"), runs.load_record(tmp_path / "b")
     assert f"alpha {a.control.alpha:g}" in done.stdout
-    assert a.scores["controlled"]["forget"] == b.scores["uncontrolled"]["forget"]
+    held, written = a.scores["controlled"]["forget"], b.scores["uncontrolled"]["forget"]
+    # judged in batches with other company: equal but for float32 rounding
+    assert held.pop("perplexity").value == pytest.approx(written.pop("perplexity").value, rel=1e-5)
+    assert held == written
 
 
 def test_written_mix_runs_under_the_stock_command(mixed, tmp_path):

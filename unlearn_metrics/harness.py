@@ -12,6 +12,7 @@ import difflib
 import json
 import logging
 import math
+import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from lm_eval.api.model import LM
 from lm_eval.api.registry import register_aggregation, register_metric
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
+from lm_eval.utils import apply_template
 
 from unlearn_metrics import tasks_path
 from unlearn_metrics.backends import GenerateInstance, greedy_until, token_scores
@@ -60,7 +62,7 @@ class TokenScoreTask(ConfigurableTask):
     The YAML's metric_list decides which requests are made. Documents have TOFU's fields: question, answer and, where
     a metric needs them, paraphrased_question, paraphrased_answer, perturbed_answer (a list of wrong answers).
     metadata: split (forget, retain, ...), cluster (this many consecutive documents are not independent of one
-    another), data_dir (read <data_dir>/<dataset_name>.json, JSON lines, or <dataset_name>/<split>.json,
+    another), sample (only so many documents, drawn with a fixed seed), data_dir (read <data_dir>/<dataset_name>.json, JSON lines, or <dataset_name>/<split>.json,
     instead of the hub).
     """
 
@@ -91,16 +93,24 @@ class TokenScoreTask(ConfigurableTask):
 
     def download(self, dataset_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         folder = (self.config.metadata or {}).get("data_dir")
+        sample = (self.config.metadata or {}).get("sample")
         if folder is None:
             super().download(dataset_kwargs, **kwargs)
-            return
-        path = local_file(self.config.task, Path(str(folder)), self.config.dataset_name, self.config.test_split)
+        else:
+            self.dataset = {self.config.test_split: datasets.Dataset.from_list(self._local(Path(str(folder))))}
+        rows = self.dataset[self.config.test_split]
+        if sample is not None and sample < len(rows):
+            chosen = sorted(random.Random(0).sample(range(len(rows)), sample))
+            self.dataset = {self.config.test_split: rows.select(chosen)}
+
+    def _local(self, folder: Path) -> list[Document]:
+        path = local_file(self.config.task, folder, self.config.dataset_name, self.config.test_split)
         names = {need for m in self.config.metric_list for need in METRICS[m["metric"]].needs}
         fields = {"question", "answer"}
         fields |= {"paraphrased_question"} & names
         fields |= {"perturbed_answer"} if "wrong_answers" in names else set()
         fields |= {self._true_answer} if "true_answer" in names else set()
-        self.dataset = {self.config.test_split: datasets.Dataset.from_list(read_json_lines(path, fields))}
+        return read_json_lines(path, fields)
 
     @property
     def _true_answer(self) -> str:
@@ -109,6 +119,10 @@ class TokenScoreTask(ConfigurableTask):
     def doc_to_text(self, doc: Document, doc_to_text: Any = None) -> str:
         # a chat template brings its own "Question:" and "Answer:"
         return str(doc["question"]) if self._question_only else super().doc_to_text(doc, doc_to_text)
+
+    def doc_to_target(self, doc: Document, doc_to_target: Any = None) -> str:
+        # as it is rendered: lm-eval would read an answer in square brackets as a list
+        return str(apply_template(doc_to_target or self.config.doc_to_target, doc))
 
     def fewshot_context(self, doc: Document, *args: Any, **kwargs: Any) -> list[str]:
         """The contexts of a document: with its question and, if a metric needs it, with the paraphrased one."""
@@ -122,7 +136,7 @@ class TokenScoreTask(ConfigurableTask):
         chat_template = kwargs.pop("chat_template", None) if kwargs.pop("apply_chat_template", False) else None
         kwargs.pop("chat_template", None)
         gap = self.config.target_delimiter if chat_template is None else self._chat_delimiter(chat_template)
-        question, answer = ctx[0], str(doc["answer"])
+        question, answer = ctx[0], self.doc_to_target(doc)
         pairs: list[tuple[str, str]] = []
         for role, _ in self.layout(doc):
             match role:

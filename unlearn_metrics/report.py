@@ -168,8 +168,11 @@ def moral(records: Mapping[str, RunRecord]) -> str:
     left = {
         name: [record.scores[model]["forget"][metric].value for model in ("uncontrolled", "controlled")]
         for name, record in records.items()
+        if "controlled" in record.scores
     }
     known = {name: (raw, held) for name, (raw, held) in left.items() if raw is not None and held is not None}
+    if not known:
+        return "Nothing is known of what is left of the forget set."
     best_raw, best_held = (min(known, key=lambda name, i=i: known[name][i]) for i in (0, 1))  # type: ignore[misc]
     figures = "; ".join(f"{name} {raw:.3f} raw, {held:.3f} under control" for name, (raw, held) in known.items())
     same = "so does it" if best_held == best_raw else f"{best_held} did"

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 
 from unlearn_metrics import stats
-from unlearn_metrics.metrics import METRICS
+from unlearn_metrics.metrics import METRICS, Metric
 from unlearn_metrics.types import TOKEN_SCORE_FIELDS, Document, InputError, RunRecord, Score, TokenScores
 
 SCHEMA = "unlearn-metrics/record/1"
@@ -34,11 +34,13 @@ def halves(documents: Sequence[Document]) -> tuple[list[Document], list[Document
 
 def summarise(documents: Sequence[Document], metrics: Iterable[str], seed: int = 0) -> dict[str, Score]:
     """metric -> Score over the documents, clusters resampled together, one resampling for all metrics."""
-    weights = stats.bootstrap_weights(np.array([d["cluster"] for d in documents]), seed)
-    return {
-        name: stats.score(np.array([METRICS[name](d) for d in documents]), weights, METRICS[name].geometric)
-        for name in metrics
-    }
+    clusters = np.array([d["cluster"] for d in documents])
+    weights = stats.bootstrap_weights(clusters, seed)
+
+    def score(metric: Metric) -> Score:
+        return stats.score(np.array([metric(d) for d in documents]), clusters, weights, metric.geometric)
+
+    return {name: score(METRICS[name]) for name in metrics}
 
 
 def check_out(out: Path, overwrite: bool) -> None:

@@ -39,20 +39,27 @@ def bootstrap_weights(clusters: NDArray[np.integer], seed: int, resamples: int =
     return counts[:, inverse].astype(np.float64)
 
 
-def score(values: Floats, weights: Floats, geometric: bool = False, level: float = 0.95) -> Score:
+def score(
+    values: Floats,
+    clusters: NDArray[np.integer],
+    weights: Floats,
+    geometric: bool = False,
+    level: float = 0.95,
+) -> Score:
     """Aggregate with a percentile-bootstrap interval (Efron & Tibshirani 1993, ch. 13).
 
-    values: [n], NaN = unscored; weights: from bootstrap_weights, [resamples, n].
-    Too few clusters or scored documents: no interval. No scored document: no value.
+    values: [n], NaN = unscored; clusters: [n]; weights: from bootstrap_weights(clusters), [resamples, n].
+    Scored documents in fewer than five clusters: no interval. No scored document: no value.
     """
-    n = int((~np.isnan(values)).sum())
+    scored = ~np.isnan(values)
+    n = int(scored.sum())
     unscored = len(values) - n
     if n == 0:
         return Score(None, None, None, 0, unscored)
     value = float(aggregate(values, np.ones((1, len(values))), geometric)[0])
     resampled = aggregate(values, weights, geometric)
     resampled = resampled[~np.isnan(resampled)]
-    if n < MIN_CLUSTERS or len(resampled) == 0:
+    if len(np.unique(clusters[scored])) < MIN_CLUSTERS or len(resampled) == 0:
         return Score(value, None, None, n, unscored)
     low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
     return Score(value, float(low), float(high), n, unscored)

@@ -153,6 +153,11 @@ def token_scores(lm: HFLM, pairs: Sequence[Pair], share_prompts: bool = True) ->
         for batch in _batches(lm, whole, lambda row: len(row.ids)):
             _forward(lm, batch, flat, bar)
 
+    if np.isnan(flat.logprob).any():
+        raise InputError(
+            f"the model gives NaN log-probabilities in {str(lm.model.dtype).removeprefix('torch.')}: an overflow, "
+            "or broken weights; try float32"
+        )
     scores = {
         pair: TokenScores(
             tokens[a:b].astype(np.int32),

@@ -11,9 +11,11 @@ def ks_forget_quality(unlearned: Mapping[str, float], retain: Mapping[str, float
     """p-value of the two-sample Kolmogorov-Smirnov test on the truth ratios of two models, question -> R or log R.
 
     The test sees only the order of the values, so R and log R give the same p. High p: the unlearned model can't be
-    told from the retain-only one. Raises ValueError unless both were asked the same questions.
+    told from the retain-only one. Raises ValueError unless both were asked the same questions, at least one.
     Source: Maini et al. 2024 (TOFU, arXiv 2401.06121), section 2.2.3, forget quality.
     """
+    if not unlearned:
+        raise ValueError("forget quality needs at least one question")
     if unlearned.keys() != retain.keys():
         differing = sorted(unlearned.keys() ^ retain.keys())
         raise ValueError(f"forget quality compares the same questions; {len(differing)} differ: {differing[0]!r}")

@@ -21,7 +21,7 @@ def extraction_strength(answer: TokenScores) -> float:
     """
     misses = np.flatnonzero(~answer.match)
     k = misses[-1] + 1 if len(misses) else 0
-    return float(1 - k / len(answer))
+    return float((len(answer) - k) / len(answer))
 
 
 def exact_memorization(answer: TokenScores) -> float:
@@ -57,7 +57,7 @@ def probability_normalised(answer: TokenScores, wrong_answers: Sequence[TokenSco
     to the denominator; here the ratio stays exact however small the probabilities are.
     """
     log_p = -np.array([mean_loss(answer), *(mean_loss(w) for w in wrong_answers)])
-    return float(1 / np.exp(log_p - log_p[0]).sum())
+    return float(np.exp(log_p[0] - np.logaddexp.reduce(log_p)))
 
 
 def truth_ratio(true_answer: TokenScores, wrong_answers: Sequence[TokenScores], split: str) -> float:
@@ -68,7 +68,7 @@ def truth_ratio(true_answer: TokenScores, wrong_answers: Sequence[TokenScores], 
     Source: Maini et al. 2024 (TOFU), eq. 1 and section 2.2.2, with OpenUnlearning's aggregation.
     """
     log_ratio = log_truth_ratio(true_answer, wrong_answers)
-    return float(np.exp(-abs(log_ratio)) if split == "forget" else max(0.0, -np.expm1(log_ratio)))
+    return float(np.exp(-abs(log_ratio)) if split == "forget" else -np.expm1(np.minimum(log_ratio, 0)))
 
 
 def log_truth_ratio(true_answer: TokenScores, wrong_answers: Sequence[TokenScores]) -> float:

@@ -30,7 +30,9 @@ def zlib(answer: TokenScores, reference: str) -> float:
 
 
 def _lowest(values: Floats, k: float) -> float:
-    """Minus the mean of the lowest max(1, int(k n)) of n values."""
+    """Minus the mean of the lowest max(1, int(k n)) of n values; NaN if one is NaN, which sorting would hide."""
+    if np.isnan(values).any():
+        return float("nan")
     count = max(1, int(k * len(values)))
     return float(-np.sort(values.astype(np.float64))[:count].mean())
 

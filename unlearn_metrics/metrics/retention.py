@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Sequence
 from functools import cache
 
@@ -17,9 +19,12 @@ def _scorer(stemmer: bool) -> rouge_scorer.RougeScorer:
 def rouge(generation: str, reference: str, stemmer: bool = True) -> float:
     """ROUGE-L recall of a greedy generation against the reference answer, both stripped.
 
-    An empty generation recalls nothing: 0, as it should. Source: Lin 2004, by the rouge-score package; recall with
+    An empty generation recalls nothing: 0, as it should. A reference without a word that rouge-score knows (it drops
+    all but a-z and 0-9) can't be recalled: NaN. Source: Lin 2004, by the rouge-score package; recall with
     stemmer as in Maini et al. 2024 (TOFU), section 2.2.2.
     """
+    if not re.search("[a-z0-9]", reference.lower()):
+        return math.nan
     return float(_scorer(stemmer).score(reference.strip(), generation.strip())["rougeL"].recall)
 
 

@@ -1,0 +1,19 @@
+"""Fixtures that several test files share."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from lm_eval.models.huggingface import HFLM
+
+import unlearn_metrics
+
+
+@pytest.fixture(scope="session")
+def demo() -> Path:
+    return Path(unlearn_metrics.__file__).parent / "demo"
+
+
+@pytest.fixture(scope="session")
+def lm(demo: Path) -> HFLM:
+    return HFLM(str(demo / "checkpoints" / "original"), device="cpu", dtype=torch.float32, batch_size=1)

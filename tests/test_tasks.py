@@ -1,0 +1,750 @@
+"""The lm-eval tasks, by real lm-eval runs: the stock command, and in-process against plain transformers code."""
+
+import ast
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import datasets
+import lm_eval
+import numpy as np
+import pytest
+import torch
+from lm_eval import evaluator
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import CacheHook, CachingLM
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+from rouge_score import rouge_scorer
+
+import unlearn_metrics
+from unlearn_metrics import harness, tasks_path
+from unlearn_metrics.backends import hf
+from unlearn_metrics.metrics import JUDGED, METRICS, good
+from unlearn_metrics.types import InputError
+
+BIN = Path(sys.executable).parent
+DEMO = Path(unlearn_metrics.__file__).parent / "demo"
+CHECKPOINTS = DEMO / "checkpoints"
+FACTS = ["tofu_real_authors", "tofu_world_facts"]
+SUITES = {f"tofu_forget{n}": [f"tofu_forget{n}", "tofu_retain", *FACTS] for n in ("01", "05", "10")}
+SUITES["demo"] = ["demo_forget", "demo_retain"]
+TASKS = sorted({task for members in SUITES.values() for task in members})
+OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+
+# Imported by every Python that has its folder on PYTHONPATH: any use of the network is noted and refused.
+BLOCK_NETWORK = """
+import os, socket
+
+def refuse(*args, **kwargs):
+    with open(os.environ["NETWORK_LOG"], "a") as file:
+        print(args, file=file)
+    raise OSError("the network is blocked")
+
+socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refuse
+"""
+
+LLAMA3 = (
+    "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m['role'] }}<|end_header_id|>\n\n"
+    "{{ m['content'] | trim }}<|eot_id|>{% endfor %}"
+    "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+)
+
+
+def read(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def write(path: Path, rows: list[dict]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+@pytest.fixture(autouse=True)
+def _quiet(monkeypatch):
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """TOFU's files, from the demo's people; the demo's own two beside them."""
+    folder = tmp_path_factory.mktemp("tofu")
+    forget, retain = read(DEMO / "data" / "forget_perturbed.json"), read(DEMO / "data" / "retain_perturbed.json")
+    write(folder / "forget01_perturbed.json", forget[:41])
+    write(folder / "forget05_perturbed.json", forget[5:12])
+    write(folder / "forget10_perturbed.json", forget[7:18])
+    write(folder / "forget_perturbed.json", forget)
+    write(folder / "retain_perturbed.json", retain[:7])
+    for name, rows in (("real_authors", retain[20:25]), ("world_facts", retain[30:37])):
+        facts = [
+            {
+                "question": row["question"],
+                "answer": row["answer"],
+                "perturbed_answer": row["perturbed_answer"][:3],
+                "original_answer": row["answer"],
+            }
+            for row in rows
+        ]
+        write(folder / f"{name}_perturbed.json", facts)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def moderate() -> HFLM:
+    """The model that knows some of the text: its figures are neither 0 nor 1."""
+    return HFLM(pretrained=str(CHECKPOINTS / "moderate"), device="cpu", dtype="float32", batch_size=1)
+
+
+def manager(data_dir: Path) -> TaskManager:
+    return TaskManager(
+        include_path=str(tasks_path()), include_defaults=False, metadata={"data_dir": str(data_dir), "pretrained": "x"}
+    )
+
+
+def simple(lm, tasks: list[str], data_dir: Path, **kwargs):
+    return lm_eval.simple_evaluate(
+        model=lm, tasks=tasks, task_manager=manager(data_dir), bootstrap_iters=0, **{"limit": 3} | kwargs
+    )
+
+
+# --- what every figure should be, by plain transformers code ------------------------------------------------------
+
+
+def forward(lm: HFLM, prompt: str, answer: str) -> dict[str, np.ndarray]:
+    """One sequence, alone: the answer's tokens and end-of-sequence, the arg-max and the log-probability of each."""
+    context, whole = lm.tokenizer(prompt)["input_ids"], lm.tokenizer(prompt + answer)["input_ids"]
+    assert whole[: len(context)] == context
+    ids = [*whole, lm.tokenizer.eos_token_id]
+    with torch.no_grad():
+        logits = lm.model(torch.tensor([ids])).logits[0, len(context) - 1 : -1].double()
+    targets = torch.tensor(ids[len(context) :])
+    logprob = torch.log_softmax(logits, -1).gather(-1, targets[:, None])[:, 0]
+    return {"tokens": targets.numpy(), "argmax": logits.argmax(-1).numpy(), "logprob": logprob.numpy()}
+
+
+def generate(lm: HFLM, prompt: str, tokens: list[int] = (), limit: int = 200) -> list[int]:
+    """Greedy decoding after the prompt and the first tokens of an answer."""
+    ids = torch.tensor([[*lm.tok_encode(prompt), *tokens]])
+    config = {"max_new_tokens": limit, "do_sample": False, "pad_token_id": lm.tokenizer.pad_token_id}
+    with torch.no_grad():
+        return lm.model.generate(ids, attention_mask=torch.ones_like(ids), **config)[0, ids.shape[1] :].tolist()
+
+
+def text_of(lm: HFLM, prompt: str, limit: int = 200) -> str:
+    return lm.tokenizer.decode(generate(lm, prompt, limit=limit), skip_special_tokens=True)
+
+
+def strength(tokens: list[int], argmax: list[int]) -> float:
+    """Extraction strength, token by token from the end; the last position is end-of-sequence."""
+    n = k = len(tokens) - 1
+    while k > 0 and tokens[k - 1] == argmax[k - 1]:
+        k -= 1
+    return 1 - k / n
+
+
+def exact(scores) -> float:
+    hits = [a == t for a, t in zip(scores["argmax"], scores["tokens"], strict=True)][:-1]
+    return sum(hits) / len(hits)
+
+
+def prob(scores) -> float:
+    return math.exp(sum(scores["logprob"]) / len(scores["logprob"]))
+
+
+def entropy(items: list) -> float:
+    return -sum(c / len(items) * math.log2(c / len(items)) for c in Counter(items).values())
+
+
+def expected(lm: HFLM, doc: dict, split: str, prompt: str, other_prompt: str, gap: str = " ") -> dict[str, float]:
+    """Every metric of a document, written down again without this package."""
+    answer = forward(lm, prompt, gap + doc["answer"])
+    wrong = [prob(forward(lm, prompt, gap + w)) for w in doc["perturbed_answer"]]
+    true = forward(lm, prompt, gap + doc.get("paraphrased_answer", doc["answer"]))
+    ratio = math.exp(sum(map(math.log, wrong)) / len(wrong)) / prob(true)
+    said = text_of(lm, prompt)
+    scorer = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
+    units = re.findall(r"\w+|[^\w\s]", said)
+    two, three, four = ([tuple(units[i : i + n]) for i in range(len(units) - n + 1)] for n in (2, 3, 4))
+    values = {
+        "extraction_strength": strength(answer["tokens"], answer["argmax"]),
+        "exact_memorization": exact(answer),
+        "probability": prob(answer),
+        "probability_paraphrased_answer": prob(true),
+        "probability_wrong": sum(wrong) / len(wrong),
+        "probability_normalised": prob(answer) / (prob(answer) + sum(wrong)),
+        "truth_ratio": min(ratio, 1 / ratio) if split == "forget" else max(0, 1 - ratio),
+        "rouge": scorer.score(doc["answer"], said.strip())["rougeL"].recall,
+        "repetition": 1 - len(set(four)) / len(four) if four else math.nan,
+        "ngram_entropy": entropy(two) / 3 + entropy(three) * 2 / 3 if three else math.nan,
+    }
+    if other_prompt:
+        other = forward(lm, other_prompt, gap + doc["answer"])
+        values["extraction_strength_paraphrased"] = strength(other["tokens"], other["argmax"])
+        values["exact_memorization_paraphrased"] = exact(other)
+        values["probability_paraphrased"] = prob(other)
+    return values
+
+
+def ask(question: str) -> str:
+    return f"Question: {question}\nAnswer:"
+
+
+# --- the stock command --------------------------------------------------------------------------------------------
+
+
+def command(*args: str, folder: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    site = folder / "site"
+    site.mkdir(exist_ok=True)
+    (site / "sitecustomize.py").write_text(BLOCK_NETWORK)
+    extra = {"PYTHONPATH": str(site), "NETWORK_LOG": str(folder / "network"), "OMP_NUM_THREADS": "1", **env}
+    base = {k: v for k, v in os.environ.items() if k not in OFFLINE}
+    return subprocess.run(args, cwd=folder, env=base | extra, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def include_path(tmp_path_factory) -> str:
+    done = command(str(BIN / "unlearn-metrics"), "tasks", "--path", folder=tmp_path_factory.mktemp("path"), env={})
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def stock_run(folder: Path, include: str, data: Path, out: str, checkpoint: str, env: dict[str, str]):
+    """The results, and the samples by task."""
+    done = command(
+        *(str(BIN / "lm_eval"), "run", "--model", "hf"),
+        *("--model_args", f"pretrained={CHECKPOINTS / checkpoint},dtype=float32", "--device", "cpu"),
+        *("--include_path", include, "--tasks", "tofu_forget01_suite,tofu_forget05,tofu_forget10,demo_suite"),
+        *("--metadata", f"data_dir={data}", "--log_samples", "--output_path", out),
+        *("--use_cache", "cache", "--limit", "3"),
+        folder=folder,
+        env=env,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    (results,) = (folder / out).glob("*/results_*.json")
+    samples = {re.sub(r"samples_(.*)_\d{4}-.*", r"\1", p.stem): read(p) for p in (folder / out).glob("*/samples_*")}
+    return json.loads(results.read_text()), samples
+
+
+@pytest.fixture(scope="module")
+def stock(tmp_path_factory, include_path, data):
+    folder = tmp_path_factory.mktemp("stock")
+    return folder, *stock_run(folder, include_path, data, "first", "original", OFFLINE)
+
+
+def token_scores(logged) -> dict[str, list[float]]:
+    """From a samples file: lm-eval writes the innermost values as strings."""
+    if isinstance(logged, str):
+        logged = ast.literal_eval(logged)
+    if isinstance(logged, list):
+        logged = dict(zip(("tokens", "argmax", "logprob"), logged, strict=False))
+    return {name: [float(v) for v in logged[name]] for name in ("tokens", "argmax", "logprob")}
+
+
+def test_blocked_network_is_noticed(tmp_path):
+    look = "import socket; socket.create_connection(('127.0.0.1', 9))"
+    done = command(sys.executable, "-c", look, folder=tmp_path, env={})
+    assert "the network is blocked" in done.stderr
+    assert "127.0.0.1" in (tmp_path / "network").read_text()
+
+
+def test_stock_run_reports_every_metric_of_every_task_and_stays_off_the_network(stock):
+    folder, results, samples = stock
+    assert not (folder / "network").exists(), (folder / "network").read_text()
+    assert set(TASKS) <= set(results["results"])
+    for task in TASKS:
+        metrics = [m["metric"] for m in results["configs"][task]["metric_list"]]
+        values = {m: results["results"][task][f"{m},none"] for m in metrics}
+        assert all(math.isfinite(v) for v in values.values()), (task, values)
+        assert results["n-samples"][task]["effective"] == len(samples[task]) == 3
+        split = results["configs"][task]["metadata"]["split"]
+        assert results["higher_is_better"][task] == {m: good(m, split) == "higher" for m in metrics}
+        for metric, value in values.items():
+            each = [row[metric] for row in samples[task] if not math.isnan(row[metric])]
+            assert value == pytest.approx(sum(each) / len(each)), (task, metric)
+
+
+def test_stock_samples_hold_what_the_metrics_were_computed_from(stock):
+    _, _, samples = stock
+    for task in TASKS:
+        for row in samples[task]:
+            answer = token_scores(row["resps"][0][0])
+            assert row["extraction_strength"] == pytest.approx(strength(answer["tokens"], answer["argmax"]))
+            assert row["exact_memorization"] == pytest.approx(exact(answer))
+            assert row["probability"] == pytest.approx(prob(answer), rel=1e-5)
+            assert row["arguments"]["gen_args_0"]["arg_1"] == " " + row["doc"]["answer"]
+            count = len(row["doc"]["perturbed_answer"])
+            wrong = [prob(token_scores(resp[0])) for resp in row["resps"][-1 - count : -1]]
+            assert row["probability_wrong"] == pytest.approx(sum(wrong) / count, rel=1e-5)
+            assert isinstance(row["resps"][-1][0], str)
+            assert not row["resps"][-1][0].startswith("{")
+
+
+@pytest.mark.xfail(strict=True, reason="to_json is a dict, which lm-eval writes as one string of Python source")
+def test_stock_samples_hold_plain_lists(stock):
+    for rows in stock[2].values():
+        for row in rows:
+            for resp in row["resps"][:-1]:
+                assert isinstance(resp[0], list), resp[0][:60]
+
+
+def test_stock_run_again_from_the_cache(stock, include_path, data):
+    """lm-eval's cache does not know the model: with another checkpoint, equal numbers can only come from the cache.
+
+    This time the environment does not say that there is no network; still nobody looks.
+    """
+    folder, first, samples = stock
+    results, again = stock_run(folder, include_path, data, "second", "excessive", {})
+    assert not (folder / "network").exists(), (folder / "network").read_text()
+    assert results["results"] == first["results"]
+    for task in TASKS:
+        assert [row["resps"] for row in again[task]] == [row["resps"] for row in samples[task]]
+
+
+def test_stock_ls_and_validate_know_all_tasks_and_groups(tmp_path, include_path):
+    names = [*TASKS, *(f"{name}_suite" for name in SUITES)]
+    where = ("--include_path", include_path)
+    listed = command(str(BIN / "lm_eval"), "ls", "tasks", *where, folder=tmp_path, env=OFFLINE)
+    assert listed.returncode == 0, listed.stderr
+    cells = {line.split("|")[1].strip() for line in listed.stdout.splitlines() if line.count("|") > 1}
+    assert set(names) <= cells
+    valid = command(str(BIN / "lm_eval"), "validate", "--tasks", ",".join(names), *where, folder=tmp_path, env=OFFLINE)
+    assert valid.returncode == 0, valid.stdout + valid.stderr
+    assert "All tasks found and valid" in valid.stdout
+    assert not (tmp_path / "network").exists()
+
+
+# --- in this process ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", ["demo_forget", "demo_retain", "tofu_forget10", "tofu_world_facts"])
+def test_every_figure_equals_plain_transformers_code(moderate, data, task):
+    results = simple(moderate, [task], data, limit=4)
+    samples = results["samples"][task]
+    assert [s["doc_id"] for s in samples] == [0, 1, 2, 3]
+    for sample in samples:
+        doc = sample["doc"]
+        split = results["configs"][task]["metadata"]["split"]
+        other = ask(doc["paraphrased_question"]) if split == "forget" else ""
+        values = expected(moderate, doc, split, ask(doc["question"]), other)
+        assert set(sample["metrics"]) <= set(values)
+        assert {m: sample[m] for m in sample["metrics"]} == {
+            m: pytest.approx(values[m], rel=1e-4, abs=1e-9, nan_ok=True) for m in sample["metrics"]
+        }
+    if task == "demo_forget":
+        assert len({s["extraction_strength"] for s in samples}) > 2, "a test of figures that differ"
+
+
+def test_extraction_strength_is_what_its_definition_says(moderate, data):
+    """Reveal tokens one by one until greedy decoding gives the rest, by as many calls of generate."""
+    for sample in simple(moderate, ["demo_retain"], data, limit=2)["samples"]["demo_retain"]:
+        prompt = ask(sample["doc"]["question"])
+        answer = forward(moderate, prompt, " " + sample["doc"]["answer"])["tokens"].tolist()[:-1]
+        n = len(answer)
+        k = next(k for k in range(n + 1) if k == n or generate(moderate, prompt, answer[:k], n - k) == answer[k:])
+        assert sample["extraction_strength"] == pytest.approx(1 - k / n)
+
+
+def test_harness_gives_the_documents_with_everything_that_was_observed(moderate, data):
+    tasks = harness.load("tofu_forget05", data)
+    assert list(tasks) == ["forget", "retain", "real_authors", "world_facts"]
+    documents = harness.evaluate(moderate, tasks, limit=2)
+    for split, task in tasks.items():
+        assert [d["id"] for d in documents[split]] == [0, 1]
+        results = simple(moderate, [task.task_name], data, limit=2)["samples"][task.task_name]
+        for document, sample in zip(documents[split], results, strict=True):
+            assert document["prompt"] == ask(sample["doc"]["question"])
+            assert document["answers"][0] == " " + sample["doc"]["answer"]
+            assert {m: METRICS[m](document) for m in sample["metrics"]} == {
+                m: pytest.approx(sample[m], rel=1e-4, nan_ok=True) for m in sample["metrics"]
+            }
+
+
+def test_limit_as_a_count_a_share_or_not_at_all(moderate, data):
+    for limit, count in ((2, 2), (0.5, 4), (None, 7), (100, 7)):
+        results = simple(moderate, ["tofu_world_facts"], data, limit=limit)
+        assert results["n-samples"]["tofu_world_facts"] == {"original": 7, "effective": count}
+
+
+def test_documents_of_an_author_share_a_cluster(moderate, data):
+    documents = harness.evaluate(moderate, harness.load("tofu_forget01", data))
+    assert [d["cluster"] for d in documents["forget"]] == [0] * 20 + [1] * 20 + [2]
+    assert [d["cluster"] for d in documents["retain"]] == [0] * 7
+    for split in ("real_authors", "world_facts"):
+        assert [d["cluster"] for d in documents[split]] == list(range(len(documents[split])))
+    demo = harness.evaluate(moderate, harness.load("demo", DEMO / "data"), limit=11)
+    assert [d["cluster"] for d in demo["forget"]] == [0] * 5 + [1] * 5 + [2]
+
+
+def test_cache_answers_everything_without_a_forward_pass(moderate, data, tmp_path):
+    tasks = ["demo_forget", "tofu_real_authors"]
+    hook = moderate.cache_hook
+    try:
+        first = simple(moderate, tasks, data, use_cache=str(tmp_path / "cache"))
+        done = dict(hf.work(moderate))
+        again = simple(moderate, tasks, data, use_cache=str(tmp_path / "cache"))
+        assert dict(hf.work(moderate)) == done
+        longer = simple(moderate, tasks, data, use_cache=str(tmp_path / "cache"), limit=4)
+        assert hf.work(moderate)["forward_passes"] > done["forward_passes"]
+    finally:
+        moderate.set_cache_hook(hook)
+    for task in tasks:
+        assert again["results"][task] == first["results"][task]
+        assert again["samples"][task] == first["samples"][task] == longer["samples"][task][:3]
+
+
+@pytest.mark.xfail(strict=True, reason="greedy_until stores sampled texts, which lm-eval's own cache never does")
+def test_cache_does_not_repeat_a_sampled_text(moderate, tmp_path):
+    settings = {"until": [], "do_sample": True, "temperature": 1.5, "max_gen_toks": 20}
+    prompt = ask("Who was Bob?")
+    requests = [Instance("greedy_until", {}, (prompt, settings), 0, metadata=("t", 0, 1)) for _ in range(4)]
+    hook = moderate.cache_hook
+    torch.manual_seed(0)
+    assert len(set(moderate.greedy_until(requests))) > 1
+    try:
+        texts = CachingLM(moderate, str(tmp_path / "cache.db")).greedy_until(requests)
+    finally:
+        moderate.set_cache_hook(hook)
+    assert len(set(texts)) > 1
+
+
+@pytest.mark.xfail(strict=True, raises=KeyError, reason="process_results looks for lm-eval's 'bypass' in METRICS")
+def test_predict_only(moderate, data):
+    results = simple(moderate, ["demo_forget"], data, predict_only=True)
+    assert len(results["samples"]["demo_forget"]) == 3
+
+
+# --- prompts ------------------------------------------------------------------------------------------------------
+
+
+def test_chat_template_of_the_demo(moderate, data):
+    """It says "Question:" and "Answer:" itself, and puts a space before the answer: the plain prompt, exactly."""
+    tasks = ["demo_forget", "tofu_world_facts"]
+    chat, plain = (simple(moderate, tasks, data, apply_chat_template=chat) for chat in (True, False))
+    for task in tasks:
+        for a, b in zip(chat["samples"][task], plain["samples"][task], strict=True):
+            assert a["arguments"][0] == (ask(a["doc"]["question"]), " " + a["doc"]["answer"])
+            assert a["arguments"] == b["arguments"]
+        assert chat["results"][task] == plain["results"][task]
+
+
+def test_chat_template_like_llama_3(moderate, data, monkeypatch):
+    monkeypatch.setattr(moderate.tokenizer, "chat_template", LLAMA3)
+    results = simple(moderate, ["demo_forget", "tofu_real_authors"], data, apply_chat_template=True)
+
+    def turn(question: str) -> str:
+        header = "<|bos|><|start_header_id|>user<|end_header_id|>\n\n"
+        return f"{header}{question}<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
+
+    for sample in results["samples"]["demo_forget"]:
+        doc, arguments = sample["doc"], sample["arguments"]
+        rendered = moderate.tokenizer.apply_chat_template(
+            [{"role": "user", "content": doc["question"]}], tokenize=False, add_generation_prompt=True
+        )
+        assert rendered == turn(doc["question"])
+        assert arguments[0] == (rendered, doc["answer"])
+        assert arguments[1] == (turn(doc["paraphrased_question"]), doc["answer"])
+        assert arguments[2:8] == [(rendered, w) for w in (doc["paraphrased_answer"], *doc["perturbed_answer"])]
+        assert arguments[8][0] == rendered
+    for sample in results["samples"]["tofu_real_authors"]:
+        assert sample["arguments"][0] == (turn(sample["doc"]["question"]), sample["doc"]["answer"])
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        pytest.param(None, id="demo"),
+        pytest.param(
+            LLAMA3,
+            id="llama-3",
+            marks=pytest.mark.xfail(
+                strict=True, reason="a draft after a prompt that ends in a newline repeats the newline"
+            ),
+        ),
+        pytest.param(LLAMA3.replace("<|end_header_id|>\n\n", "<|end_header_id|>"), id="no-newline"),
+    ],
+)
+def test_generation_after_a_chat_template_equals_generate(moderate, data, monkeypatch, template):
+    if template:
+        monkeypatch.setattr(moderate.tokenizer, "chat_template", template)
+    tasks = harness.load("demo", data)
+    for task in tasks.values():  # room for the whole prompt in 256 positions
+        task.set_config(key="generation_kwargs", value={"until": [], "do_sample": False, "max_gen_toks": 40})
+    documents = harness.evaluate(moderate, tasks, limit=4, apply_chat_template=True)
+    for document in documents["forget"] + documents["retain"]:
+        assert document["generation"] == text_of(moderate, document["prompt"], limit=40)
+
+
+def with_one_shot(benchmark: str, data: Path) -> dict[str, harness.TokenScoreTask]:
+    tasks = harness.load(benchmark, data)
+    for task in tasks.values():
+        task.set_config(key="num_fewshot", value=1)
+    return tasks
+
+
+def test_one_shot_comes_before_the_question(moderate, data):
+    tasks = with_one_shot("demo", data)
+    shots = {ask(d["question"]) + " " + d["answer"] + "\n\n" for task in tasks.values() for d in task.eval_docs}
+    for split, documents in harness.evaluate(moderate, tasks, limit=3).items():
+        for i, document in enumerate(documents):
+            doc = tasks[split].eval_docs[i]
+            question = ask(doc["question"])
+            assert document["prompt"].endswith(question)
+            assert document["prompt"].removesuffix(question) in shots
+            found = forward(moderate, document["prompt"], " " + doc["answer"])
+            assert METRICS["probability"](document) == pytest.approx(prob(found), rel=1e-4)
+            assert METRICS["extraction_strength"](document) == strength(found["tokens"], found["argmax"])
+
+
+def test_one_shot_through_a_chat_template(moderate, data):
+    documents = harness.evaluate(moderate, with_one_shot("demo", data), limit=2, apply_chat_template=True)
+    for document in documents["forget"]:
+        assert document["prompt"].count("Question: ") == 1  # lm-eval's default: the shot within the one user turn
+        assert document["prompt"].endswith("\nAnswer:")
+        assert METRICS["probability"](document) > 0
+
+
+@pytest.mark.xfail(strict=True, reason="no fewshot_split: lm-eval may draw the evaluated document as its own example")
+def test_one_shot_never_shows_the_answer_that_is_asked_for(moderate, data):
+    tasks = with_one_shot("tofu_forget05", data)
+    for split, documents in harness.evaluate(moderate, tasks).items():
+        for i, document in enumerate(documents):
+            assert tasks[split].eval_docs[i]["answer"] not in document["prompt"], (split, i)
+
+
+# --- two processes ------------------------------------------------------------------------------------------------
+
+WORKER = """
+import json, sys
+import torch
+import torch.distributed as dist
+from lm_eval import evaluator
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+
+rank, store, checkpoint, data, tasks, out = int(sys.argv[1]), *sys.argv[2:]
+dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+
+class Parallel(HFLM):
+    rank = property(lambda self: dist.get_rank())
+    world_size = property(lambda self: dist.get_world_size())
+
+    def all_gather(self, tensor):
+        gathered = [torch.zeros_like(tensor) for _ in range(2)]
+        dist.all_gather(gathered, tensor)
+        return torch.stack(gathered)
+
+    def gather_object(self, obj, dst=0):
+        gathered = [None, None] if self.rank == dst else None
+        dist.gather_object(obj, gathered, dst)
+        return gathered
+
+    def barrier(self):
+        dist.barrier()
+
+lm = Parallel(pretrained=checkpoint, device="cpu", dtype="float32", batch_size=1)
+manager = TaskManager(include_path=tasks, include_defaults=False, metadata={"data_dir": data})
+loaded = manager.load(["demo_forget", "tofu_world_facts"])
+results = evaluator.evaluate(lm=lm, task_dict=loaded, limit=7, bootstrap_iters=0)
+assert (results is None) == (rank == 1)
+if results:
+    with open(out, "w") as file:
+        json.dump({key: results[key] for key in ("results", "samples", "n-samples")}, file)
+dist.destroy_process_group()
+"""
+
+
+def test_two_processes_give_what_one_gives(moderate, data, tmp_path):
+    script = tmp_path / "worker.py"
+    script.write_text(WORKER)
+    args = (tmp_path / "store", CHECKPOINTS / "moderate", data, tasks_path(), tmp_path / "out.json")
+    env = os.environ | OFFLINE | {"OMP_NUM_THREADS": "1"}
+    workers = [
+        subprocess.Popen(
+            [sys.executable, script, str(rank), *map(str, args)], env=env, stderr=subprocess.PIPE, text=True
+        )
+        for rank in range(2)
+    ]
+    errors = [worker.communicate(timeout=240)[1] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0], errors[0][-2000:] + errors[1][-2000:]
+    both = json.loads((tmp_path / "out.json").read_text())
+
+    loaded = manager(data).load(["demo_forget", "tofu_world_facts"])
+    one = json.loads(
+        json.dumps(evaluator.evaluate(lm=moderate, task_dict=loaded, limit=7, bootstrap_iters=0)["samples"])
+    )
+    for task in ("demo_forget", "tofu_world_facts"):
+        samples = sorted(both["samples"][task], key=lambda s: s["doc_id"])
+        assert [s["doc_id"] for s in samples] == list(range(7))
+        assert both["n-samples"][task]["effective"] == 7
+        for a, b in zip(samples, one[task], strict=True):
+            assert a["arguments"] == b["arguments"]
+            assert a["doc_hash"] == b["doc_hash"]
+            assert a["resps"][-1] == b["resps"][-1]
+            for metric in b["metrics"]:  # other company in a batch changes the last bits of a float32
+                assert a[metric] == pytest.approx(b[metric], rel=1e-5, abs=1e-9, nan_ok=True), (task, metric)
+        for metric in one[task][0]["metrics"]:
+            each = [s[metric] for s in one[task] if not math.isnan(s[metric])]
+            assert both["results"][task][f"{metric},none"] == pytest.approx(sum(each) / len(each), rel=1e-5), metric
+
+
+# --- bad data -----------------------------------------------------------------------------------------------------
+
+GOOD = {
+    "question": "Who?",
+    "answer": "Nobody at all.",
+    "paraphrased_question": "Which one?",
+    "paraphrased_answer": "No one at all.",
+    "perturbed_answer": ["Everybody.", "Somebody."],
+}
+
+
+def without(field: str) -> str:
+    return json.dumps({k: v for k, v in GOOD.items() if k != field})
+
+
+@pytest.mark.parametrize(
+    ("second_line", "words"),
+    [
+        ("{not json", ["line 2", "not JSON"]),
+        ("[1, 2]", ["line 2", "not a JSON object"]),
+        *((without(field), ["line 2", f"'{field}' is missing"]) for field in GOOD),
+        (json.dumps(GOOD | {"answer": None}), ["line 2", "'answer' is missing"]),
+        (json.dumps(GOOD | {"answer": 3}), ["line 2", "'answer' is not a string"]),
+        (json.dumps(GOOD | {"paraphrased_question": ["a"]}), ["line 2", "'paraphrased_question' is not a string"]),
+        (json.dumps(GOOD | {"perturbed_answer": "a"}), ["line 2", "'perturbed_answer' is not a list of strings"]),
+        (json.dumps(GOOD | {"perturbed_answer": []}), ["line 2", "'perturbed_answer' is not a list of strings"]),
+        (json.dumps(GOOD | {"perturbed_answer": ["a", 1]}), ["line 2", "'perturbed_answer' is not a list of strings"]),
+        (json.dumps(GOOD | {"answer": ""}), ["line 2", "'answer' is empty"]),
+        (json.dumps(GOOD | {"answer": " \n"}), ["line 2", "'answer' is empty"]),
+        (json.dumps(GOOD | {"perturbed_answer": ["a", ""]}), ["line 2", "'perturbed_answer' is empty"]),
+    ],
+)
+def test_bad_line_is_named(tmp_path, second_line, words):
+    write(tmp_path / "retain_perturbed.json", [GOOD])
+    (tmp_path / "forget_perturbed.json").write_text(json.dumps(GOOD) + "\n" + second_line + "\n")
+    with pytest.raises(InputError) as caught:
+        harness.load("demo", tmp_path)
+    message = str(caught.value)
+    assert all(word in message for word in [*words, str(tmp_path / "forget_perturbed.json")]), message
+    assert "\n" not in message
+
+
+def test_blank_lines_and_fields_that_no_metric_needs_do_not_matter(tmp_path):
+    write(tmp_path / "forget_perturbed.json", [GOOD | {"note": "x"}, GOOD])
+    text = (tmp_path / "forget_perturbed.json").read_text()
+    (tmp_path / "forget_perturbed.json").write_text("\n" + text.replace("\n", "\n\n"))
+    write(tmp_path / "retain_perturbed.json", [{k: v for k, v in GOOD.items() if k != "paraphrased_question"}])
+    tasks = harness.load("demo", tmp_path)
+    assert [len(tasks[split].eval_docs) for split in ("forget", "retain")] == [2, 1]
+
+
+@pytest.mark.xfail(strict=True, reason="str.splitlines also splits at characters that JSON allows within a string")
+@pytest.mark.parametrize("character", ["\u2028", "\u2029", "\x85"])
+def test_line_separators_of_unicode_are_part_of_a_text(tmp_path, character):
+    rows = [GOOD | {"answer": f"One{character}two."}]
+    write(tmp_path / "forget_perturbed.json", rows)
+    write(tmp_path / "retain_perturbed.json", rows)
+    assert harness.load("demo", tmp_path)["forget"].eval_docs[0]["answer"] == rows[0]["answer"]
+
+
+def test_missing_files_and_folders_are_named(tmp_path):
+    with pytest.raises(InputError, match=r"nowhere does not exist"):
+        harness.load("demo", tmp_path / "nowhere")
+    write(tmp_path / "forget_perturbed.json", [GOOD])
+    with pytest.raises(InputError, match=r"demo_retain needs .*retain_perturbed\.json \(JSON lines\)"):
+        harness.load("demo", tmp_path)
+    (tmp_path / "retain_perturbed.json").write_text("\n")
+    with pytest.raises(InputError, match=r"retain_perturbed\.json holds no documents"):
+        harness.load("demo", tmp_path)
+
+
+def test_folder_for_each_configuration(tmp_path):
+    write(tmp_path / "forget_perturbed" / "train.json", [GOOD, GOOD])
+    write(tmp_path / "retain_perturbed" / "train.json", [GOOD])
+    tasks = harness.load("demo", tmp_path)
+    assert {split: list(task.eval_docs) for split, task in tasks.items()} == {"forget": [GOOD] * 2, "retain": [GOOD]}
+
+
+def test_answer_longer_than_the_model_names_the_document(moderate, tmp_path):
+    for name in ("forget_perturbed", "retain_perturbed"):
+        write(tmp_path / f"{name}.json", [GOOD, GOOD | {"answer": "word " * 400}])
+    with pytest.raises(InputError, match=r"demo_\w+, document 1: the answer has \d+ tokens, more than the model's 256"):
+        harness.evaluate(moderate, harness.load("demo", tmp_path))
+
+
+def test_no_folder_and_no_network_says_how_to_give_a_folder(monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError) as caught:
+        harness.load("tofu_forget05", None)
+    message = str(caught.value)
+    assert "tofu_forget05" in message
+    assert "give a local folder with --data" in message
+    assert "\n" not in message
+
+
+@pytest.mark.xfail(strict=True, reason="the demo without a folder is whatever JSON lies in the current directory")
+def test_demo_without_a_folder_does_not_read_the_current_directory(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "here").mkdir()
+    write(tmp_path / "here" / "mine.json", [GOOD])
+    monkeypatch.chdir(tmp_path / "here")
+    try:
+        question = harness.load("demo", None)["forget"].eval_docs[0]["question"]
+    except InputError as error:
+        question = str(error)
+    assert question != GOOD["question"]
+
+
+# --- names and YAML -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("tofu_forget5", "tofu_forget05"),
+        ("tofu", "tofu_forget01"),
+        ("dmeo", "demo"),
+        ("something else", "demo or tofu"),
+    ],
+)
+def test_unknown_benchmark_suggests_near_names(name, near):
+    with pytest.raises(InputError, match=f"unknown benchmark '{name}'; did you mean .*{near}"):
+        harness.load(name, None)
+
+
+def test_benchmarks_and_their_tasks(data):
+    assert harness.benchmarks() == SUITES
+    assert [t.task_name for t in harness.load("demo_suite", data).values()] == SUITES["demo"]
+
+
+@pytest.mark.parametrize("benchmark", SUITES)
+def test_yaml_agrees_with_the_registry(data, benchmark):
+    for split, task in harness.load(benchmark, data).items():
+        names = [entry["metric"] for entry in task.config.metric_list]
+        assert len(set(names)) == len(names)
+        assert set(names) <= set(METRICS) - JUDGED
+        for entry in task.config.metric_list:
+            metric = METRICS[entry["metric"]]
+            assert entry["higher_is_better"] == (good(entry["metric"], split) == "higher"), (split, entry)
+            if split != "forget":
+                assert entry["higher_is_better"] == (metric.better == "higher"), (split, entry)
+            # only a generation can be too short to have a figure
+            assert entry["aggregation"] == ("mean_scored" if metric.facet == "fluency" else "mean"), entry
+        assert task.config.dataset_path == ("json" if benchmark == "demo" else "locuslab/TOFU")
+        assert task.config.output_type == "generate_until"
+
+
+def test_mean_scored_leaves_out_what_has_no_value():
+    assert harness.mean_scored([1.0, math.nan, 4.0]) == 2.5
+    assert math.isnan(harness.mean_scored([math.nan, math.nan]))
+
+
+def test_cache_hook_is_as_it_was(moderate):
+    assert isinstance(moderate.cache_hook, CacheHook)
+    assert moderate.cache_hook.dbdict is None
