@@ -33,8 +33,12 @@ DEMO = Path(unlearn_metrics.__file__).parent / "demo"
 CHECKPOINTS = DEMO / "checkpoints"
 FACTS = ["tofu_real_authors", "tofu_world_facts"]
 SUITES = {f"tofu_forget{n}": [f"tofu_forget{n}", "tofu_retain", *FACTS] for n in ("01", "05", "10")}
+SUITES |= {f"tofu_forget{n}_paper": [f"tofu_forget{n}_paper", "tofu_retain_paper"] for n in ("01", "05", "10")}
 SUITES["demo"] = ["demo_forget", "demo_retain"]
 TASKS = sorted({task for members in SUITES.values() for task in members})
+# lm-eval runs no two groups at once that share a task
+STOCK_TASKS = ["tofu_forget01_suite", "tofu_forget05", "tofu_forget10", "demo_suite"]
+STOCK_TASKS += ["tofu_forget01_paper_suite", "tofu_forget05_paper", "tofu_forget10_paper"]
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 
 # Imported by every Python that has its folder on PYTHONPATH: any use of the network is noted and refused.
@@ -219,7 +223,7 @@ def stock_run(folder: Path, include: str, data: Path, out: str, checkpoint: str,
     done = command(
         *(str(BIN / "lm_eval"), "run", "--model", "hf"),
         *("--model_args", f"pretrained={CHECKPOINTS / checkpoint},dtype=float32", "--device", "cpu"),
-        *("--include_path", include, "--tasks", "tofu_forget01_suite,tofu_forget05,tofu_forget10,demo_suite"),
+        *("--include_path", include, "--tasks", ",".join(STOCK_TASKS)),
         *("--metadata", f"data_dir={data}", "--log_samples", "--output_path", out),
         *("--use_cache", "cache", "--limit", "3"),
         folder=folder,
@@ -275,9 +279,16 @@ def test_stock_samples_hold_what_the_metrics_were_computed_from(stock):
         for row in samples[task]:
             answer = token_scores(row["resps"][0][0])
             assert row["extraction_strength"] == pytest.approx(strength(answer["tokens"], answer["argmax"]))
+            gap = "\n ### Answer: " if task.endswith("paper") else " "
+            assert row["arguments"]["gen_args_0"]["arg_1"] == gap + row["doc"]["answer"]
+            if task.endswith("paper"):
+                other = token_scores(row["resps"][1][0])
+                assert row["extraction_strength_paraphrased"] == pytest.approx(
+                    strength(other["tokens"], other["argmax"])
+                )
+                continue
             assert row["exact_memorization"] == pytest.approx(exact(answer))
             assert row["probability"] == pytest.approx(prob(answer), rel=1e-5)
-            assert row["arguments"]["gen_args_0"]["arg_1"] == " " + row["doc"]["answer"]
             count = len(row["doc"]["perturbed_answer"])
             wrong = [prob(token_scores(resp[0])) for resp in row["resps"][-1 - count : -1]]
             assert row["probability_wrong"] == pytest.approx(sum(wrong) / count, rel=1e-5)
@@ -348,6 +359,44 @@ def test_extraction_strength_is_what_its_definition_says(moderate, data):
         n = len(answer)
         k = next(k for k in range(n + 1) if k == n or generate(moderate, prompt, answer[:k], n - k) == answer[k:])
         assert sample["extraction_strength"] == pytest.approx(1 - k / n)
+
+
+def test_paper_protocol_counts_everything_after_the_question(moderate, data):
+    results = simple(moderate, ["tofu_forget05_paper", "tofu_retain_paper"], data)
+    for sample in [*results["samples"]["tofu_forget05_paper"], *results["samples"]["tofu_retain_paper"]]:
+        doc, target = sample["doc"], "\n ### Answer: " + sample["doc"]["answer"]
+        prompts = [f"### Question: {doc[field]}" for field in ("question", "paraphrased_question")]
+        assert sample["arguments"] == [(prompt, target) for prompt in prompts]
+        for metric, prompt in zip(("extraction_strength", "extraction_strength_paraphrased"), prompts, strict=True):
+            found = forward(moderate, prompt, target)
+            assert sample[metric] == pytest.approx(strength(found["tokens"], found["argmax"]))
+
+
+@pytest.fixture
+def drawn(tmp_path) -> tuple[list[dict], harness.TokenScoreTask]:
+    """120 documents, 20 about each of six authors, and a task that draws 50 of them."""
+    rows = read(DEMO / "data" / "retain_perturbed.json")
+    write(tmp_path / "forget05_perturbed.json", rows)
+    write(tmp_path / "retain_perturbed.json", rows)
+    return rows, harness.load("tofu_forget05_paper", tmp_path)["forget"]
+
+
+def test_paper_protocol_draws_the_same_fifty(drawn, tmp_path):
+    rows, task = drawn
+    ids = [rows.index(doc) for doc in task.eval_docs]
+    assert len(ids) == 50
+    assert ids == sorted(set(ids))
+    assert ids != list(range(50))
+    assert list(harness.load("tofu_forget05_paper", tmp_path)["forget"].eval_docs) == list(task.eval_docs)
+
+
+@pytest.mark.xfail(strict=True, reason="a drawn document's cluster is counted in the sample, not in the whole file")
+def test_drawn_documents_keep_the_cluster_of_their_author(drawn, moderate):
+    rows, task = drawn
+    documents = harness.evaluate(moderate, {"forget": task})["forget"]
+    authors = [rows.index(doc) // 20 for doc in task.eval_docs]
+    groups = {(author, document["cluster"]) for author, document in zip(authors, documents, strict=True)}
+    assert len(groups) == len(set(authors)) == 6
 
 
 def test_harness_gives_the_documents_with_everything_that_was_observed(moderate, data):
@@ -498,7 +547,7 @@ def test_one_shot_comes_before_the_question(moderate, data):
             assert document["prompt"].removesuffix(question) in shots
             found = forward(moderate, document["prompt"], " " + doc["answer"])
             assert METRICS["probability"](document) == pytest.approx(prob(found), rel=1e-4)
-            assert METRICS["extraction_strength"](document) == strength(found["tokens"], found["argmax"])
+            assert METRICS["extraction_strength"](document) == pytest.approx(strength(found["tokens"], found["argmax"]))
 
 
 def test_one_shot_through_a_chat_template(moderate, data):
@@ -734,8 +783,8 @@ def test_yaml_agrees_with_the_registry(data, benchmark):
             assert entry["higher_is_better"] == (good(entry["metric"], split) == "higher"), (split, entry)
             if split != "forget":
                 assert entry["higher_is_better"] == (metric.better == "higher"), (split, entry)
-            # only a generation can be too short to have a figure
-            assert entry["aggregation"] == ("mean_scored" if metric.facet == "fluency" else "mean"), entry
+            # a text can be too short to have a figure; token scores always have one
+            assert entry["aggregation"] == ("mean_scored" if "generation" in metric.needs else "mean"), entry
         assert task.config.dataset_path == ("json" if benchmark == "demo" else "locuslab/TOFU")
         assert task.config.output_type == "generate_until"
 

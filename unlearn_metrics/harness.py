@@ -62,8 +62,8 @@ class TokenScoreTask(ConfigurableTask):
     The YAML's metric_list decides which requests are made. Documents have TOFU's fields: question, answer and, where
     a metric needs them, paraphrased_question, paraphrased_answer, perturbed_answer (a list of wrong answers).
     metadata: split (forget, retain, ...), cluster (this many consecutive documents are not independent of one
-    another), sample (only so many documents, drawn with a fixed seed), data_dir (read <data_dir>/<dataset_name>.json, JSON lines, or <dataset_name>/<split>.json,
-    instead of the hub).
+    another), sample (only so many documents, drawn with a fixed seed), data_dir (read <data_dir>/<dataset_name>.json,
+    JSON lines, or <data_dir>/<dataset_name>/<split>.json, instead of the hub).
     """
 
     _question_only = False

@@ -25,7 +25,7 @@ from lm_eval.models.huggingface import HFLM
 from transformers import AutoTokenizer, DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from unlearn_metrics import harness
-from unlearn_metrics.backends import hf
+from unlearn_metrics.backends import decoding, hf
 from unlearn_metrics.control.calibration import calibrate
 from unlearn_metrics.control.checkpoints import open_checkpoint
 from unlearn_metrics.control.mixing import mix_into
@@ -120,7 +120,7 @@ def bare_forward(lm: HFLM, pairs: Pairs) -> None:
     """Hugging Face's forward over the pairs, sorted by length, right-padded; no metric at all."""
     rows = [p.context + p.answer for p in pairs]
     with torch.no_grad():
-        for batch in hf._batches(lm, rows, len):
+        for batch in hf.batches(rows, len, hf.budget(lm)):
             ids = torch.zeros(len(batch), len(batch[0]), dtype=torch.long)
             for r, row in enumerate(batch):
                 ids[r, : len(row)] = torch.tensor(row)
@@ -218,7 +218,7 @@ def our_suite(lm: HFLM, data: Data) -> list[str]:
             pairs += [hf.encode(lm, q, f" {a}") for s in answers(split, doc).values() for q, a in s]
             requests.append((prompt(doc["question"]), {"until": [], "max_gen_toks": 200}))
     scores = hf.token_scores(lm, pairs)
-    return hf.greedy(lm, requests, [scores[i] for i in first])
+    return decoding.greedy(lm, requests, [scores[i] for i in first])
 
 
 def limit_suite(lm: HFLM, pairs: Pairs, steps: list[tuple[int, int]]) -> None:
@@ -228,11 +228,11 @@ def limit_suite(lm: HFLM, pairs: Pairs, steps: list[tuple[int, int]]) -> None:
     prompts = list(dict.fromkeys(p.context for p in pairs))
     with torch.no_grad():
         for rows in (prompts, [p.answer for p in pairs]):
-            for batch in hf._batches(lm, rows, len):
+            for batch in hf.batches(rows, len, hf.budget(lm)):
                 ids = torch.zeros(len(batch), len(batch[0]), dtype=torch.long)
                 lm.model(input_ids=ids, use_cache=False)
         order = sorted(steps, key=lambda s: -s[1])
-        rows_at_once = hf.decode_rows(lm)
+        rows_at_once = decoding.decode_rows(lm)
         for i in range(0, len(order), rows_at_once):
             batch = order[i : i + rows_at_once]
             cache = DynamicCache(config=lm.model.config)
@@ -249,7 +249,7 @@ def limit_suite(lm: HFLM, pairs: Pairs, steps: list[tuple[int, int]]) -> None:
 def unsettled(lm: HFLM, data: Data) -> list[tuple[int, int]]:
     """(tokens known, tokens to generate) for every text that is not the reference itself."""
     lines = []
-    keep = hf._decode
+    keep = decoding._decode
 
     def spy(lm: HFLM, batch: list[Any], ends: set[int], bar: Any) -> None:
         before = [len(line.prompt) + len(line.text) for line in batch]
@@ -258,11 +258,11 @@ def unsettled(lm: HFLM, data: Data) -> list[tuple[int, int]]:
         for line, b, h in zip(batch, before, had, strict=True):
             lines.append((b, len(line.text) - h + (len(line.text) < line.limit)))
 
-    hf._decode = spy
+    decoding._decode = spy
     try:
         our_suite(lm, data)
     finally:
-        hf._decode = keep
+        decoding._decode = keep
     return lines
 
 
@@ -385,7 +385,7 @@ import json, resource, sys
 from pathlib import Path
 sys.path.insert(0, {here!r})
 import bench, torch
-from unlearn_metrics.backends import hf
+from unlearn_metrics.backends import decoding, hf
 lm = bench.big_llama(Path({shared!r}), {vocabulary}, hidden=128, layers=2)
 pairs = [hf.Pair(tuple(range(3, 20)), tuple(range(20 + i % 7, 60 + i % 7))) for i in range(3000)]
 pairs = [hf.Pair((i % 4000 + 3, *p.context[1:]), p.answer) for i, p in enumerate(pairs)]

@@ -14,7 +14,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM, hash_args
 from lm_eval.models.huggingface import HFLM
 
-from unlearn_metrics.backends import hf
+from unlearn_metrics.backends import decoding, hf
 from unlearn_metrics.types import InputError, TokenScores
 
 
@@ -23,6 +23,10 @@ class GenerateInstance(Instance):
     """A request for text whose reference answer is scored by another request of the same run: its draft."""
 
     draft: Instance | None = field(default=None, repr=False)
+
+
+# generation kwargs that plain greedy decoding takes
+PLAIN = {"until", "max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens", "do_sample", "temperature"}
 
 
 def name_of(request: Instance) -> str:
@@ -40,19 +44,24 @@ def token_scores(lm: LM, requests: Sequence[Instance]) -> list[dict[str, list[fl
         pairs = [hf.encode(model, r.args[0], r.args[1], name_of(r)) for r in missing]
         return [scores.to_json() for scores in hf.token_scores(model, pairs)]
 
-    return _cached(lm, "token_scores", requests, compute, key=lambda request: request.args)
+    return _cached(lm, "token_scores", requests, compute)
 
 
 def greedy_until(lm: LM, requests: Sequence[Instance]) -> list[str]:
-    """Texts for requests with arguments (prompt, generation kwargs); sampling goes to lm-eval's own generate_until."""
+    """Texts for requests with arguments (prompt, generation kwargs), by greedy decoding.
+
+    What else the kwargs ask for (sampling, beams, penalties), and models that we can't decode, go to lm-eval's own
+    generate_until. Sampled text is not cached, as lm-eval has it.
+    """
 
     def compute(missing: Sequence[Instance]) -> list[str]:
-        if not isinstance(lm, HFLM) or any(r.args[1].get("do_sample") or r.args[1].get("temperature") for r in missing):
+        plain = all(r.args[1].keys() <= PLAIN and not r.args[1].get("temperature") for r in missing)
+        if sampled or not plain or not isinstance(lm, HFLM) or not decoding.can_decode(causal(lm)):
             return list(lm.generate_until(list(missing)))
-        drafts = [_draft(request) for request in missing]
-        return hf.greedy(causal(lm), [request.args for request in missing], drafts)
+        return decoding.greedy(lm, [request.args for request in missing], [_draft(r) for r in missing])
 
-    return _cached(lm, "generate_until", requests, compute, key=lambda request: request.args)
+    sampled = any(r.args[1].get("do_sample") for r in requests)
+    return compute(requests) if sampled else _cached(lm, "generate_until", requests, compute)
 
 
 def causal(lm: LM) -> HFLM:
@@ -64,7 +73,8 @@ def causal(lm: LM) -> HFLM:
 
 def _draft(request: Instance) -> TokenScores | None:
     draft = getattr(request, "draft", None)
-    if draft is None or not draft.resps or draft.args[0] != request.args[0] or request.args[0].endswith(" "):
+    # lm-eval scores white space that ends a prompt as the start of the answer: that draft belongs to another prompt
+    if draft is None or not draft.resps or draft.args[0] != request.args[0] or request.args[0][-1:].isspace():
         return None
     return TokenScores.from_json(draft.resps[0])
 
@@ -74,13 +84,12 @@ def _cached(
     kind: str,
     requests: Sequence[Instance],
     compute: Callable[[Sequence[Instance]], list[Any]],
-    key: Callable[[Instance], tuple[Any, ...]],
 ) -> list[Any]:
     """lm-eval's CachingLM wraps only its own three request types; the same store serves ours."""
     store = lm.cache_hook.dbdict
     if store is None:
         return compute(requests)
-    hashes = [hash_args(kind, key(request)) for request in requests]
+    hashes = [hash_args(kind, request.args) for request in requests]
     missing = [request for request, h in zip(requests, hashes, strict=True) if h not in store]
     if missing:
         fresh = iter(compute(missing))

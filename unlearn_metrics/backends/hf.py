@@ -1,34 +1,38 @@
-"""Token scores and greedy text through lm-eval's Hugging Face backend.
+"""Token scores through lm-eval's Hugging Face backend.
 
-The cost is one forward pass over each distinct (prompt, answer) pair, with the prompt's part shared by all the
-answers to it, plus the tokens that truly have to be generated. Everything below serves that.
+The cost is one forward pass over each distinct (prompt, answer) pair, the prompt's part shared by all the answers to
+it, and the vocabulary projection only where something is scored. Everything below serves that.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from lm_eval.models.huggingface import HFLM
-from lm_eval.models.utils import normalize_gen_kwargs, postprocess_generated_text
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import pad
 from tqdm import tqdm
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from unlearn_metrics.types import InputError, TokenScores
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 CPU_POSITIONS = 4096  # positions in one forward pass on a CPU, where more gains nothing
-CHUNK_LOGITS = 1 << 22  # logits held at once (16 MiB of float32), or one row of 256 positions if that is more
+CHUNK_LOGITS = 1 << 22  # logits held at once (16 MiB of float32), or CHUNK_POSITIONS rows of them if that is more
 CHUNK_POSITIONS = 256
+REDUCE_LOGITS = 1 << 18  # logits reduced at once on a CPU: they stay in its cache
+CPU_MEMORY = 1 << 28  # bytes of keys and values of prompts to hold on a CPU
 
 
 @dataclass(frozen=True)
@@ -43,13 +47,21 @@ class Pair:
 class _Row:
     """One row of a forward pass: model input, its scored positions, and where their results go.
 
-    position p of the input predicts the token that out[p's index] names in the flat result arrays.
+    Position positions[i] of the input predicts the token that out[i] names in the flat result arrays.
     """
 
     ids: Sequence[int]
     positions: Sequence[int]
     out: Sequence[int]
-    prompt: int = -1  # row of the prefilled prompt that comes before ids
+    prompt: int = -1  # index of the prompt, already in the cache, that comes before ids
+
+
+@dataclass
+class _Prompts:
+    """Keys and values of prompts, left-padded to one width: a list over layers of [prompts, heads, width, size]."""
+
+    layers: list[tuple[Tensor, Tensor]]
+    lengths: Tensor
 
 
 @dataclass
@@ -72,7 +84,7 @@ def work(lm: HFLM) -> Counter[str]:
 def encode(lm: HFLM, prompt: str, answer: str, where: str = "request", cut: int | None = None) -> Pair:
     """Tokenize as lm-eval's `TemplateLM.loglikelihood` does; cut: keep at most this many answer tokens.
 
-    Raises InputError, naming `where`, if the answer has no tokens or more than the model can take.
+    Raises InputError, naming `where`, if prompt or answer has no tokens, or the answer more than the model can take.
     """
     if not answer.strip():
         raise InputError(f"{where}: the answer is empty")
@@ -83,6 +95,8 @@ def encode(lm: HFLM, prompt: str, answer: str, where: str = "request", cut: int 
         if continuation and continuation[0] == lm.prefix_token_id:
             continuation = continuation[1:]
     continuation = continuation[:cut]
+    if not context:
+        raise InputError(f"{where}: the prompt {prompt!r} has no tokens")
     if not continuation:
         raise InputError(f"{where}: the answer {answer!r} has no tokens")
     if len(continuation) > lm.max_length:
@@ -94,7 +108,8 @@ def token_scores(lm: HFLM, pairs: Sequence[Pair], share_prompts: bool = True) ->
     """Score every pair by teacher forcing; identical pairs once.
 
     The sum of an answer's log-probabilities and "all arg-max" equal what lm-eval's `loglikelihood` returns. A context
-    too long for the model is cut from the left. share_prompts=False forwards every pair whole.
+    too long for the model is cut from the left. share_prompts=False forwards every pair whole. Raises InputError if
+    the model gives NaN.
     """
     distinct = list(dict.fromkeys(pairs))
     offsets = np.cumsum([0, *(len(p.answer) + 1 for p in distinct)])
@@ -121,50 +136,38 @@ def token_scores(lm: HFLM, pairs: Sequence[Pair], share_prompts: bool = True) ->
     def whole_row(i: int) -> _Row:
         context, answer = distinct[i].context, distinct[i].answer
         first = len(context) - 1
-        span = range(first, first + len(answer) + 1)
-        return _Row(context + answer, span, range(offsets[i], offsets[i + 1]))
+        return _Row(context + answer, range(first, first + len(answer) + 1), range(offsets[i], offsets[i + 1]))
 
-    shared = {c: group for c, group in by_prompt.items() if share_prompts and len(group) > 1}
-    whole += [whole_row(i) for c, group in by_prompt.items() if c not in shared for i in group]
-    with (
-        tqdm(total=len(tokens), desc="Scoring tokens", disable=_no_bar(lm), leave=False) as bar,
-        torch.no_grad(),
-    ):
-        for contexts in _batches(lm, list(shared), len):
-            prompts = [_Row(c, [len(c) - 1] * len(shared[c]), [offsets[i] for i in shared[c]]) for c in contexts]
-            cache = _forward(lm, prompts, flat, bar, keep_cache=True)
-            if cache is None:  # not a cache that can be copied row by row: forward the pairs whole
-                whole += [whole_row(i) for c in contexts for i in shared[c]]
+    share = share_prompts and _can_share(lm)
+    groups = {c: group for c, group in by_prompt.items() if share and len(group) > 1}
+    whole += [whole_row(i) for c, group in by_prompt.items() if c not in groups for i in group]
+    with tqdm(total=len(tokens), desc="Scoring tokens", disable=no_bar(lm), leave=False) as bar, torch.no_grad():
+        for contexts in batches(list(groups), len, _prompt_budget(lm)):
+            rows = [_Row(c, [len(c) - 1] * len(groups[c]), [int(offsets[i]) for i in groups[c]]) for c in contexts]
+            prompts = _prefill(lm, rows, flat, bar)
+            if prompts is None:
+                whole += [whole_row(i) for c in contexts for i in groups[c]]
                 continue
-            lengths = [len(c) for c in contexts]
             rows = [
-                _Row(
-                    distinct[i].answer,
-                    range(len(distinct[i].answer)),
-                    range(offsets[i] + 1, offsets[i + 1]),
-                    prompt=g,
-                )
+                _Row(answer, range(len(answer)), range(offsets[i] + 1, offsets[i + 1]), prompt=g)
                 for g, c in enumerate(contexts)
-                for i in shared[c]
+                for i in groups[c]
+                for answer in [distinct[i].answer]
             ]
-            for batch in _batches(lm, rows, lambda row: len(row.ids)):
-                _forward(lm, batch, flat, bar, cache=cache, lengths=lengths)
-            del cache
-        for batch in _batches(lm, whole, lambda row: len(row.ids)):
+            for batch in batches(rows, lambda row: len(row.ids), budget(lm), max_rows(lm)):
+                _forward(lm, batch, flat, bar, prompts)
+            del prompts
+        for batch in batches(whole, lambda row: len(row.ids), budget(lm), max_rows(lm)):
             _forward(lm, batch, flat, bar)
 
     if np.isnan(flat.logprob).any():
+        dtype = str(lm.model.dtype).removeprefix("torch.")
         raise InputError(
-            f"the model gives NaN log-probabilities in {str(lm.model.dtype).removeprefix('torch.')}: an overflow, "
-            "or broken weights; try float32"
+            f"the model gives NaN log-probabilities in {dtype}: an overflow, or broken weights; try float32"
         )
     scores = {
         pair: TokenScores(
-            tokens[a:b].astype(np.int32),
-            flat.argmax[a:b],
-            flat.logprob[a:b],
-            flat.mean[a:b],
-            flat.variance[a:b],
+            tokens[a:b].astype(np.int32), flat.argmax[a:b], flat.logprob[a:b], flat.mean[a:b], flat.variance[a:b]
         )
         for pair, a, b in zip(distinct, offsets[:-1], offsets[1:], strict=True)
     }
@@ -181,49 +184,73 @@ def _truncated_rows(pair: Pair, offset: int, max_length: int) -> list[_Row]:
     ]
 
 
-def _forward(
-    lm: HFLM,
-    rows: Sequence[_Row],
-    flat: _Flat,
-    bar: Any,
-    keep_cache: bool = False,
-    cache: DynamicCache | None = None,
-    lengths: Sequence[int] = (),
-) -> DynamicCache | None:
-    """Run rows through the model, right-padded, and reduce their scored positions into flat.
+# --- forward passes ------------------------------------------------------------------------------------------------
 
-    Causal attention keeps right padding from reaching real tokens, so no mask is needed unless a cache of prompts
-    (which has holes where prompts were padded) comes before. Out of memory: halve the batch and go on.
+
+def _prefill(lm: HFLM, rows: list[_Row], flat: _Flat, bar: Any) -> _Prompts | None:
+    """Forward prompts, score the first token of every answer, and keep keys and values. None: they can't be kept.
+
+    Left-padded, so that there are no holes between a prompt and what follows it. `rows` keeps its order in the result.
+    """
+    kept: list[tuple[list[int], list[tuple[Tensor, Tensor]]]] = []
+    order = {id(row): i for i, row in enumerate(rows)}
+    for batch in batches(rows, lambda row: len(row.ids), budget(lm), max_rows(lm)):
+        layers = _forward(lm, batch, flat, bar, keep=True)
+        if layers is None:
+            return None
+        kept.append(([order[id(row)] for row in batch], layers))
+    width = max(len(row.ids) for row in rows)
+    back = torch.tensor([i for indices, _ in kept for i in indices]).argsort().to(lm.device)
+
+    def merge(states: list[Tensor]) -> Tensor:
+        return torch.cat([pad(s, (0, 0, width - s.shape[2], 0)) for s in states])[back]
+
+    layers = [
+        (merge([layers[n][0] for _, layers in kept]), merge([layers[n][1] for _, layers in kept]))
+        for n in range(len(kept[0][1]))
+    ]
+    return _Prompts(layers, torch.tensor([len(row.ids) for row in rows], device=lm.device))
+
+
+def _forward(
+    lm: HFLM, rows: Sequence[_Row], flat: _Flat, bar: Any, prompts: _Prompts | None = None, keep: bool = False
+) -> list[tuple[Tensor, Tensor]] | None:
+    """Run rows through the model and reduce their scored positions into flat.
+
+    Rows are right-padded, and causal attention keeps padding from reaching real tokens, so no mask is needed unless
+    prompts come before. keep=True (prompts): left-padded, and keys and values are returned, or None if the model
+    has none to keep. Out of memory: halve the batch and go on; prompts give up (None).
     """
     width = max(len(row.ids) for row in rows)
-    device = lm.device
+    shift = [width - len(row.ids) if keep else 0 for row in rows]
     ids = torch.zeros(len(rows), width, dtype=torch.long)
     for r, row in enumerate(rows):
-        ids[r, : len(row.ids)] = torch.tensor(row.ids)
-    kwargs: dict[str, Any] = {"input_ids": ids.to(device), "use_cache": keep_cache}
-    index = torch.tensor([r * width + p for r, row in enumerate(rows) for p in row.positions], device=device)
+        ids[r, shift[r] : shift[r] + len(row.ids)] = torch.tensor(row.ids)
+    inputs: dict[str, Any] = {"input_ids": ids, "use_cache": keep or prompts is not None}
+    if any(shift):
+        places = torch.arange(width) - torch.tensor(shift)[:, None]
+        inputs |= {"attention_mask": (places >= 0).long(), "position_ids": places.clamp(min=0)}
+    inputs = {k: v.to(lm.device) if isinstance(v, Tensor) else v for k, v in inputs.items()}
+    index = torch.tensor([r * width + shift[r] + p for r, row in enumerate(rows) for p in row.positions])
     out = np.array([o for row in rows for o in row.out])
+    layers = None
+    failed = False
     try:
-        if cache is not None:
-            prompt = torch.tensor([row.prompt for row in rows], device=device)
-            length = torch.tensor(lengths, device=device)[prompt]
-            mask = torch.ones(len(rows), max(lengths) + width, dtype=torch.long, device=device)
-            mask[:, : max(lengths)] = torch.arange(max(lengths), device=device) < length[:, None]
-            kwargs |= {
-                "past_key_values": DynamicCache([(layer.keys[prompt], layer.values[prompt]) for layer in cache.layers]),
-                "attention_mask": mask,
-                "position_ids": length[:, None] + torch.arange(width, device=device),
-                "use_cache": True,
-            }
-        past = _score_positions(lm, kwargs, index, out, flat)
-    except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU allocator raises a plain one
-        if "memory" not in str(error) or len(rows) == 1 or keep_cache:
+        if prompts is not None:
+            _put_before(inputs, prompts, [row.prompt for row in rows], lm.max_length)
+        cache = _score_positions(lm, inputs, index, out, flat)
+        layers = _plain(cache) if keep else None
+    except RuntimeError as error:
+        if not out_of_memory(error) or (len(rows) == 1 and not keep):
             raise
+        failed = True
+    if failed:  # outside `except`, whose traceback keeps the tensors of the failed pass alive
         log.warning("out of memory at %d rows of %d tokens: halving the batch", len(rows), width)
-        kwargs.clear()
-        _free(device)
-        for half in (rows[: len(rows) // 2], rows[len(rows) // 2 :]):
-            _forward(lm, half, flat, bar, cache=cache, lengths=lengths)
+        inputs.clear()
+        if lm.device.type == "cuda":
+            torch.cuda.empty_cache()
+        for half in () if keep else (rows[: len(rows) // 2], rows[len(rows) // 2 :]):
+            _forward(lm, half, flat, bar, prompts)
         return None
     counter = work(lm)
     counter["forward_passes"] += 1
@@ -231,65 +258,109 @@ def _forward(
     counter["padding"] += len(rows) * width - sum(len(row.ids) for row in rows)
     counter["scored"] += len(out)
     bar.update(len(out))
-    return past if keep_cache else None
+    return layers
 
 
-def _score_positions(
-    lm: HFLM, kwargs: dict[str, Any], index: Tensor, out: NDArray[np.int64], flat: _Flat
-) -> DynamicCache | None:
+def _put_before(inputs: dict[str, Any], prompts: _Prompts, chosen: list[int], max_length: int) -> None:
+    """Put a prompt's keys and values before each row of the input."""
+    rows, width = inputs["input_ids"].shape
+    device = inputs["input_ids"].device
+    which = torch.tensor(chosen, device=device)
+    lengths = prompts.lengths[which][:, None]
+    longest = int(lengths.max())
+    mask = torch.ones(rows, longest + width, dtype=torch.long, device=device)
+    mask[:, :longest] = torch.arange(longest, device=device) >= longest - lengths
+    inputs |= {
+        "past_key_values": DynamicCache([(k[which, :, -longest:], v[which, :, -longest:]) for k, v in prompts.layers]),
+        "attention_mask": mask,
+        # padding behind an answer may lie beyond the last position that the model knows
+        "position_ids": (lengths + torch.arange(width, device=device)).clamp(max=max_length - 1),
+    }
+
+
+def _score_positions(lm: HFLM, inputs: dict[str, Any], index: Tensor, out: NDArray[np.int64], flat: _Flat) -> Any:
     """Project only the positions in index (into the flattened batch) to the vocabulary, chunk by chunk, and reduce.
 
-    The head's input is caught on its way; the model itself goes on with a single position, whose logits show
-    whether the bare head is all there is. Where it is not (a soft cap, a scale), the model projects all of index.
+    The head's input is caught on its way; the model itself goes on with a single position, whose logits show whether
+    the bare head is all there is. Where it is not (a soft cap, a scale), the model projects all of index itself.
+    Returns the cache.
     """
     head = lm.model.get_output_embeddings()
+    if "unlearn_bare_head" not in lm.__dict__:
+        lm.__dict__["unlearn_bare_head"] = _head_is_bare(lm, head)
+    bare = lm.__dict__["unlearn_bare_head"]
     caught: list[Tensor] = []
-    bare = lm.__dict__.get("unlearn_bare_head", True)
 
     def catch(_module: torch.nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
-        caught.append(args[0].reshape(-1, args[0].shape[-1])[index])
-        return (caught[0][None, :1] if bare else caught[0][None],)
+        hidden = args[0].reshape(-1, args[0].shape[-1])[index.to(args[0].device)]
+        caught.append(hidden)
+        return (hidden[None, :1] if bare else hidden[None],)
 
-    with _hooked(head, catch), _autocast(lm):
-        output = lm.model(**kwargs)
-        hidden = caught[0]
-    with _autocast(lm):
-        if bare and not torch.equal(head(hidden[None, :1]).float(), output.logits.float()):
-            lm.__dict__["unlearn_bare_head"] = False
-            return _score_positions(lm, kwargs, index, out, flat)
-        target = flat.tokens[torch.from_numpy(out).to(hidden.device)]
-        vocabulary = output.logits.shape[-1]
-        step = max(CHUNK_POSITIONS, CHUNK_LOGITS // vocabulary)
-        parts = [
-            _reduce(head(hidden[i : i + step]) if bare else output.logits[0, i : i + step], target[i : i + step])
-            for i in range(0, len(hidden), step)
-        ]
+    with hooked(head, catch), autocast(lm):
+        output = lm.model(**inputs)
+    (hidden,) = caught
+    vocabulary = output.logits.shape[-1]
+    step = max(CHUNK_POSITIONS, CHUNK_LOGITS // vocabulary)
+    target = flat.tokens[torch.from_numpy(out).to(flat.tokens.device)].to(output.logits.device)
+    parts = []
+    for i in range(0, len(hidden), step):
+        if bare:
+            with autocast(lm):
+                logits = head(hidden[i : i + step])
+        else:
+            logits = output.logits[0, i : i + step]
+        small = max(1, REDUCE_LOGITS // vocabulary) if logits.device.type == "cpu" else step
+        parts += [_reduce(logits[j : j + small], target[i + j : i + j + small]) for j in range(0, len(logits), small)]
+        del logits
     for array, values in zip(
         (flat.argmax, flat.logprob, flat.mean, flat.variance), zip(*parts, strict=True), strict=True
     ):
         array[out] = torch.cat(values).cpu().numpy()
-    return _plain(output.past_key_values) if kwargs["use_cache"] else None
+    return getattr(output, "past_key_values", None)
+
+
+def _head_is_bare(lm: HFLM, head: torch.nn.Module) -> bool:
+    """Whether the model's logits are the head's output as it is. Asked once, of three tokens."""
+    caught: list[Tensor] = []
+    with hooked(head, lambda _module, args: caught.append(args[0])), autocast(lm):
+        logits = lm.model(input_ids=torch.tensor([[0, 1, 2]], device=lm.device), use_cache=False).logits
+        return torch.equal(head(caught[0]).float().nan_to_num(), logits.float().nan_to_num())
 
 
 def _reduce(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """[positions, vocabulary] -> arg-max, log p(target), mean and variance of log p under the model: [positions]."""
     argmax = logits.argmax(-1)
     logp = torch.log_softmax(logits, -1, dtype=torch.float32)
+    picked = logp.gather(-1, target[:, None])[:, 0]
     p = logp.exp()
+    logp.clamp_(min=torch.finfo(logp.dtype).min)  # log 0 is weighted by 0, but 0 * inf would be NaN
     mean = torch.linalg.vecdot(p, logp)
-    # log p = -inf has p = 0 and adds nothing, but 0 * inf is NaN
     variance = torch.linalg.vecdot(p.mul_(logp), logp) - mean.square()
-    return argmax, logp.gather(-1, target[:, None])[:, 0], mean, variance.clamp_(min=0)
+    return argmax, picked, mean, variance.clamp_(min=0)
 
 
-def _plain(cache: Any) -> DynamicCache | None:
-    """The cache if its layers are plain key-value tensors (no sliding window, no recurrent state), else None."""
+# --- what the model can do, and how much at once ------------------------------------------------------------------
+
+
+def _can_share(lm: HFLM) -> bool:
+    """Not where rotary frequencies depend on the length of the whole sequence."""
+    config = lm.model.config.get_text_config()
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    kinds = {rope.get("rope_type"), rope.get("type")} if isinstance(rope, dict) else set()
+    return not kinds & {"longrope", "dynamic"}
+
+
+def _plain(cache: Any) -> list[tuple[Tensor, Tensor]] | None:
+    """Keys and values by layer, if that is all the cache holds (no sliding window, no recurrent state), else None."""
     layers = getattr(cache, "layers", None)
-    return cache if layers and all(type(layer) is DynamicLayer for layer in layers) else None
+    if not layers or any(type(layer) is not DynamicLayer for layer in layers):
+        return None
+    return [(layer.keys, layer.values) for layer in layers]
 
 
 @contextlib.contextmanager
-def _hooked(head: torch.nn.Module, hook: Any) -> Iterator[None]:
+def hooked(head: torch.nn.Module, hook: Callable[..., Any]) -> Iterator[None]:
+    """Let hook see, and replace, what goes into the language-model head."""
     handle = head.register_forward_pre_hook(hook)
     try:
         yield
@@ -297,188 +368,68 @@ def _hooked(head: torch.nn.Module, hook: Any) -> Iterator[None]:
         handle.remove()
 
 
-def _autocast(lm: HFLM) -> torch.autocast:
+def autocast(lm: HFLM) -> torch.autocast:
     return torch.autocast(lm.device.type, dtype=lm.mixed_precision_dtype, enabled=lm.mixed_precision_dtype is not None)
 
 
-def _free(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
+def out_of_memory(error: RuntimeError) -> bool:
+    """torch.OutOfMemoryError on a GPU; the CPU allocator raises a plain RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def _no_bar(lm: HFLM) -> bool | None:
-    return None if lm.rank == 0 else True  # None: only on a terminal
+def no_bar(lm: HFLM) -> bool | None:
+    """tqdm's `disable`: one bar, and only on a terminal."""
+    return None if lm.rank == 0 else True
 
 
-def _budget(lm: HFLM) -> int:
-    """Positions in one batch, padding and cache included: from free memory on a GPU, a constant on a CPU."""
-    if lm.device.type != "cuda":
+def free_memory(lm: HFLM) -> int:
+    """Bytes."""
+    if lm.device.type == "cuda":
+        return int(torch.cuda.mem_get_info(lm.device)[0])
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):  # not on this system
+        return 1 << 32
+
+
+def cache_bytes(lm: HFLM) -> int:
+    """Keys and values of one position, in bytes."""
+    c = lm.model.config.get_text_config()
+    heads = getattr(c, "num_key_value_heads", None) or c.num_attention_heads
+    size = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
+    return int(2 * c.num_hidden_layers * heads * size * lm.model.dtype.itemsize)
+
+
+def budget(lm: HFLM) -> int:
+    """Positions in one forward pass: a constant on a CPU, from free memory on a GPU."""
+    if lm.device.type == "cpu":
         return CPU_POSITIONS
     c = lm.model.config.get_text_config()
-    per_position = lm.model.dtype.itemsize * (
-        4 * getattr(c, "intermediate_size", 4 * c.hidden_size)
-        + 12 * c.hidden_size
-        + 4 * c.num_hidden_layers * c.hidden_size
-    )
-    free, _ = torch.cuda.mem_get_info(lm.device)
-    return int(min(max(0.4 * free / per_position, 1024), 1 << 17))
+    wide = 4 * getattr(c, "intermediate_size", 4 * c.hidden_size) + 12 * c.hidden_size
+    per_position = lm.model.dtype.itemsize * wide + 4 * cache_bytes(lm)
+    return int(min(max(0.3 * free_memory(lm) / per_position, 1024), 1 << 17))
 
 
-def _batches(lm: HFLM, items: Sequence[Any], length: Any) -> Iterator[list[Any]]:
-    """Sorted by length, longest first (so that memory runs out at once or never), cut at the token budget.
+def _prompt_budget(lm: HFLM) -> int:
+    """Positions of prompts whose keys and values are held at once; merging them holds them twice."""
+    memory = min(CPU_MEMORY, 0.1 * free_memory(lm)) if lm.device.type == "cpu" else 0.15 * free_memory(lm)
+    return max(CPU_POSITIONS, int(memory / max(1, cache_bytes(lm))))
 
-    An lm-eval batch_size above 1 (its default, which says nothing) also bounds the rows.
-    """
-    budget = _budget(lm)
-    rows = lm.batch_size if isinstance(lm.batch_size, int) and lm.batch_size > 1 else len(items)
-    batch: list[Any] = []
+
+def max_rows(lm: HFLM) -> int | None:
+    """An lm-eval batch_size above 1 (its default, which says nothing) bounds the rows of a batch."""
+    return lm.batch_size if isinstance(lm.batch_size, int) and lm.batch_size > 1 else None
+
+
+def batches(
+    items: Sequence[T], length: Callable[[T], int], positions: int, rows: int | None = None
+) -> Iterator[list[T]]:
+    """Sorted by length, longest first (memory runs out at once or never), cut at rows x longest <= positions."""
+    batch: list[T] = []
     for item in sorted(items, key=length, reverse=True):
-        if batch and (len(batch) >= rows or (len(batch) + 1) * length(batch[0]) > budget):
+        if batch and (len(batch) == rows or (len(batch) + 1) * length(batch[0]) > positions):
             yield batch
             batch = []
         batch.append(item)
     if batch:
         yield batch
-
-
-# --- greedy generation -------------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Line:
-    """One text being generated: the prompt's ids, what is known of the text, its limit and its stop words."""
-
-    prompt: Sequence[int]
-    text: list[int]
-    limit: int
-    stops: tuple[str, ...]
-    done: bool = False
-
-
-def greedy(lm: HFLM, requests: Sequence[tuple[str, dict[str, Any]]], drafts: Sequence[TokenScores | None]) -> list[str]:
-    """The text of plain greedy decoding for each (prompt, lm-eval's generation kwargs).
-
-    A draft is the token scores of a reference answer after the same prompt: they tell where greedy decoding first
-    leaves the reference, so decoding starts there. Penalties in a generation_config are not applied.
-    """
-    ends = {lm.eot_token_id} | set(_ids(getattr(lm.model.generation_config, "eos_token_id", None)))
-    eos_text = lm.tok_decode([lm.eot_token_id], skip_special_tokens=False)
-    lines: dict[tuple[str, int, tuple[str, ...]], _Line] = {}
-    keys = []
-    for (prompt, kwargs), draft in zip(requests, drafts, strict=True):
-        settings = normalize_gen_kwargs(dict(kwargs), lm.max_gen_toks)
-        limit = settings["max_gen_toks"]
-        until = settings.get("until") or []
-        stops = tuple(s for s in ([until] if isinstance(until, str) else until) if s and s != eos_text)
-        room = lm.max_length - limit
-        if room <= 0:
-            raise InputError(f"max_gen_toks={limit} leaves no room for a prompt in the model's {lm.max_length} tokens")
-        keys.append((prompt, limit, stops))
-        if keys[-1] in lines:
-            continue
-        ids = lm.tok_encode(prompt) or [lm.prefix_token_id]
-        line = lines[keys[-1]] = _Line(ids[-room:], [], limit, stops)
-        if draft is not None and len(ids) <= room:
-            # m_i holds up to the first miss, where the arg-max is what greedy decoding says instead
-            miss = int(np.argmin(np.append(draft.argmax == draft.tokens, False)))
-            known = [*draft.tokens[:miss].tolist(), *draft.argmax[miss : miss + 1].tolist()]
-            for token in known:
-                _extend(lm, line, token, ends)
-    todo = [line for line in lines.values() if not line.done]
-    with (
-        tqdm(total=len(todo), desc="Generating", disable=_no_bar(lm), leave=False) as bar,
-        torch.no_grad(),
-        _autocast(lm),
-    ):
-        for batch in _batches(lm, todo, lambda line: len(line.prompt) + line.limit):
-            _decode(lm, batch, ends, bar)
-    return [_text(lm, lines[key]) for key in keys]
-
-
-def _ids(value: int | list[int] | None) -> list[int]:
-    return value if isinstance(value, list) else [] if value is None else [value]
-
-
-def _extend(lm: HFLM, line: _Line, token: int, ends: set[int]) -> None:
-    if line.done:
-        return
-    if token in ends:
-        line.done = True
-        return
-    line.text.append(token)
-    line.done = len(line.text) >= line.limit or (
-        bool(line.stops) and any(stop in lm.tok_decode(line.text) for stop in line.stops)
-    )
-
-
-def _text(lm: HFLM, line: _Line) -> str:
-    return str(postprocess_generated_text(lm.tok_decode(line.text), list(line.stops), None))
-
-
-def _decode(lm: HFLM, lines: list[_Line], ends: set[int], bar: Any) -> None:
-    """Decode a left-padded batch to the end; finished lines leave it."""
-    head, device, counter = lm.model.get_output_embeddings(), lm.device, work(lm)
-    known = [[*line.prompt, *line.text] for line in lines]
-    width = max(map(len, known))
-    ids = torch.zeros(len(lines), width, dtype=torch.long)
-    mask = torch.zeros(len(lines), width, dtype=torch.long)
-    for r, row in enumerate(known):
-        ids[r, width - len(row) :] = torch.tensor(row)
-        mask[r, width - len(row) :] = 1
-    ids, mask = ids.to(device), mask.to(device)
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    cache = DynamicCache(config=lm.model.config)
-    cache.layers = [_RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
-    with _hooked(head, lambda _module, args: (args[0][:, -1:],)):
-        while lines:
-            output = lm.model(
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-            )
-            counter["forward_passes"] += 1
-            counter["positions"] += ids.numel()
-            counter["generated"] += len(lines)
-            ids = output.logits[:, -1].argmax(-1, keepdim=True)
-            for line, token in zip(lines, ids[:, 0].tolist(), strict=True):
-                _extend(lm, line, token, ends)
-            alive = [r for r, line in enumerate(lines) if not line.done]
-            bar.update(len(lines) - len(alive))
-            positions = positions[:, -1:] + 1
-            if len(alive) < len(lines):
-                lines = [lines[r] for r in alive]
-                keep = torch.tensor(alive, dtype=torch.long, device=device)
-                ids, mask, positions = ids[keep], mask[keep], positions[keep]
-                cache.batch_select_indices(keep)
-            mask = torch.cat([mask, mask.new_ones(len(lines), 1)], 1)
-
-
-class _RoomyLayer(DynamicLayer):
-    """transformers' DynamicLayer copies the whole cache at every token; this one keeps room to grow."""
-
-    ROOM = 64
-    keys: Tensor
-    values: Tensor
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-            self.room: list[Tensor] = []
-        old, new = self.get_seq_length(), self.get_seq_length() + key_states.shape[-2]
-        states = (key_states, value_states)
-        if not self.room or self.room[0].shape[-2] < new:
-            grown = [s.new_empty(*s.shape[:2], new + self.ROOM, s.shape[-1]) for s in states]
-            if old:
-                grown[0][:, :, :old], grown[1][:, :, :old] = self.keys, self.values
-            self.room = grown
-        for buffer, state in zip(self.room, states, strict=True):
-            buffer[:, :, old:new] = state
-        self.keys, self.values = (buffer[:, :, :new] for buffer in self.room)
-        return self.keys, self.values
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        old = self.get_seq_length()
-        self.room = [buffer[indices] for buffer in self.room]
-        self.keys, self.values = (buffer[:, :, :old] for buffer in self.room)

@@ -1,0 +1,206 @@
+"""Greedy text through lm-eval's Hugging Face backend, starting where it leaves the reference answer."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from lm_eval.models.huggingface import HFLM
+from lm_eval.models.utils import normalize_gen_kwargs, postprocess_generated_text
+from torch import Tensor
+from tqdm import tqdm
+from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+
+from unlearn_metrics.backends import hf
+from unlearn_metrics.types import InputError, TokenScores
+
+MAX_ROWS = 256
+
+
+@dataclass
+class _Line:
+    """One text being generated: the prompt's ids, what is known of the text, its limit and its stop words."""
+
+    prompt: Sequence[int]
+    text: list[int]
+    limit: int
+    stops: tuple[str, ...]
+    done: bool = False
+
+
+def can_decode(lm: HFLM) -> bool:
+    """Whether the model keeps a cache of keys and values, row by row. Recurrent and hybrid models do not."""
+    if lm.think_end_token or "past_key_values" not in inspect.signature(lm.model.forward).parameters:
+        return False
+    return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in _new_cache(lm).layers)
+
+
+def _new_cache(lm: HFLM) -> DynamicCache:
+    return DynamicCache(config=lm.model.config)
+
+
+def greedy(lm: HFLM, requests: Sequence[tuple[str, dict[str, Any]]], drafts: Sequence[TokenScores | None]) -> list[str]:
+    """The text of plain greedy decoding for each (prompt, lm-eval's generation kwargs).
+
+    A draft is the token scores of a reference answer after the same prompt: they tell where greedy decoding first
+    leaves the reference, so decoding starts there. Penalties in a generation_config are not applied. Raises InputError
+    if max_gen_toks leaves no room for a prompt.
+    """
+    ends = {lm.eot_token_id, *_ids(getattr(lm.model.generation_config, "eos_token_id", None))}
+    eos_text = lm.tok_decode([lm.eot_token_id], skip_special_tokens=False)
+    lines: dict[tuple[str, int, tuple[str, ...]], _Line] = {}
+    keys = []
+    for (prompt, kwargs), draft in zip(requests, drafts, strict=True):
+        settings = normalize_gen_kwargs(dict(kwargs), lm.max_gen_toks)
+        limit, until = settings["max_gen_toks"], settings.get("until") or []
+        stops = tuple(s for s in ([until] if isinstance(until, str) else until) if s and s != eos_text)
+        room = lm.max_length - limit
+        if room <= 0:
+            raise InputError(f"max_gen_toks={limit} leaves no room for a prompt in the model's {lm.max_length} tokens")
+        keys.append((prompt, limit, stops))
+        if keys[-1] in lines:
+            continue
+        ids = lm.tok_encode(prompt) or [lm.prefix_token_id]
+        line = lines[keys[-1]] = _Line(ids[-room:], [], limit, stops, done=limit <= 0)
+        if draft is not None and len(ids) <= room and len(ids) + len(draft) <= lm.max_length:
+            # arg-max and reference agree up to the first miss, where the arg-max is what greedy decoding says instead
+            miss = int(np.argmin(np.append(draft.argmax == draft.tokens, False)))
+            for token in (*draft.tokens[:miss].tolist(), *draft.argmax[miss : miss + 1].tolist()):
+                _extend(lm, line, token, ends)
+    todo = [line for line in lines.values() if not line.done]
+    with (
+        tqdm(total=len(todo), desc="Generating", disable=hf.no_bar(lm), leave=False) as bar,
+        torch.no_grad(),
+        hf.autocast(lm),
+    ):
+        for batch in hf.batches(todo, lambda line: len(line.prompt) + line.limit, _budget(lm), decode_rows(lm)):
+            _decode(lm, batch, ends, bar)
+    return [_text(lm, lines[key]) for key in keys]
+
+
+def decode_rows(lm: HFLM) -> int:
+    return hf.max_rows(lm) or MAX_ROWS
+
+
+def _budget(lm: HFLM) -> int:
+    """Positions of keys and values to hold at once; growing and dropping rows copies them."""
+    return max(1024, int(0.2 * hf.free_memory(lm) / max(1, hf.cache_bytes(lm))))
+
+
+def _ids(value: int | list[int] | None) -> list[int]:
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _extend(lm: HFLM, line: _Line, token: int, ends: set[int]) -> None:
+    if line.done:
+        return
+    if token in ends:
+        line.done = True
+        return
+    line.text.append(token)
+    line.done = len(line.text) >= line.limit or (
+        bool(line.stops)
+        and any(
+            stop in text
+            for text in (lm.tok_decode(line.text, skip_special_tokens=skip) for skip in (True, False))
+            for stop in line.stops
+        )
+    )
+
+
+def _text(lm: HFLM, line: _Line) -> str:
+    # a stop word may be a special token, which decoding leaves out: it ended the text all the same
+    return str(postprocess_generated_text(lm.tok_decode(line.text), list(line.stops), None))
+
+
+def _decode(lm: HFLM, lines: list[_Line], ends: set[int], bar: Any) -> None:
+    """Decode a batch to the end. Out of memory: halve it and go on from what each line has by then."""
+    failed = False
+    try:
+        _decode_batch(lm, lines, ends)
+    except RuntimeError as error:
+        if not hf.out_of_memory(error) or len(lines) == 1:
+            raise
+        failed = True
+    if failed:
+        hf.log.warning("out of memory at %d texts: halving the batch", len(lines))
+        for half in (lines[: len(lines) // 2], lines[len(lines) // 2 :]):
+            _decode(lm, [line for line in half if not line.done], ends, bar)
+    else:
+        bar.update(len(lines))
+
+
+def _decode_batch(lm: HFLM, lines: list[_Line], ends: set[int]) -> None:
+    """Left-padded; finished lines leave the batch, an eighth of it at a time, since leaving copies the cache."""
+    if not lines:
+        return
+    head, device, counter = lm.model.get_output_embeddings(), lm.device, hf.work(lm)
+    known = [[*line.prompt, *line.text] for line in lines]
+    width = max(map(len, known))
+    ids = torch.zeros(len(lines), width, dtype=torch.long)
+    mask = torch.zeros(len(lines), width + max(line.limit for line in lines), dtype=torch.long)
+    for r, row in enumerate(known):
+        ids[r, width - len(row) :] = torch.tensor(row)
+        mask[r, width - len(row) :] = 1
+    ids, mask = ids.to(device), mask.to(device)
+    positions = (mask[:, :width].cumsum(-1) - 1).clamp(min=0)
+    cache = _new_cache(lm)
+    cache.layers = [_RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    with hf.hooked(head, lambda _module, args: (args[0][:, -1:],)):
+        while True:
+            output = lm.model(
+                input_ids=ids,
+                attention_mask=mask[:, :width],
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+            )
+            counter["forward_passes"] += 1
+            counter["positions"] += ids.numel()
+            counter["generated"] += sum(not line.done for line in lines)
+            ids = output.logits[:, -1].argmax(-1, keepdim=True)
+            for line, token in zip(lines, ids[:, 0].tolist(), strict=True):
+                _extend(lm, line, token, ends)
+            alive = [r for r, line in enumerate(lines) if not line.done]
+            if not alive:
+                return
+            positions = (positions[:, -1:] + 1).clamp(max=lm.max_length - 1)
+            width += 1
+            if len(alive) <= len(lines) * 7 // 8:
+                lines = [lines[r] for r in alive]
+                keep = torch.tensor(alive, device=device)
+                ids, mask, positions = ids[keep], mask[keep], positions[keep]
+                cache.batch_select_indices(keep)
+
+
+class _RoomyLayer(DynamicLayer):
+    """transformers' DynamicLayer copies the whole cache at every token; this one keeps room to grow."""
+
+    ROOM = 64
+    keys: Tensor
+    values: Tensor
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.room: list[Tensor] = []
+        old, new = self.get_seq_length(), self.get_seq_length() + key_states.shape[-2]
+        states = (key_states, value_states)
+        if not self.room or self.room[0].shape[-2] < new:
+            grown = [s.new_empty(*s.shape[:2], new + self.ROOM, s.shape[-1]) for s in states]
+            if old:
+                grown[0][:, :, :old], grown[1][:, :, :old] = self.keys, self.values
+            self.room = grown
+        for buffer, state in zip(self.room, states, strict=True):
+            buffer[:, :, old:new] = state
+        self.keys, self.values = (buffer[:, :, :new] for buffer in self.room)
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        old = self.get_seq_length()
+        self.room = [buffer[indices] for buffer in self.room]
+        self.keys, self.values = (buffer[:, :, :old] for buffer in self.room)
