@@ -302,7 +302,7 @@ def _score_positions(lm: HFLM, inputs: dict[str, Any], index: Tensor, out: NDArr
     vocabulary = output.logits.shape[-1]
     step = max(CHUNK_POSITIONS, CHUNK_LOGITS // vocabulary)
     target = flat.tokens[torch.from_numpy(out).to(flat.tokens.device)].to(output.logits.device)
-    parts = []
+    parts: list[tuple[Tensor, ...]] = []
     for i in range(0, len(hidden), step):
         if bare:
             with autocast(lm):
@@ -310,7 +310,8 @@ def _score_positions(lm: HFLM, inputs: dict[str, Any], index: Tensor, out: NDArr
         else:
             logits = output.logits[0, i : i + step]
         small = max(1, REDUCE_LOGITS // vocabulary) if logits.device.type == "cpu" else step
-        parts += [_reduce(logits[j : j + small], target[i + j : i + j + small]) for j in range(0, len(logits), small)]
+        wanted = target[i : i + step]
+        parts += [_reduce(logits[j : j + small], wanted[j : j + small]) for j in range(0, len(logits), small)]
         del logits
     for array, values in zip(
         (flat.argmax, flat.logprob, flat.mean, flat.variance), zip(*parts, strict=True), strict=True
@@ -393,10 +394,11 @@ def free_memory(lm: HFLM) -> int:
 
 
 def cache_bytes(lm: HFLM) -> int:
-    """Keys and values of one position, in bytes."""
+    """Keys and values of one position, in bytes; 0 for a model without attention."""
     c = lm.model.config.get_text_config()
-    heads = getattr(c, "num_key_value_heads", None) or c.num_attention_heads
-    size = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
+    all_heads = getattr(c, "num_attention_heads", 0)
+    heads = getattr(c, "num_key_value_heads", None) or all_heads
+    size = getattr(c, "head_dim", None) or c.hidden_size // max(1, all_heads)
     return int(2 * c.num_hidden_layers * heads * size * lm.model.dtype.itemsize)
 
 
