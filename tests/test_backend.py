@@ -653,7 +653,7 @@ def test_greedy_text_is_that_of_generate(checkpoint: Loaded, monkeypatch: pytest
 
 def test_a_right_draft_leaves_nothing_to_generate(original: Loaded) -> None:
     lm = original.lm
-    known = [i for i in range(8) if extraction_strength(TokenScores.from_json(scores(original, i))) == 1]
+    known = [i for i in range(8) if extraction_strength(TokenScores.from_lists(scores(original, i))) == 1]
     assert len(known) >= 4
     requests = [
         ask(original.prompt(i), GREEDY, "greedy_until", draft=draft(lm, original.prompt(i), original.answers(i)[0]))
@@ -774,7 +774,7 @@ def test_extraction_strength_is_that_of_really_decoding(load: Callable[[str], Lo
         works = [k for k in range(n) if generate(lm, pair.context + pair.answer[:k], n - k) == list(pair.answer[k:])]
         fewest = min(works, default=n)
         assert works == list(range(fewest, n))
-        values.append(extraction_strength(TokenScores.from_json(scores(model, i))))
+        values.append(extraction_strength(TokenScores.from_lists(scores(model, i))))
         assert values[-1] == pytest.approx(1 - fewest / n)
     assert any(0 < value < 1 for value in values)
 
@@ -802,11 +802,11 @@ def test_the_response_cache_saves_every_forward_pass(original: Loaded, caching: 
     assert not did
     assert again == first
     for a, b in zip(first, plain, strict=True):
-        for name in a:
-            np.testing.assert_allclose(a[name], b[name], atol=5e-5)
+        for mine, theirs in zip(a, b, strict=True):
+            np.testing.assert_allclose(mine, theirs, atol=5e-5)
     mixed = [requests[0], ask(original.prompt(9), " new"), requests[1], ask(original.prompt(9), " new")]
     (old, new, _, duplicate), did = done_by(lm, lambda: caching.token_scores(mixed))
-    assert did["scored"] == len(new["tokens"])
+    assert did["scored"] == len(new[0])
     assert (old, new) == (first[0], duplicate)
 
 

@@ -296,7 +296,6 @@ def test_stock_samples_hold_what_the_metrics_were_computed_from(stock):
             assert not row["resps"][-1][0].startswith("{")
 
 
-@pytest.mark.xfail(strict=True, reason="to_json is a dict, which lm-eval writes as one string of Python source")
 def test_stock_samples_hold_plain_lists(stock):
     for rows in stock[2].values():
         for row in rows:
@@ -383,18 +382,19 @@ def drawn(tmp_path) -> tuple[list[dict], harness.TokenScoreTask]:
 
 def test_paper_protocol_draws_the_same_fifty(drawn, tmp_path):
     rows, task = drawn
-    ids = [rows.index(doc) for doc in task.eval_docs]
+    questions = [row["question"] for row in rows]
+    ids = [questions.index(doc["question"]) for doc in task.eval_docs]
     assert len(ids) == 50
     assert ids == sorted(set(ids))
     assert ids != list(range(50))
     assert list(harness.load("tofu_forget05_paper", tmp_path)["forget"].eval_docs) == list(task.eval_docs)
 
 
-@pytest.mark.xfail(strict=True, reason="a drawn document's cluster is counted in the sample, not in the whole file")
 def test_drawn_documents_keep_the_cluster_of_their_author(drawn, moderate):
     rows, task = drawn
     documents = harness.evaluate(moderate, {"forget": task})["forget"]
-    authors = [rows.index(doc) // 20 for doc in task.eval_docs]
+    questions = [row["question"] for row in rows]
+    authors = [questions.index(doc["question"]) // 20 for doc in task.eval_docs]
     groups = {(author, document["cluster"]) for author, document in zip(authors, documents, strict=True)}
     assert len(groups) == len(set(authors)) == 6
 
@@ -447,7 +447,6 @@ def test_cache_answers_everything_without_a_forward_pass(moderate, data, tmp_pat
         assert again["samples"][task] == first["samples"][task] == longer["samples"][task][:3]
 
 
-@pytest.mark.xfail(strict=True, reason="greedy_until stores sampled texts, which lm-eval's own cache never does")
 def test_cache_does_not_repeat_a_sampled_text(moderate, tmp_path):
     settings = {"until": [], "do_sample": True, "temperature": 1.5, "max_gen_toks": 20}
     prompt = ask("Who was Bob?")
@@ -462,7 +461,6 @@ def test_cache_does_not_repeat_a_sampled_text(moderate, tmp_path):
     assert len(set(texts)) > 1
 
 
-@pytest.mark.xfail(strict=True, raises=KeyError, reason="process_results looks for lm-eval's 'bypass' in METRICS")
 def test_predict_only(moderate, data):
     results = simple(moderate, ["demo_forget"], data, predict_only=True)
     assert len(results["samples"]["demo_forget"]) == 3
@@ -508,13 +506,7 @@ def test_chat_template_like_llama_3(moderate, data, monkeypatch):
     "template",
     [
         pytest.param(None, id="demo"),
-        pytest.param(
-            LLAMA3,
-            id="llama-3",
-            marks=pytest.mark.xfail(
-                strict=True, reason="a draft after a prompt that ends in a newline repeats the newline"
-            ),
-        ),
+        pytest.param(LLAMA3, id="llama-3"),
         pytest.param(LLAMA3.replace("<|end_header_id|>\n\n", "<|end_header_id|>"), id="no-newline"),
     ],
 )
@@ -529,41 +521,13 @@ def test_generation_after_a_chat_template_equals_generate(moderate, data, monkey
         assert document["generation"] == text_of(moderate, document["prompt"], limit=40)
 
 
-def with_one_shot(benchmark: str, data: Path) -> dict[str, harness.TokenScoreTask]:
-    tasks = harness.load(benchmark, data)
-    for task in tasks.values():
-        task.set_config(key="num_fewshot", value=1)
-    return tasks
-
-
-def test_one_shot_comes_before_the_question(moderate, data):
-    tasks = with_one_shot("demo", data)
-    shots = {ask(d["question"]) + " " + d["answer"] + "\n\n" for task in tasks.values() for d in task.eval_docs}
-    for split, documents in harness.evaluate(moderate, tasks, limit=3).items():
-        for i, document in enumerate(documents):
-            doc = tasks[split].eval_docs[i]
-            question = ask(doc["question"])
-            assert document["prompt"].endswith(question)
-            assert document["prompt"].removesuffix(question) in shots
-            found = forward(moderate, document["prompt"], " " + doc["answer"])
-            assert METRICS["probability"](document) == pytest.approx(prob(found), rel=1e-4)
-            assert METRICS["extraction_strength"](document) == pytest.approx(strength(found["tokens"], found["argmax"]))
-
-
-def test_one_shot_through_a_chat_template(moderate, data):
-    documents = harness.evaluate(moderate, with_one_shot("demo", data), limit=2, apply_chat_template=True)
-    for document in documents["forget"]:
-        assert document["prompt"].count("Question: ") == 1  # lm-eval's default: the shot within the one user turn
-        assert document["prompt"].endswith("\nAnswer:")
-        assert METRICS["probability"](document) > 0
-
-
-@pytest.mark.xfail(strict=True, reason="no fewshot_split: lm-eval may draw the evaluated document as its own example")
-def test_one_shot_never_shows_the_answer_that_is_asked_for(moderate, data):
-    tasks = with_one_shot("tofu_forget05", data)
-    for split, documents in harness.evaluate(moderate, tasks).items():
-        for i, document in enumerate(documents):
-            assert tasks[split].eval_docs[i]["answer"] not in document["prompt"], (split, i)
+def test_examples_and_foreign_prompts_are_refused(moderate, data):
+    task = harness.load("demo", data)["forget"]
+    task.set_config(key="num_fewshot", value=1)
+    with pytest.raises(InputError, match="demo_forget is asked without examples"):
+        harness.evaluate(moderate, {"forget": task})
+    with pytest.raises(InputError, match="brings its own prompt"):
+        harness.evaluate(moderate, harness.load("tofu_forget05_paper", data), apply_chat_template=True)
 
 
 # --- two processes ------------------------------------------------------------------------------------------------
@@ -693,7 +657,6 @@ def test_blank_lines_and_fields_that_no_metric_needs_do_not_matter(tmp_path):
     assert [len(tasks[split].eval_docs) for split in ("forget", "retain")] == [2, 1]
 
 
-@pytest.mark.xfail(strict=True, reason="str.splitlines also splits at characters that JSON allows within a string")
 @pytest.mark.parametrize("character", ["\u2028", "\u2029", "\x85"])
 def test_line_separators_of_unicode_are_part_of_a_text(tmp_path, character):
     rows = [GOOD | {"answer": f"One{character}two."}]
@@ -717,7 +680,10 @@ def test_folder_for_each_configuration(tmp_path):
     write(tmp_path / "forget_perturbed" / "train.json", [GOOD, GOOD])
     write(tmp_path / "retain_perturbed" / "train.json", [GOOD])
     tasks = harness.load("demo", tmp_path)
-    assert {split: list(task.eval_docs) for split, task in tasks.items()} == {"forget": [GOOD] * 2, "retain": [GOOD]}
+    for split, count in (("forget", 2), ("retain", 1)):
+        found = list(tasks[split].eval_docs)
+        assert [{**GOOD, **doc} for doc in found] == [GOOD] * count  # only the fields that are needed, as they are
+        assert {"question", "answer", "perturbed_answer"} <= found[0].keys()
 
 
 def test_answer_longer_than_the_model_names_the_document(moderate, tmp_path):
@@ -737,7 +703,6 @@ def test_no_folder_and_no_network_says_how_to_give_a_folder(monkeypatch):
     assert "\n" not in message
 
 
-@pytest.mark.xfail(strict=True, reason="the demo without a folder is whatever JSON lies in the current directory")
 def test_demo_without_a_folder_does_not_read_the_current_directory(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     (tmp_path / "here").mkdir()
@@ -785,7 +750,7 @@ def test_yaml_agrees_with_the_registry(data, benchmark):
                 assert entry["higher_is_better"] == (metric.better == "higher"), (split, entry)
             # a text can be too short to have a figure; token scores always have one
             assert entry["aggregation"] == ("mean_scored" if "generation" in metric.needs else "mean"), entry
-        assert task.config.dataset_path == ("json" if benchmark == "demo" else "locuslab/TOFU")
+        assert task.config.dataset_path == ("unlearn-metrics/demo" if benchmark == "demo" else "locuslab/TOFU")
         assert task.config.output_type == "generate_until"
 
 

@@ -53,6 +53,7 @@ for _name, _metric in METRICS.items():
             _metric.fn
         )
 
+BYPASS = "bypass"  # lm-eval's metric under --predict_only
 ROLES = ("answer", "paraphrased_question", "true_answer", "wrong_answers", "generation")
 
 
@@ -63,7 +64,7 @@ class TokenScoreTask(ConfigurableTask):
     a metric needs them, paraphrased_question, paraphrased_answer, perturbed_answer (a list of wrong answers).
     metadata: split (forget, retain, ...), cluster (this many consecutive documents are not independent of one
     another), sample (only so many documents, drawn with a fixed seed), data_dir (read <data_dir>/<dataset_name>.json,
-    JSON lines, or <data_dir>/<dataset_name>/<split>.json, instead of the hub).
+    JSON lines, or <data_dir>/<dataset_name>/<split>.json, instead of the hub), packaged (as data_dir, in this package).
     """
 
     _question_only = False
@@ -71,11 +72,14 @@ class TokenScoreTask(ConfigurableTask):
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__(config={k: v for k, v in config.items() if k != "class"})
-        self._delimiter: str | None = None
+        self._yaml_metrics = list(self._metric_fn_list)
+
+    def _setting(self, name: str, default: Any = None) -> Any:
+        return (self.config.metadata or {}).get(name, default)
 
     @property
     def split(self) -> str:
-        return str(self.config.metadata.get("split", "forget"))
+        return str(self._setting("split", "forget"))
 
     @property
     def metrics(self) -> list[str]:
@@ -88,12 +92,15 @@ class TokenScoreTask(ConfigurableTask):
 
     @property
     def needs(self) -> set[str]:
-        """The roles that must be requested."""
-        return {need for name in self.metrics for need in METRICS[name].needs if need in ROLES}
+        """The roles that must be requested: the YAML's under lm-eval's --predict_only, which computes no metric."""
+        metrics = self._yaml_metrics if BYPASS in self.metrics else self.metrics
+        return {need for name in metrics for need in METRICS[name].needs if need in ROLES}
 
     def download(self, dataset_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        folder = (self.config.metadata or {}).get("data_dir")
-        sample = (self.config.metadata or {}).get("sample")
+        folder = self._setting("data_dir")
+        if folder is None and self._setting("packaged"):
+            folder = Path(__file__).parent / self._setting("packaged")
+        sample = self._setting("sample")
         if folder is None:
             super().download(dataset_kwargs, **kwargs)
         else:
@@ -101,7 +108,7 @@ class TokenScoreTask(ConfigurableTask):
         rows = self.dataset[self.config.test_split]
         if sample is not None and sample < len(rows):
             chosen = sorted(random.Random(0).sample(range(len(rows)), sample))
-            self.dataset = {self.config.test_split: rows.select(chosen)}
+            self.dataset = {self.config.test_split: rows.select(chosen).add_column("row", chosen)}
 
     def _local(self, folder: Path) -> list[Document]:
         path = local_file(self.config.task, folder, self.config.dataset_name, self.config.test_split)
@@ -110,11 +117,12 @@ class TokenScoreTask(ConfigurableTask):
         fields |= {"paraphrased_question"} & names
         fields |= {"perturbed_answer"} if "wrong_answers" in names else set()
         fields |= {self._true_answer} if "true_answer" in names else set()
-        return read_json_lines(path, fields)
+        # only what is needed: other fields need not even have one type throughout the file
+        return [{name: doc[name] for name in sorted(fields)} for doc in read_json_lines(path, fields)]
 
     @property
     def _true_answer(self) -> str:
-        return str(self.config.metadata.get("true_answer", "paraphrased_answer"))
+        return str(self._setting("true_answer", "paraphrased_answer"))
 
     def doc_to_text(self, doc: Document, doc_to_text: Any = None) -> str:
         # a chat template brings its own "Question:" and "Answer:"
@@ -126,7 +134,11 @@ class TokenScoreTask(ConfigurableTask):
 
     def fewshot_context(self, doc: Document, *args: Any, **kwargs: Any) -> list[str]:
         """The contexts of a document: with its question and, if a metric needs it, with the paraphrased one."""
+        if kwargs.get("num_fewshot"):
+            raise InputError(f"{self.config.task} is asked without examples; num_fewshot must be 0")
         self._question_only = bool(kwargs.get("apply_chat_template"))
+        if self._question_only and not self.config.target_delimiter:
+            raise InputError(f"{self.config.task} brings its own prompt; it does not go with a chat template")
         docs = [doc]
         if "paraphrased_question" in self.needs:
             docs.append({**doc, "question": doc["paraphrased_question"]})
@@ -163,13 +175,11 @@ class TokenScoreTask(ConfigurableTask):
 
     def _chat_delimiter(self, chat_template: Any) -> str:
         """What the chat template puts between its generation prompt and an answer: often "", sometimes a space."""
-        if self._delimiter is None:
-            turn = [{"role": "user", "content": "q"}]
-            prompt = chat_template(turn, add_generation_prompt=True)
-            whole = chat_template([*turn, {"role": "assistant", "content": "a"}], add_generation_prompt=False)
-            found = whole.startswith(prompt) and whole.endswith("a")
-            self._delimiter = whole[len(prompt) : -1] if found else ""
-        return self._delimiter
+        turn = [{"role": "user", "content": "q"}]
+        prompt = chat_template(turn, add_generation_prompt=True)
+        whole = chat_template([*turn, {"role": "assistant", "content": "a"}], add_generation_prompt=False)
+        found = whole.startswith(prompt) and whole.endswith("a")
+        return str(whole[len(prompt) : -1]) if found else ""
 
     def layout(self, doc: Document) -> list[tuple[str, int]]:
         """(role, how many requests) in the order of construct_requests."""
@@ -178,20 +188,22 @@ class TokenScoreTask(ConfigurableTask):
 
     def document(self, doc: Document, responses: Sequence[Any], doc_id: int = 0) -> Document:
         """A Document for the metrics, from lm-eval's doc and the responses in request order."""
-        cluster = int(self.config.metadata.get("cluster", 1))
-        result: Document = {"id": doc_id, "split": self.split, "cluster": doc_id // cluster}
+        row = doc.get("row", doc_id)  # of the file, where a sample was drawn
+        result: Document = {"id": doc_id, "split": self.split, "cluster": row // int(self._setting("cluster", 1))}
         result["reference"] = doc["answer"]
         rest = iter(responses)
         for role, count in self.layout(doc):
             if role == "generation":
                 result[role] = next(rest)
             elif role == "wrong_answers":
-                result[role] = [TokenScores.from_json(next(rest)) for _ in range(count)]
+                result[role] = [TokenScores.from_lists(next(rest)) for _ in range(count)]
             else:
-                result[role] = TokenScores.from_json(next(rest))
+                result[role] = TokenScores.from_lists(next(rest))
         return result
 
     def process_results(self, doc: Document, results: Sequence[Any]) -> dict[str, float]:
+        if BYPASS in self.metrics:
+            return {BYPASS: math.nan}
         document = self.document(doc, results)
         return {name: METRICS[name](document) for name in self.metrics}
 
@@ -208,8 +220,12 @@ def local_file(task: str, folder: Path, name: str, split: str) -> Path:
 
 def read_json_lines(path: Path, fields: set[str]) -> list[Document]:
     """Read documents; InputError names the line of the first that is not JSON or lacks a field."""
-    docs = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    docs: list[Document] = []
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from None
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:

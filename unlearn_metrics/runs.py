@@ -105,7 +105,7 @@ def load_documents(folder: Path) -> Observations:
         observations.setdefault(model, {}).setdefault(split, []).append(document)
     for row in scores:
         document = by_key[row["model"], row["split"], row["id"]]
-        token_scores = TokenScores.from_json(row)
+        token_scores = TokenScores.from_lists([row[name] for name in TOKEN_SCORE_FIELDS])
         if row["role"] == "wrong_answers":
             document.setdefault("wrong_answers", []).append(token_scores)
         else:

@@ -5,7 +5,7 @@ Run records are plain dataclasses too; pydantic reads their types to validate a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -43,13 +43,14 @@ class TokenScores:
         """m_i = [the arg-max token at i is y_i], shape [n]."""
         return (self.argmax == self.tokens)[:-1]
 
-    def to_json(self) -> dict[str, list[float]]:
-        """Plain lists: lm-eval turns anything else in a sample into a string."""
-        return {name: getattr(self, name).tolist() for name in TOKEN_SCORE_FIELDS}
+    def to_lists(self) -> list[list[float]]:
+        """[tokens, argmax, logprob, mean, variance]: lm-eval turns what is not a list into a string in its samples."""
+        return [getattr(self, name).tolist() for name in TOKEN_SCORE_FIELDS]
 
     @classmethod
-    def from_json(cls, obj: Mapping[str, Any]) -> TokenScores:
-        return cls(**{name: np.asarray(obj[name], dtype) for name, dtype in TOKEN_SCORE_FIELDS.items()})
+    def from_lists(cls, lists: Sequence[Any]) -> TokenScores:
+        dtypes = TOKEN_SCORE_FIELDS.values()
+        return cls(*(np.asarray(values, dtype) for values, dtype in zip(lists, dtypes, strict=True)))
 
 
 TOKEN_SCORE_FIELDS: dict[str, type[np.generic]] = {

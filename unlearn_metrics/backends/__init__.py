@@ -33,16 +33,16 @@ def name_of(request: Instance) -> str:
     return f"{request.task_name}, document {request.doc_id}"
 
 
-def token_scores(lm: LM, requests: Sequence[Instance]) -> list[dict[str, list[float]]]:
-    """Token scores, as TokenScores.to_json, for requests with arguments (prompt, answer).
+def token_scores(lm: LM, requests: Sequence[Instance]) -> list[list[list[float]]]:
+    """Token scores, as TokenScores.to_lists, for requests with arguments (prompt, answer).
 
     Raises InputError for an empty answer, naming the document, and for a backend without token scores.
     """
 
-    def compute(missing: Sequence[Instance]) -> list[dict[str, list[float]]]:
+    def compute(missing: Sequence[Instance]) -> list[list[list[float]]]:
         model = causal(lm)
         pairs = [hf.encode(model, r.args[0], r.args[1], name_of(r)) for r in missing]
-        return [scores.to_json() for scores in hf.token_scores(model, pairs)]
+        return [scores.to_lists() for scores in hf.token_scores(model, pairs)]
 
     return _cached(lm, "token_scores", requests, compute)
 
@@ -76,7 +76,7 @@ def _draft(request: Instance) -> TokenScores | None:
     # lm-eval scores white space that ends a prompt as the start of the answer: that draft belongs to another prompt
     if draft is None or not draft.resps or draft.args[0] != request.args[0] or request.args[0][-1:].isspace():
         return None
-    return TokenScores.from_json(draft.resps[0])
+    return TokenScores.from_lists(draft.resps[0])
 
 
 def _cached(
