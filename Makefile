@@ -25,7 +25,17 @@ test: .venv/installed-test
 	$(PIP) install --quiet -e ".[test]"
 	touch $@
 
+# Need a folder with checkpoints/, data/tofu/ and reference/; bench also an idle machine (an hour on two cores).
+SHARED ?= ../shared
+
+fidelity: .venv/installed-test
+	.venv/bin/python tests/fidelity.py $(SHARED) > .fidelity.md && mv .fidelity.md docs/fidelity.md
+
+bench: .venv/installed-test
+	.venv/bin/python tests/benchmarks/bench.py $(SHARED) > .performance.md && mv .performance.md docs/performance.md
+	cat docs/performance.md
+
 clean:
 	rm -rf .venv dist build .mypy_cache .ruff_cache .pytest_cache
 
-.PHONY: demo test clean
+.PHONY: demo test fidelity bench clean

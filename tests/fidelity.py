@@ -44,8 +44,9 @@ ATTACKS = ("loss", "zlib", "min_k", "min_k_plus_plus")
 EQUAL = "equal"
 FLOOR = "peer scores a total miss 1/n, not 0"
 DRAGGED = "peer's epsilon drags ratios to 0"
-PREFIX = "peer counts prompt tokens as revealed"
+PREFIX = "peer starts counting inside the prompt"
 EMPTY = "peer counts an early stop as a match"
+HALF = "peer takes 0.5 where the reference is missing"
 UNDEFINED = "peer divides by epsilon where undefined"
 UNEXPLAINED = "UNEXPLAINED"
 
@@ -190,14 +191,17 @@ def attacks(name: str, seen: dict[str, Any], retain: dict[str, Any], summary: An
         equal = abs(ours - theirs) <= AGGREGATE and max(gaps) <= DOCUMENT
         verdict = EQUAL if equal else UNEXPLAINED
         rows.append(Row(name, f"mia_{attack}", "OpenUnlearning", ours, theirs, float(max(gaps)), verdict))
+    if summary["privleak"] is None:
+        return rows
     mine, base = attack_auc(seen, "min_k"), attack_auc(retain, "min_k")
     emulated = ((1 - mine) - (1 - base)) / (1 - base + EPSILON) * 100
     ours = privacy.privleak(mine, base)
     theirs = summary["privleak"]
     # an AUC counts pairs: 1 of 40,000 is worth 0.005 here
     verdict = EQUAL if abs(ours - theirs) <= AGGREGATE * max(1, abs(theirs)) else UNEXPLAINED
-    if verdict != EQUAL and abs(emulated - theirs) <= AGGREGATE:
-        verdict = UNDEFINED
+    if verdict != EQUAL:
+        half = ((1 - mine) - 0.5) / (0.5 + EPSILON) * 100
+        verdict = next((v for e, v in ((emulated, UNDEFINED), (half, HALF)) if abs(e - theirs) <= AGGREGATE), verdict)
     return [*rows, Row(name, "privleak", "OpenUnlearning", ours, theirs, None, verdict)]
 
 
@@ -221,6 +225,8 @@ def composites(name: str, seen: dict[str, Any], retain: dict[str, Any], summary:
         ("forget_quality", ours, emulated, theirs),
         ("model_utility", utility(seen, False), utility(seen, True), summary["model_utility"]),
     ):
+        if ref is None:  # the retain-only model is its own reference: the peer gives none
+            continue
         close = [abs(v - ref) <= AGGREGATE * abs(ref) + 1e-12 for v in (value, emulation)]
         verdict = EQUAL if close[0] or abs(value - ref) <= 1e-6 else DRAGGED if close[1] else UNEXPLAINED
         rows.append(Row(name, key, "OpenUnlearning", value, ref, None, verdict))
@@ -262,9 +268,11 @@ def authors(lm: HFLM, shared: Path) -> list[Row]:
             pairs = [hf.encode(lm, question.format(d[field]), answer.format(d["answer"])) for d in documents]
             scores = hf.token_scores(lm, pairs)
             ours = np.array([extraction_strength(s) for s in scores])
-            # their count starts after the bare question's tokens, so the words before it count as revealed
-            before = [len(p.context) - len(lm.tok_encode(d[field])) for p, d in zip(pairs, documents, strict=True)]
-            emulated = np.array([e * len(s) / (len(s) + b) for e, s, b in zip(ours, scores, before, strict=True)])
+            # their "answer" starts as many tokens into prompt and answer as the bare question has
+            start = [len(lm.tok_encode(d[field])) for d in documents]
+            whole = [(*p.context, *p.answer) for p in pairs]
+            theirs = [hf.Pair(ids[:q], ids[q:]) for ids, q in zip(whole, start, strict=True)]
+            emulated = np.array([extraction_strength(s) for s in hf.token_scores(lm, theirs)])
             ref = np.array([item["es"] for item in result["per_item"]])
             off = np.flatnonzero(gap(emulated, ref) > 1e-6)
             verdict = EQUAL if (gap(ours, ref) <= 1e-6).all() else PREFIX
@@ -334,8 +342,9 @@ and is given only if the peer's formula, applied to our token scores, gives the 
 |---|---|---|
 | peer scores a total miss 1/n, not 0 | the loop over k = 0 .. n - 1 ends on its last k, so a missed last token gives 1 - (n - 1)/n | 1 - k/n with k = n: 0 |
 | peer's epsilon drags ratios to 0 | wrong / (true + 1e-10); p / (p + sum + 1e-10): both vanish once probabilities near 1e-10 | exp of a difference of losses; no epsilon |
-| peer counts prompt tokens as revealed | 1 - (shown - question) / (all - question), "question" without the words before it, so nothing revealed is not 1 | 1 - k/n over the tokens after the prompt |
+| peer starts counting inside the prompt | 1 - (shown - q) / (all - q), "all" with the words before the question, q without: the prompt's last tokens are part of what is to be extracted | 1 - k/n over the tokens after the prompt |
 | peer counts an early stop as a match | only the tokens that were generated are compared | decoding must give every token of the rest |
+| peer takes 0.5 where the reference is missing | privleak of the retain-only model itself, against an AUC of 0.5 | 0: it is its own reference |
 | peer divides by epsilon where undefined | (1 - a_retain + 1e-10) in the denominator of privleak | an error |
 """
 

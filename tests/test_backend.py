@@ -622,9 +622,14 @@ def draft(lm: HFLM, prompt: str, answer: str) -> Instance:
     return request
 
 
-def test_greedy_text_is_that_of_generate(checkpoint: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With no draft, the reference, a wrong answer, one wrong from the first token, and the text itself."""
+@pytest.mark.parametrize("room", [1, 16, 1000])
+def test_greedy_text_is_that_of_generate(checkpoint: Loaded, room: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With no draft, the reference, a wrong answer, one wrong from the first token, and the text itself.
+
+    room: no guesses, guesses when few lines are left, guesses at every step.
+    """
     lm = checkpoint.lm
+    monkeypatch.setitem(decoding.FREE_POSITIONS, "cpu", room)
     numbers = range(8)
     prompts = [*map(checkpoint.prompt, numbers), "Tell me about", "", "Où est né Łukasz 李"]
     tokens = [generate(lm, lm.tok_encode(p) or [lm.prefix_token_id], 40) for p in prompts]
@@ -665,6 +670,25 @@ def test_a_right_draft_leaves_nothing_to_generate(original: Loaded) -> None:
     plain, did = done_by(lm, lambda: backends.greedy_until(lm, [ask(*r.args, kind="greedy_until") for r in requests]))
     assert plain == texts
     assert did["generated"] == sum(len(lm.tok_encode(t)) + 1 for t in texts)
+
+
+def test_guesses_save_steps(original: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reference with one wrong token near its start: the text takes it up again, and few steps are left."""
+    lm = original.lm
+    for room, most in ((1, None), (1000, 8)):
+        monkeypatch.setitem(decoding.FREE_POSITIONS, "cpu", room)
+        for i in range(4):
+            answer = lm.tok_encode(original.answers(i)[0])
+            answer[1] = 700 if answer[1] != 700 else 701
+            known = draft(lm, original.prompt(i), lm.tok_decode(answer))
+            request = ask(original.prompt(i), GREEDY, "greedy_until", draft=known)
+            (text,), did = done_by(lm, lambda request=request: backends.greedy_until(lm, [request]))
+            assert text == original.answers(i)[0]
+            if most is None:
+                assert did["forward_passes"] == did["generated"] == len(answer) - 1  # one token is known, and the end
+            else:
+                assert did["forward_passes"] <= most
+                assert did["guessed_right"] >= len(answer) - 2 - most
 
 
 def scores(model: Loaded, i: int) -> dict[str, list[float]]:

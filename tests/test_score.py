@@ -214,6 +214,25 @@ def test_demo_and_help(tmp_path):
     assert "tofu_forget05" in run("tasks").stdout
 
 
+def test_wheel_carries_tasks_and_demo(tmp_path):
+    """What `pip install .` installs: run it from the unpacked wheel alone."""
+    root = Path(__file__).parent.parent
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path, root]
+    subprocess.run([*map(str, build)], check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("unlearn_metrics-*.whl")
+    shutil.unpack_archive(wheel, tmp_path / "site", "zip")
+    alone = OFFLINE | {"PYTHONPATH": str(tmp_path / "site")}
+    for args, says in (
+        (["tasks", "--path"], str(tmp_path / "site" / "unlearn_metrics" / "tasks")),
+        (["tasks"], "tofu_forget05_suite"),
+    ):
+        done = subprocess.run([*COMMAND, *args], cwd=tmp_path, capture_output=True, text=True, env=alone)
+        assert says in done.stdout, done.stderr
+    packed = tmp_path / "site" / "unlearn_metrics"
+    assert (packed / "tasks" / "tofu" / "_forget_yaml").is_file()
+    assert len(list((packed / "demo" / "checkpoints").glob("*/model.safetensors"))) == 4
+
+
 # --- bad input: one line on stderr, exit code 2, nothing written
 
 

@@ -46,15 +46,14 @@ def note(text: str) -> None:
 
 
 def alternate(repeats: int, **jobs: Callable[[], Any]) -> dict[str, list[float]]:
-    """Seconds of each job, run in turn (A B A B ...), after one unmeasured turn of each."""
+    """Seconds of each job, run in turn (A B A B ...)."""
     times: dict[str, list[float]] = {name: [] for name in jobs}
-    for turn in range(repeats + 1):
+    for _ in range(repeats):
         for name, job in jobs.items():
             start = time.perf_counter()
             job()
-            if turn:
-                times[name].append(time.perf_counter() - start)
-            note(f"  {name}: {time.perf_counter() - start:.2f} s" + ("" if turn else " (warm-up)"))
+            times[name].append(time.perf_counter() - start)
+            note(f"  {name}: {times[name][-1]:.2f} s")
     return times
 
 
@@ -433,7 +432,7 @@ def main() -> None:
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print("# Performance\n")
     print("Made by `make bench` on an idle machine: everything compared runs in one process, alternating; medians of")
-    print(f"{args.repeats} runs after a warm-up. {platform.machine()}, {torch.get_num_threads()} threads, float32,")
+    print(f"{args.repeats} runs. {platform.machine()}, {torch.get_num_threads()} threads, float32,")
     print(f"torch {torch.__version__}, commit {commit}, peak memory of the benchmark {memory:.1f} GiB.\n")
     print("| what | ratio | target | figures |\n|---|---:|---|---|")
     print("\n".join(lines))

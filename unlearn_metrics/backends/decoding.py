@@ -1,10 +1,14 @@
-"""Greedy text through lm-eval's Hugging Face backend, starting where it leaves the reference answer."""
+"""Greedy text through lm-eval's Hugging Face backend, drafted by the reference answer.
+
+Teacher forcing has told how far greedy decoding repeats the reference: decoding starts after that. Where the text later
+takes up the reference again, the next tokens are guessed from it and verified in one step.
+"""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,17 +23,33 @@ from unlearn_metrics.backends import hf
 from unlearn_metrics.types import InputError, TokenScores
 
 MAX_ROWS = 256
+# A step over this many positions takes about as long as a step over one: room for guesses
+FREE_POSITIONS = {"cpu": 16, "cuda": 256}
+MAX_GUESS = 16
 
 
 @dataclass
 class _Line:
-    """One text being generated: the prompt's ids, what is known of the text, its limit and its stop words."""
+    """One text being generated: the prompt's ids, what is known of the text, its limit and its stop words.
+
+    reference: the tokens of the reference answer; follows: where in it the text may go on, by the last one or two
+    tokens of the text.
+    """
 
     prompt: Sequence[int]
     text: list[int]
     limit: int
     stops: tuple[str, ...]
     done: bool = False
+    reference: tuple[int, ...] = ()
+    follows: dict[tuple[int, ...], int] = field(default_factory=dict)
+
+    def guess(self, most: int) -> tuple[int, ...]:
+        """Up to `most` tokens that may come next."""
+        most = min(most, self.limit - len(self.text) - 1)
+        last = tuple(self.text[-2:])
+        start = self.follows.get(last, self.follows.get(last[1:])) if last and most > 0 else None
+        return () if start is None else self.reference[start : start + most]
 
 
 def can_decode(lm: HFLM) -> bool:
@@ -37,6 +57,12 @@ def can_decode(lm: HFLM) -> bool:
     if lm.think_end_token or "past_key_values" not in inspect.signature(lm.model.forward).parameters:
         return False
     return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in _new_cache(lm).layers)
+
+
+def _can_guess(lm: HFLM) -> bool:
+    """Wrong guesses leave holes in the cache: attention must go by rotary positions and mask, not by cache index."""
+    rotary = getattr(lm.model.config.get_text_config(), "rope_parameters", None)
+    return bool(rotary) and all(type(layer) is DynamicLayer for layer in _new_cache(lm).layers)
 
 
 def _new_cache(lm: HFLM) -> DynamicCache:
@@ -69,6 +95,9 @@ def greedy(lm: HFLM, requests: Sequence[tuple[str, dict[str, Any]]], drafts: Seq
         if draft is not None and len(ids) <= room and len(ids) + len(draft) <= lm.max_length:
             # arg-max and reference agree up to the first miss, where the arg-max is what greedy decoding says instead
             miss = int(np.argmin(np.append(draft.argmax == draft.tokens, False)))
+            line.reference = tuple(draft.tokens.tolist())
+            for i, token in enumerate(line.reference):
+                line.follows[line.reference[max(0, i - 1) : i + 1]] = line.follows[(token,)] = i + 1
             for token in (*draft.tokens[:miss].tolist(), *draft.argmax[miss : miss + 1].tolist()):
                 _extend(lm, line, token, ends)
     todo = [line for line in lines.values() if not line.done]
@@ -135,26 +164,31 @@ def _decode(lm: HFLM, lines: list[_Line], ends: set[int], bar: Any) -> None:
 
 
 def _decode_batch(lm: HFLM, lines: list[_Line], ends: set[int]) -> None:
-    """Left-padded; finished lines leave the batch, an eighth of it at a time, since leaving copies the cache."""
+    """Left-padded; finished lines leave the batch, an eighth of it at a time, since leaving copies the cache.
+
+    A line's input is its last token and guesses of the next. Guesses that turn out wrong stay in the cache, masked.
+    """
     if not lines:
         return
     head, device, counter = lm.model.get_output_embeddings(), lm.device, hf.work(lm)
     known = [[*line.prompt, *line.text] for line in lines]
     width = max(map(len, known))
     ids = torch.zeros(len(lines), width, dtype=torch.long)
-    mask = torch.zeros(len(lines), width + max(line.limit for line in lines), dtype=torch.long)
+    mask = torch.zeros(len(lines), width, dtype=torch.long)
     for r, row in enumerate(known):
         ids[r, width - len(row) :] = torch.tensor(row)
         mask[r, width - len(row) :] = 1
     ids, mask = ids.to(device), mask.to(device)
-    positions = (mask[:, :width].cumsum(-1) - 1).clamp(min=0)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    free = FREE_POSITIONS.get(device.type, 1) if _can_guess(lm) else 1
+    guesses: list[tuple[int, ...]] = [()] * len(lines)
     cache = _new_cache(lm)
     cache.layers = [_RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
-    with hf.hooked(head, lambda _module, args: (args[0][:, -1:],)):
+    with hf.hooked(head, lambda _module, args: (args[0][:, -1 - max(map(len, guesses)) :],)):
         while True:
             output = lm.model(
                 input_ids=ids,
-                attention_mask=mask[:, :width],
+                attention_mask=mask,
                 position_ids=positions,
                 past_key_values=cache,
                 use_cache=True,
@@ -162,19 +196,35 @@ def _decode_batch(lm: HFLM, lines: list[_Line], ends: set[int]) -> None:
             counter["forward_passes"] += 1
             counter["positions"] += ids.numel()
             counter["generated"] += sum(not line.done for line in lines)
-            ids = output.logits[:, -1].argmax(-1, keepdim=True)
-            for line, token in zip(lines, ids[:, 0].tolist(), strict=True):
-                _extend(lm, line, token, ends)
+            # position i of the last 1 + guesses says what follows the line's last token and i guesses
+            said = output.logits.argmax(-1).tolist()
+            for r, (line, guessed, tokens) in enumerate(zip(lines, guesses, said, strict=True)):
+                right = next((i for i, (g, t) in enumerate(zip(guessed, tokens, strict=False)) if g != t), len(guessed))
+                for token in tokens[: right + 1]:
+                    _extend(lm, line, token, ends)
+                if guessed:
+                    mask[r, mask.shape[1] - len(tokens) + 1 + right :] = 0
+                    counter["guessed"] += len(guessed)
+                    counter["guessed_right"] += right
             alive = [r for r, line in enumerate(lines) if not line.done]
             if not alive:
                 return
-            positions = (positions[:, -1:] + 1).clamp(max=lm.max_length - 1)
-            width += 1
             if len(alive) <= len(lines) * 7 // 8:
                 lines = [lines[r] for r in alive]
                 keep = torch.tensor(alive, device=device)
-                ids, mask, positions = ids[keep], mask[keep], positions[keep]
+                mask = mask[keep]
                 cache.batch_select_indices(keep)
+            most = min(MAX_GUESS, free // len(lines) - 1)
+            guesses = [() if line.done else line.guess(most) for line in lines]
+            width = 1 + max(map(len, guesses))
+            ids = torch.zeros(len(lines), width, dtype=torch.long)
+            new = torch.zeros_like(ids)
+            places = torch.tensor([len(line.prompt) + len(line.text) - 1 for line in lines])[:, None]
+            for r, (line, guessed) in enumerate(zip(lines, guesses, strict=True)):
+                ids[r, : 1 + len(guessed)] = torch.tensor([line.text[-1] if line.text else 0, *guessed])
+                new[r, : 1 + len(guessed)] = 1
+            ids, mask = ids.to(device), torch.cat([mask, new.to(device)], 1)
+            positions = (places + torch.arange(width)).clamp(max=lm.max_length - 1).to(device)
 
 
 class _RoomyLayer(DynamicLayer):
