@@ -302,7 +302,8 @@ def _score_positions(lm: HFLM, inputs: dict[str, Any], index: Tensor, out: NDArr
     vocabulary = output.logits.shape[-1]
     step = max(CHUNK_POSITIONS, CHUNK_LOGITS // vocabulary)
     target = flat.tokens[torch.from_numpy(out).to(flat.tokens.device)].to(output.logits.device)
-    parts: list[tuple[Tensor, ...]] = []
+    # written at once: small tensors that outlive the large ones around them would fragment the CPU's heap
+    results = [torch.empty(len(hidden), dtype=d, device=target.device) for d in (torch.int32, *[torch.float32] * 3)]
     for i in range(0, len(hidden), step):
         if bare:
             with autocast(lm):
@@ -310,13 +311,13 @@ def _score_positions(lm: HFLM, inputs: dict[str, Any], index: Tensor, out: NDArr
         else:
             logits = output.logits[0, i : i + step]
         small = max(1, REDUCE_LOGITS // vocabulary) if logits.device.type == "cpu" else step
-        wanted = target[i : i + step]
-        parts += [_reduce(logits[j : j + small], wanted[j : j + small]) for j in range(0, len(logits), small)]
+        for j in range(0, len(logits), small):
+            here = slice(i + j, min(i + j + small, i + step))
+            for result, values in zip(results, _reduce(logits[j : j + small], target[here]), strict=True):
+                result[here] = values
         del logits
-    for array, values in zip(
-        (flat.argmax, flat.logprob, flat.mean, flat.variance), zip(*parts, strict=True), strict=True
-    ):
-        array[out] = torch.cat(values).cpu().numpy()
+    for array, result in zip((flat.argmax, flat.logprob, flat.mean, flat.variance), results, strict=True):
+        array[out] = result.cpu().numpy()
     return getattr(output, "past_key_values", None)
 
 
