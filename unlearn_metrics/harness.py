@@ -30,7 +30,7 @@ from lm_eval.utils import apply_template
 from unlearn_metrics import tasks_path
 from unlearn_metrics.backends import GenerateInstance, greedy_until, token_scores
 from unlearn_metrics.metrics import JUDGED, METRICS
-from unlearn_metrics.types import Document, InputError, TokenScores
+from unlearn_metrics.types import Document, InputError, TokenScores, first_line
 
 log = logging.getLogger(__name__)
 
@@ -275,15 +275,11 @@ def load(benchmark: str, data_dir: Path | None) -> dict[str, TokenScoreTask]:
         tasks = manager.load(f"{name}_suite")["tasks"]
     except (OSError, ValueError) as error:  # datasets: no such repository, no network, no such config
         source = f"in {data_dir}" if data_dir else "on the hub (give a local folder with --data)"
-        raise InputError(f"cannot load the data of {name} {source}: {_first_line(error)}") from error
+        raise InputError(f"cannot load the data of {name} {source}: {first_line(error)}") from error
     for task in tasks.values():
         task.set_config(key="num_fewshot", value=0)
         task.set_fewshot_seed(seed=0)
     return {task.split: task for task in tasks.values()}
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def evaluate(

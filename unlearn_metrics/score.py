@@ -27,7 +27,7 @@ from unlearn_metrics.control.checkpoints import (
 from unlearn_metrics.control.mixing import mix_into
 from unlearn_metrics.metrics import JUDGED, METRICS
 from unlearn_metrics.runs import SCHEMA, Observations, halves, summarise
-from unlearn_metrics.types import Control, Document, InputError, RunRecord
+from unlearn_metrics.types import Control, Document, InputError, RunRecord, first_line
 
 RETENTION_METRIC = "extraction_strength"
 
@@ -61,8 +61,7 @@ def build_lm(checkpoint: Checkpoint, settings: Settings) -> HFLM:
         device = torch.device(settings.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"device {settings.device} cannot be used: {reason}") from None
+        raise InputError(f"device {settings.device} cannot be used: {first_line(error)}") from None
     dtype = settings.dtype or ("float32" if device.type == "cpu" else "auto")
     try:
         with harness.quiet():
@@ -73,8 +72,7 @@ def build_lm(checkpoint: Checkpoint, settings: Settings) -> HFLM:
                 batch_size=settings.batch_size,
             )
     except (OSError, ValueError, AttributeError, KeyError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{checkpoint.name} cannot be loaded by transformers: {reason}") from None
+        raise InputError(f"{checkpoint.name} cannot be loaded by transformers: {first_line(error)}") from None
 
 
 def retention_of(lm: HFLM, documents: Iterable[Document]) -> Callable[[], float]:

@@ -19,6 +19,11 @@ class InputError(Exception):
     """Something the user gave is wrong. The message is one line: what, where, and what to do."""
 
 
+def first_line(error: Exception) -> str:
+    """What an error of a library says, for an InputError; its type if it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 @dataclass(frozen=True, eq=False)
 class TokenScores:
     """What one teacher-forced pass says of an answer y_1..y_n and of the end-of-sequence token after it.

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoTokenizer
 
-from unlearn_metrics.types import CheckpointInfo, InputError
+from unlearn_metrics.types import CheckpointInfo, InputError, first_line
 
 INDEX = "model.safetensors.index.json"
 TOKENIZER_FILES = (
@@ -121,7 +121,7 @@ def _locate(name: str) -> tuple[Path, str | None]:
             )
         )
     except (OSError, ValueError) as error:  # every hub and network error is one of these
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise InputError(f"checkpoint {name} is neither a folder here nor to be had from the hub ({reason})") from None
     return found, found.name  # the cache names a snapshot by its commit
 
@@ -151,8 +151,7 @@ def check_pair(original: Checkpoint, unlearned: Checkpoint) -> None:
         try:
             configs.append(AutoConfig.from_pretrained(checkpoint.folder).to_dict())
         except (OSError, ValueError, KeyError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"{checkpoint.name}: config.json cannot be used: {reason}") from None
+            raise InputError(f"{checkpoint.name}: config.json cannot be used: {first_line(error)}") from None
     names = f"{original.name} and {unlearned.name}"
     for key in ("model_type", *sorted((configs[0].keys() | configs[1].keys()) - HARMLESS - {"model_type"})):
         a, b = (config.get(key) for config in configs)
@@ -175,7 +174,7 @@ def _check_tokenizers(original: Checkpoint, unlearned: Checkpoint) -> None:
         a, b = (AutoTokenizer.from_pretrained(c.folder) for c in (original, unlearned))
     except Exception as error:  # the tokenizers library raises bare Exception
         raise InputError(
-            f"the tokenizer of {original.name} or {unlearned.name} cannot be loaded: {str(error).splitlines()[0]}"
+            f"the tokenizer of {original.name} or {unlearned.name} cannot be loaded: {first_line(error)}"
         ) from None
     va, vb = a.get_vocab(), b.get_vocab()
     for token in sorted(va.keys() | vb.keys()):
