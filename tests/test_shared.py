@@ -28,9 +28,9 @@ def test_no_verdict_of_the_fidelity_page_has_changed():
     assert fidelity.UNEXPLAINED not in found.values()
 
 
-@pytest.mark.parametrize("checkpoint", ["39", "78"])
-def test_collapsed_checkpoints_under_control(tmp_path, checkpoint):
-    """Raw retention near 0; alpha strictly between; on the held-out half, retention is 0.95 within sampling error."""
+@pytest.mark.parametrize(("checkpoint", "at_most"), [("39", 0.15), ("78", 0.001)])  # excessive; collapsed
+def test_excessive_checkpoints_under_control(tmp_path, checkpoint, at_most):
+    """Raw retention near 0 (0.10 of 1 where it is merely excessive); alpha strictly between; on the held-out half, retention is 0.95 within sampling error."""
     folder = SHARED / "checkpoints"
     given = ["--original", folder / "original", "--unlearned", folder / "ga" / f"checkpoint-{checkpoint}"]
     given += ["--benchmark", "tofu_forget05", "--data", SHARED / "data" / "tofu", "--limit", 100]
@@ -39,7 +39,7 @@ def test_collapsed_checkpoints_under_control(tmp_path, checkpoint):
     assert done.returncode == 0, done.stderr
     record = runs.load_record(tmp_path / "run")
     raw, held = (record.scores[m]["retain"]["extraction_strength"] for m in ("uncontrolled", "controlled"))
-    assert raw.value < 0.1
+    assert raw.value < at_most
     assert 0 < record.control.alpha < 1
     assert held.ci_low <= 0.95 <= held.ci_high
     assert record.scores["controlled"]["forget"]["extraction_strength"].value > 0.4
