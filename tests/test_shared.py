@@ -30,7 +30,7 @@ def test_no_verdict_of_the_fidelity_page_has_changed():
 
 @pytest.mark.parametrize(("checkpoint", "at_most"), [("39", 0.15), ("78", 0.001)])  # excessive; collapsed
 def test_excessive_checkpoints_under_control(tmp_path, checkpoint, at_most):
-    """Raw retention near 0 (0.10 of 1 where it is merely excessive); alpha strictly between; on the held-out half, retention is 0.95 within sampling error."""
+    """Raw retention near 0 (0.10 where merely excessive); alpha between; held-out retention 0.95 within error."""
     folder = SHARED / "checkpoints"
     given = ["--original", folder / "original", "--unlearned", folder / "ga" / f"checkpoint-{checkpoint}"]
     given += ["--benchmark", "tofu_forget05", "--data", SHARED / "data" / "tofu", "--limit", 100]
