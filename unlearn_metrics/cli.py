@@ -137,13 +137,12 @@ def control_mix(
     settings = _settings(keep, alpha, limit, device, dtype, apply_chat_template, batch_size, True)
     if alpha is None and benchmark is None:
         raise InputError("control mix needs --alpha, or --benchmark (with --keep) to calibrate it")
-    if out_folder.exists() and (not out_folder.is_dir() or any(out_folder.iterdir())):
-        raise InputError(f"{out_folder} already exists; choose another --out or remove it")
-    _hush()
     from unlearn_metrics import report
+    from unlearn_metrics.control.checkpoints import check_free
     from unlearn_metrics.control.mixing import write_mix
     from unlearn_metrics.score import calibrate_only, open_pair
 
+    check_free(out_folder)
     with _status() as say:
         say(f"checking {original} and {unlearned}")
         o, u = open_pair(original, unlearned)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -146,8 +145,3 @@ def _text_table(observations: Observations) -> pa.Table:
     integers = ("id", "cluster")
     columns = [(name, pa.int32() if name in integers else pa.string()) for name in ("model", "split", *names)]
     return pa.Table.from_pylist(rows, pa.schema(columns))
-
-
-def plain(value: Any) -> Mapping[str, Any]:
-    """A dataclass as a plain dict."""
-    return dataclasses.asdict(value)

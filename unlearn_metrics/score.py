@@ -205,15 +205,16 @@ def run(
         }
         for model, splits in seen.items()
     }
+    data_hashes = {split: data_hash(task) for split, task in tasks.items()}
     record = RunRecord(
         schema=SCHEMA,
-        signature=signature(benchmark, tasks, lm, control, settings),
+        signature=signature(benchmark, data_hashes, lm, control, settings),
         benchmark=benchmark,
         verdict=report.verdict(scores, control),
         control=control,
         scores=scores,
         checkpoints={"original": identify(o), "unlearned": identify(u)},
-        data={split: data_hash(task) for split, task in tasks.items()},
+        data=data_hashes,
         task_versions={task.task_name: str(task.VERSION) for task in tasks.values()},
         settings={
             "limit": settings.limit,
@@ -261,7 +262,7 @@ def data_hash(task: harness.TokenScoreTask) -> str:
 
 def signature(
     benchmark: str,
-    tasks: dict[str, harness.TokenScoreTask],
+    data_hashes: dict[str, str],
     lm: HFLM,
     control: Control,
     settings: Settings,
@@ -273,7 +274,7 @@ def signature(
         ctl = f"{control.method}.alpha{control.alpha:g}"
     else:
         ctl = f"{control.method}.es.keep{control.keep:g}"
-    data = hashlib.sha256("".join(data_hash(task) for task in tasks.values()).encode()).hexdigest()
+    data = hashlib.sha256("".join(data_hashes.values()).encode()).hexdigest()
     return "|".join(
         (
             benchmark,

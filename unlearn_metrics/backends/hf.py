@@ -281,8 +281,8 @@ def _put_before(inputs: dict[str, Any], prompts: _Prompts, chosen: list[int], ma
 def _score_positions(lm: HFLM, inputs: dict[str, Any], index: Tensor, out: NDArray[np.int64], flat: _Flat) -> Any:
     """Project only the positions in index (into the flattened batch) to the vocabulary, chunk by chunk, and reduce.
 
-    The head's input is caught on its way; the model itself goes on with a single position, whose logits show whether
-    the bare head is all there is. Where it is not (a soft cap, a scale), the model projects all of index itself.
+    The head's input is caught on its way, and the model itself goes on with a single position. Where its logits are
+    not the head's output as it is (a soft cap, a scale), it projects all of index itself.
     Returns the cache.
     """
     head = lm.model.get_output_embeddings()

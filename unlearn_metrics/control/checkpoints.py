@@ -216,6 +216,12 @@ def identify(checkpoint: Checkpoint) -> CheckpointInfo:
     )
 
 
+def check_free(out: Path) -> None:
+    """InputError if something already lies where a checkpoint is to be written."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} already exists; choose another --out or remove it")
+
+
 def write_checkpoint(
     out: Path, like: Checkpoint, tokenizer: Checkpoint, read: Callable[[str], torch.Tensor], readme: str
 ) -> None:
@@ -223,8 +229,7 @@ def write_checkpoint(
 
     Everything goes to a hidden folder beside `out` first: `out` appears whole or not at all.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} already exists; choose another --out or remove it")
+    check_free(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.parent / f".{out.name}.partial-{os.getpid()}"
     try:
