@@ -190,7 +190,7 @@ class TokenScoreTask(ConfigurableTask):
         """A Document for the metrics, from lm-eval's doc and the responses in request order."""
         row = doc.get("row", doc_id)  # of the file, where a sample was drawn
         result: Document = {"id": doc_id, "split": self.split, "cluster": row // int(self._setting("cluster", 1))}
-        result["reference"] = doc["answer"]
+        result |= {"question": doc["question"], "reference": doc["answer"]}
         rest = iter(responses)
         for role, count in self.layout(doc):
             if role == "generation":

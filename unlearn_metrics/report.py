@@ -11,7 +11,12 @@ from unlearn_metrics.metrics import METRICS, good
 from unlearn_metrics.types import Control, RunRecord, Score, Scores
 
 ARROW = {"higher": "↑", "lower": "↓"}
-COLUMNS = {"original": "original", "uncontrolled": "unlearned", "controlled": "under control"}
+COLUMNS = {
+    "original": "original",
+    "uncontrolled": "unlearned",
+    "controlled": "under control",
+    "retain_only": "retain-only",
+}
 # The rows of the table, by facet: (split, metric). "*" = every split but forget.
 HEADLINE: dict[str, list[tuple[str, str]]] = {
     "Fluency": [("*", "perplexity"), ("forget", "perplexity"), ("*", "repetition"), ("forget", "repetition")],

@@ -1,10 +1,12 @@
-"""A run on disk: record.json, token_scores.parquet, generations.parquet. Save, load, and scores from documents."""
+"""A run on disk: record.json, token_scores.parquet, generations.parquet. Save, load, score again."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +15,29 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 
-from unlearn_metrics import stats
-from unlearn_metrics.metrics import METRICS, Metric
-from unlearn_metrics.types import TOKEN_SCORE_FIELDS, Document, InputError, RunRecord, Score, TokenScores
+from unlearn_metrics import report, signature, stats
+from unlearn_metrics.composites import COMPOSITES, compose
+from unlearn_metrics.metrics import METRICS, available, value
+from unlearn_metrics.types import (
+    TOKEN_SCORE_FIELDS,
+    Document,
+    InputError,
+    MeanLoss,
+    Observations,
+    RunRecord,
+    Score,
+    Scores,
+    TokenScores,
+)
 
-SCHEMA = "unlearn-metrics/record/1"
+SCHEMA = "unlearn-metrics/record/2"
 RECORD, TOKENS, TEXTS = "record.json", "token_scores.parquet", "generations.parquet"
 RECORD_TYPE = TypeAdapter(RunRecord)
 SCORED_ROLES = ("answer", "paraphrased_question", "true_answer", "wrong_answers", "judged_generation")
-
-# model ("original", "uncontrolled", "controlled") -> split -> documents
-Observations = dict[str, dict[str, list[Document]]]
+MODELS = ("original", "uncontrolled", "controlled", "retain_only")
+MAX_RECORD_BYTES = 1 << 26
+# of a Parquet file from others: what it may unfold to, or its own size if that is more
+MAX_VALUES, MAX_BYTES = 50_000_000, 1 << 30
 
 
 def halves(documents: Sequence[Document]) -> tuple[list[Document], list[Document]]:
@@ -36,10 +50,76 @@ def summarise(documents: Sequence[Document], metrics: Iterable[str], seed: int =
     clusters = np.array([d["cluster"] for d in documents])
     weights = stats.bootstrap_weights(clusters, seed)
 
-    def score(metric: Metric) -> Score:
-        return stats.score(np.array([metric(d) for d in documents]), clusters, weights, metric.geometric)
+    def score(name: str) -> Score:
+        values = np.array([value(name, d) for d in documents])
+        return stats.score(values, clusters, weights, METRICS[name].geometric)
 
-    return {name: score(METRICS[name]) for name in metrics}
+    return {name: score(name) for name in metrics}
+
+
+def score_all(
+    observations: Observations, metrics: Mapping[str, Mapping[str, Iterable[str]]], seed: int
+) -> tuple[Scores, dict[str, dict[str, Score]]]:
+    """(scores, composites) of all models. metrics: model -> split -> the metrics wanted."""
+    scores = {
+        model: {split: summarise(documents, metrics[model][split], seed) for split, documents in splits.items()}
+        for model, splits in observations.items()
+    }
+    reference = observations.get("retain_only")
+    try:
+        return scores, {m: compose(s, None if m == "retain_only" else reference, seed) for m, s in observations.items()}
+    except ValueError as error:
+        raise InputError(f"the retain-only model was asked something else: {error}") from None
+
+
+def rescore(folder: Path, more: Iterable[str] = ()) -> RunRecord:
+    """The run's record with every score computed again from its documents, and the metrics in `more` beside them.
+
+    "all" in more: every metric that the documents allow. InputError for an unknown metric, or one that no split has.
+    """
+    record, observations = load_record(folder), load_documents(folder)
+    wanted: dict[str, dict[str, list[str]]] = {}
+    for model, splits in observations.items():
+        for split, documents in splits.items():
+            had = record.scores.get(model, {}).get(split, {})
+            names = available(documents)
+            wanted.setdefault(model, {})[split] = [
+                n for n in METRICS if n in had or (n in names and {n, "all"} & {*more})
+            ]
+    found = {name for splits in wanted.values() for names in splits.values() for name in names} | {"all"}
+    for name in more:
+        if name not in METRICS and name != "all":
+            raise InputError(f"unknown metric '{name}'; there are {', '.join(METRICS)}")
+        if name not in found:
+            raise InputError(f"{folder} holds nothing that {name} could be computed from")
+    seed = record.settings.get("seed")
+    scores, composites = score_all(observations, wanted, seed if isinstance(seed, int) else 0)
+    return replace(record, scores=scores, composites=composites, verdict=report.verdict(scores, record.control))
+
+
+def changed(stored: RunRecord, again: RunRecord) -> tuple[int, list[str]]:
+    """(how many stored scores there are, where they are not bit for bit those of `again`, in words)."""
+    count, differing = 0, []
+    for what, mine, theirs in [
+        *(
+            (f"{m}, {s}", metrics, again.scores.get(m, {}).get(s, {}))
+            for m, x in stored.scores.items()
+            for s, metrics in x.items()
+        ),
+        *((m, names, again.composites.get(m, {})) for m, names in stored.composites.items()),
+    ]:
+        count += len(mine)
+        differing += [
+            f"{what}: {n} is {score}, again {theirs.get(n)}" for n, score in mine.items() if theirs.get(n) != score
+        ]
+    return count, differing
+
+
+def record_schema() -> dict[str, Any]:
+    """JSON Schema of record.json, from the types. Also at record.schema.json in the package."""
+    schema = RECORD_TYPE.json_schema()
+    schema["properties"]["schema"] = {"const": SCHEMA, "title": "Schema", "type": "string"}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "unlearn-metrics run record"} | schema
 
 
 def check_out(out: Path, overwrite: bool) -> None:
@@ -72,44 +152,162 @@ def save(out: Path, record: RunRecord, observations: Observations, overwrite: bo
 
 
 def load_record(folder: Path) -> RunRecord:
-    """Read and validate record.json. InputError if it is missing, of another schema, or not valid."""
-    path = folder / RECORD
+    """Read and validate a run's record.json (or a record.json itself). InputError says what is wrong with it."""
+    path = folder / RECORD if folder.is_dir() else folder
     try:
-        record = RECORD_TYPE.validate_json(path.read_bytes())
+        if path.stat().st_size > MAX_RECORD_BYTES:
+            raise InputError(f"{path} is no record: it has more than {MAX_RECORD_BYTES >> 20} MiB")
+        raw = json.loads(path.read_bytes())
     except OSError as error:
         raise InputError(f"{folder} holds no run: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON: {error}") from None
+    found = raw.get("schema") if isinstance(raw, dict) else None
+    if found == "unlearn-metrics/record/1":
+        raw = _from_1(raw)
+    elif found != SCHEMA:
+        raise InputError(f"{path} has schema {str(found)[:80]!r}; this version reads {SCHEMA!r} and record/1")
+    try:
+        record = RECORD_TYPE.validate_json(json.dumps(raw))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "top level"
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))[:200] or "top level"
         raise InputError(f"{path} is not a valid record: {where}: {first['msg']}") from None
-    if record.schema != SCHEMA:
-        raise InputError(f"{path} has schema {record.schema!r}; this version reads {SCHEMA!r}")
+    _check(path, record)
     return record
 
 
+def _from_1(raw: dict[str, Any]) -> dict[str, Any]:
+    """Schema 1 (version 0.1.0 before publishing): what it did not hold is unknown."""
+    unlearned = raw.get("checkpoints", {}) if isinstance(raw.get("checkpoints"), dict) else {}
+    path = unlearned.get("unlearned", {})
+    name = str(path.get("path", "unknown")) if isinstance(path, dict) else "unknown"
+    return raw | {"schema": SCHEMA, "name": name, "composites": {}, "prompts": {}, "git": None, "imported": None}
+
+
+def _check(path: Path, record: RunRecord) -> None:
+    """What the types can't say: names that we know, and a signature that belongs to the record."""
+    if signature.parse(record.signature)["benchmark"] != record.benchmark:
+        raise InputError(f"{path} is not a valid record: its signature is of another benchmark")
+    scored = [name for splits in record.scores.values() for metrics in splits.values() for name in metrics]
+    named: list[tuple[str, Iterable[str], Iterable[str]]] = [
+        ("model", record.scores, MODELS),
+        ("model", record.composites, MODELS),
+        ("metric", scored, METRICS),
+        ("composite", [name for names in record.composites.values() for name in names], COMPOSITES),
+    ]
+    for what, names, known in named:
+        for name in names:
+            if name not in known:
+                raise InputError(f"{path} has an unknown {what} '{name[:80]}'; a newer version may know it")
+
+
+# --- documents: two Parquet tables ---------------------------------------------------------------------------------
+
+TEXT_COLUMNS: dict[str, type] = {"model": str, "split": str, "id": int, "cluster": int}
+TEXT_COLUMNS |= dict.fromkeys(("question", "prompt", "reference", "generation"), str)
+LOGGED = "logged_"  # + a metric's name: its value in the log that a record was imported from
+TOKEN_COLUMNS: dict[str, type] = {"model": str, "split": str, "id": int, "role": str, "index": int, "loss": float}
+TOKEN_COLUMNS |= dict.fromkeys(TOKEN_SCORE_FIELDS, list)
+_ARROW = {str: pa.string(), int: pa.int32(), float: pa.float64()}
+
+
 def load_documents(folder: Path) -> Observations:
-    """The documents of a run as they were scored, bit for bit."""
+    """The documents of a run as they were scored, bit for bit. InputError if the files are not what `save` writes."""
+    texts, tokens = _read(folder / TEXTS), _read(folder / TOKENS)
     observations: Observations = {}
-    by_key: dict[tuple[str, str, int], Document] = {}
-    try:
-        texts, scores = pq.read_table(folder / TEXTS).to_pylist(), pq.read_table(folder / TOKENS).to_pylist()
-    except (OSError, pa.ArrowInvalid) as error:
-        raise InputError(f"{folder} has no readable documents: {error}") from None
-    for row in texts:
-        model, split = row.pop("model"), row.pop("split")
-        document = {name: value for name, value in row.items() if value is not None} | {"split": split}
+    by_key: dict[tuple[Any, ...], Document] = {}
+    columns = {name: _plain(texts, name) for name in texts.column_names}
+    models, splits = columns.pop("model"), columns.pop("split")
+    for i, (model, split) in enumerate(zip(models, splits, strict=True)):
+        document: Document = {"split": split}
+        for name, values in columns.items():
+            if (found := values[i]) is not None:
+                if name.startswith(LOGGED):
+                    document.setdefault("logged", {})[name.removeprefix(LOGGED)] = found
+                else:
+                    document[name] = found
         if "generation" in document:
             document["judged_generation"] = None
-        by_key[model, split, row["id"]] = document
+        if by_key.setdefault((model, split, document["id"]), document) is not document:
+            raise InputError(f"{folder / TEXTS}: document {document['id']} of {model}, {split} is there twice")
         observations.setdefault(model, {}).setdefault(split, []).append(document)
-    for row in scores:
-        document = by_key[row["model"], row["split"], row["id"]]
-        token_scores = TokenScores.from_lists([row[name] for name in TOKEN_SCORE_FIELDS])
-        if row["role"] == "wrong_answers":
-            document.setdefault("wrong_answers", []).append(token_scores)
+    keys = zip(*(_plain(tokens, name) for name in ("model", "split", "id")), strict=True)
+    for key, role, scores in zip(keys, _plain(tokens, "role"), _token_scores(tokens, folder / TOKENS), strict=True):
+        if key not in by_key or role not in SCORED_ROLES:
+            raise InputError(f"{folder / TOKENS} holds token scores of no known document or role: {key} {role!r}")
+        if role == "wrong_answers":
+            by_key[key].setdefault(role, []).append(scores)
         else:
-            document[row["role"]] = token_scores
+            by_key[key][role] = scores
     return observations
+
+
+def _read(path: Path) -> pa.Table:
+    """A Parquet file from anyone: strings stay in dictionaries, so that a small file can't unfold to a huge table."""
+    wanted = TEXT_COLUMNS if path.name == TEXTS else TOKEN_COLUMNS
+    strings = [name for name, kind in wanted.items() if kind is str]
+    try:
+        size = path.stat().st_size
+        with pq.ParquetFile(path, read_dictionary=strings) as file:
+            meta = file.metadata
+            chunks = [meta.row_group(g).column(c) for g in range(meta.num_row_groups) for c in range(meta.num_columns)]
+            values = max((chunk.num_values for chunk in chunks), default=0)
+            unfolded = sum(chunk.total_uncompressed_size for chunk in chunks)
+            if max(values, meta.num_rows) > max(MAX_VALUES, size) or unfolded > max(MAX_BYTES, 100 * size):
+                raise InputError(f"{path} would unfold to {values:,} values, {unfolded:,} bytes: refused")
+            table = file.read().unify_dictionaries().combine_chunks()
+    except (OSError, pa.ArrowException, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {str(error).splitlines()[0][:200]}") from None
+    for name in ("model", "split", "id", *(("cluster",) if path.name == TEXTS else ("role", *TOKEN_SCORE_FIELDS))):
+        if name not in table.column_names:
+            raise InputError(f"{path} has no column '{name}'")
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        kind = float if name.startswith(LOGGED) else wanted.get(name)
+        if kind is None or not _is(column.type, kind, name):
+            raise InputError(f"{path}: column '{name}' of type {column.type} does not belong there")
+        if name in ("model", "split", "id", "cluster", "role") and column.null_count:
+            raise InputError(f"{path}: column '{name}' has rows without a value")
+    return table
+
+
+def _is(found: pa.DataType, kind: type, name: str) -> bool:
+    if kind is list:
+        return bool(found == pa.list_(_element(name)))
+    return bool(found == _ARROW[kind] or (kind is str and found == pa.dictionary(pa.int32(), pa.string())))
+
+
+def _element(name: str) -> pa.DataType:
+    return pa.int32() if TOKEN_SCORE_FIELDS[name] is np.int32 else pa.float32()
+
+
+def _plain(table: pa.Table, name: str) -> list[Any]:
+    """A column as a list; equal strings are one object."""
+    column = table.column(name).combine_chunks()
+    column = column.chunk(0) if isinstance(column, pa.ChunkedArray) and column.num_chunks else column
+    if not len(column) or not pa.types.is_dictionary(column.type):
+        return list(column.to_pylist())
+    words = [*column.dictionary.to_pylist(), None]
+    return [words[i] for i in column.indices.fill_null(-1).to_pylist()]
+
+
+def _token_scores(table: pa.Table, path: Path) -> Iterable[TokenScores | MeanLoss]:
+    """One for each row: slices of the columns' own buffers."""
+    if not len(table):
+        return
+    columns = [table.column(name).chunk(0) for name in TOKEN_SCORE_FIELDS]
+    starts = columns[0].offsets.to_numpy()
+    if any(not np.array_equal(column.offsets.to_numpy(), starts) for column in columns):
+        raise InputError(f"{path}: the lists of a row differ in length")
+    flat = [column.values.to_numpy(zero_copy_only=False) for column in columns]
+    losses = _plain(table, "loss") if "loss" in table.column_names else [None] * len(table)
+    for start, stop, loss in zip(starts[:-1].tolist(), starts[1:].tolist(), losses, strict=True):
+        if loss is not None:
+            yield MeanLoss(loss)
+        elif stop - start < 2:
+            raise InputError(f"{path}: an answer without tokens")
+        else:
+            yield TokenScores(*(values[start:stop] for values in flat))
 
 
 def _rows(observations: Observations) -> Iterable[tuple[str, str, Document]]:
@@ -123,25 +321,26 @@ def _token_table(observations: Observations) -> pa.Table:
     rows: list[dict[str, Any]] = []
     for model, split, document in _rows(observations):
         for role in SCORED_ROLES:
-            value = document.get(role)
-            for index, scores in enumerate(value if isinstance(value, list) else [value]):
-                if scores is not None:
-                    key = {"model": model, "split": split, "id": document["id"], "role": role, "index": index}
-                    rows.append(key | {name: getattr(scores, name) for name in TOKEN_SCORE_FIELDS})
-    lists = [
-        (name, pa.list_(pa.int32() if dtype is np.int32 else pa.float32()))
-        for name, dtype in TOKEN_SCORE_FIELDS.items()
-    ]
-    keys = [("model", pa.string()), ("split", pa.string()), ("id", pa.int32()), ("role", pa.string())]
-    return pa.Table.from_pylist(rows, pa.schema([*keys, ("index", pa.int32()), *lists]))
+            found = document.get(role)
+            for index, scores in enumerate(found if isinstance(found, list) else [found]):
+                if scores is None:
+                    continue
+                row = {"model": model, "split": split, "id": document["id"], "role": role, "index": index}
+                if isinstance(scores, MeanLoss):
+                    rows.append(row | {"loss": scores.loss} | dict.fromkeys(TOKEN_SCORE_FIELDS, ()))
+                else:
+                    rows.append(row | {name: getattr(scores, name) for name in TOKEN_SCORE_FIELDS})
+    schema = [(n, pa.list_(_element(n)) if kind is list else _ARROW[kind]) for n, kind in TOKEN_COLUMNS.items()]
+    return pa.Table.from_pylist(rows, pa.schema(schema))
 
 
 def _text_table(observations: Observations) -> pa.Table:
-    names = ("id", "cluster", "prompt", "reference", "generation")
+    logged = sorted({name for _, _, document in _rows(observations) for name in document.get("logged", ())})
     rows = [
-        {"model": model, "split": split} | {name: document.get(name) for name in names}
+        {"model": model, "split": split}
+        | {name: document.get(name) for name in TEXT_COLUMNS if name not in ("model", "split")}
+        | {LOGGED + name: document.get("logged", {}).get(name) for name in logged}
         for model, split, document in _rows(observations)
     ]
-    integers = ("id", "cluster")
-    columns = [(name, pa.int32() if name in integers else pa.string()) for name in ("model", "split", *names)]
-    return pa.Table.from_pylist(rows, pa.schema(columns))
+    schema = [(n, _ARROW[kind]) for n, kind in TEXT_COLUMNS.items()] + [(LOGGED + n, pa.float64()) for n in logged]
+    return pa.Table.from_pylist(rows, pa.schema(schema))

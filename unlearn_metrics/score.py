@@ -6,6 +6,7 @@ import datetime
 import hashlib
 import importlib.metadata
 import platform
+import subprocess
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -26,8 +27,18 @@ from unlearn_metrics.control.checkpoints import (
 )
 from unlearn_metrics.control.mixing import mix_into
 from unlearn_metrics.metrics import JUDGED, METRICS
-from unlearn_metrics.runs import SCHEMA, Observations, halves, summarise
-from unlearn_metrics.types import Control, Document, InputError, RunRecord, first_line
+from unlearn_metrics.runs import SCHEMA, halves, score_all
+from unlearn_metrics.signature import make
+from unlearn_metrics.types import (
+    Control,
+    Document,
+    GitState,
+    InputError,
+    Observations,
+    Prompt,
+    RunRecord,
+    first_line,
+)
 
 RETENTION_METRIC = "extraction_strength"
 
@@ -41,6 +52,7 @@ class Settings:
     limit: int | None = None
     device: str | None = None
     dtype: str | None = None
+    name: str | None = None
     apply_chat_template: bool = False
     batch_size: int = 1
     seed: int = 0
@@ -172,6 +184,7 @@ def run(
         return harness.evaluate(lm, tasks, settings.limit, settings.apply_chat_template)
 
     seen: Observations = {"original": observe(0, "the original")}
+    firsts = [documents[0] for documents in seen["original"].values()]
     # calibrating reads only the original's retain documents; it comes before the rest so that its refusals do
     if settings.keep is not None:
         say("calibrating the control")
@@ -197,22 +210,20 @@ def run(
         for splits in seen.values():
             splits["retain_calibration"], splits["retain"] = halves(splits["retain"])
         control = replace(control, achieved_held_out=mean_retention(seen["controlled"]["retain"]))
-    metrics = {split: [*task.metrics, *_judged(task)] for split, task in tasks.items()}
-    scores = {
-        model: {
-            split: summarise(documents, metrics[split.removesuffix("_calibration")], settings.seed)
-            for split, documents in splits.items()
-        }
-        for model, splits in seen.items()
-    }
+    of_split = {split: [*task.metrics, *_judged(task)] for split, task in tasks.items()}
+    metrics = {m: {split: of_split[split.removesuffix("_calibration")] for split in seen[m]} for m in seen}
+    scores, composites = score_all(seen, metrics, settings.seed)
     data_hashes = {split: data_hash(task) for split, task in tasks.items()}
+    prompts = {split: prompt_of(task, first) for (split, task), first in zip(tasks.items(), firsts, strict=True)}
     record = RunRecord(
         schema=SCHEMA,
-        signature=signature(benchmark, data_hashes, lm, control, settings),
+        signature=signature(benchmark, data_hashes, prompts, lm, control, settings),
+        name=settings.name or unlearned,
         benchmark=benchmark,
         verdict=report.verdict(scores, control),
         control=control,
         scores=scores,
+        composites=composites,
         checkpoints={"original": identify(o), "unlearned": identify(u)},
         data=data_hashes,
         task_versions={task.task_name: str(task.VERSION) for task in tasks.values()},
@@ -229,6 +240,9 @@ def run(
             for name in ("unlearn-metrics", "lm-eval", "torch", "transformers", "tokenizers", "rouge-score")
         }
         | {"python": platform.python_version()},
+        prompts=prompts,
+        git=git_state(),
+        imported=None,
         work=dict(hf.work(lm)),
         wall_seconds=time.monotonic() - start,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -260,32 +274,58 @@ def data_hash(task: harness.TokenScoreTask) -> str:
     return digest.hexdigest()
 
 
+def prompt_of(task: harness.TokenScoreTask, first: Document) -> Prompt:
+    return Prompt(str(task.config.doc_to_text), str(task.config.doc_to_target), first["prompt"])
+
+
+def git_state() -> GitState | None:
+    """Commit of the source tree this runs from, and whether it has changes; None if installed, or without git."""
+    folder = Path(__file__).parent
+
+    def git(*command: str) -> str | None:
+        try:
+            return subprocess.run(["git", "-C", folder, *command], capture_output=True, text=True, check=True).stdout
+        except (OSError, subprocess.CalledProcessError):
+            return None
+
+    # an installed package may lie in a virtual environment within somebody else's repository
+    if not git("ls-files", "--error-unmatch", Path(__file__).name):
+        return None
+    commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain")
+    return None if commit is None or changes is None else GitState(commit.strip(), bool(changes))
+
+
+def _hash(parts: Iterable[str]) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:8]
+
+
 def signature(
     benchmark: str,
     data_hashes: dict[str, str],
+    prompts: dict[str, Prompt],
     lm: HFLM,
     control: Control,
     settings: Settings,
 ) -> str:
-    """One line that fixes everything a number depends on but the checkpoints, after sacreBLEU's."""
+    """The record's signature (see signature.py)."""
     if control.method == "none":
         ctl = "none"
     elif control.keep is None:
         ctl = f"{control.method}.alpha{control.alpha:g}"
     else:
         ctl = f"{control.method}.es.keep{control.keep:g}"
-    data = hashlib.sha256("".join(data_hashes.values()).encode()).hexdigest()
-    return "|".join(
-        (
-            benchmark,
-            f"n:{settings.limit or 'all'}",
-            f"tmpl:{'chat' if settings.apply_chat_template else 'none'}",
-            "eos:prob+",
-            f"ctl:{ctl}",
-            f"dtype:{str(lm.model.dtype).removeprefix('torch.')}",
-            f"data:{data[:8]}",
-            f"seed:{settings.seed}",
-            f"lm-eval:{importlib.metadata.version('lm-eval')}",
-            f"v:{__version__}",
-        )
+    return make(
+        benchmark,
+        {
+            "n": str(settings.limit or "all"),
+            "tmpl": "chat" if settings.apply_chat_template else "none",
+            "prompt": _hash(prompt.example for prompt in prompts.values()),
+            "eos": "prob+",
+            "ctl": ctl,
+            "dtype": str(lm.model.dtype).removeprefix("torch."),
+            "data": _hash(data_hashes.values()),
+            "seed": str(settings.seed),
+            "lm-eval": importlib.metadata.version("lm-eval"),
+            "v": __version__,
+        },
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,7 +27,7 @@ def aggregate(values: Floats, weights: Floats, geometric: bool = False) -> Float
     return np.exp(means) if geometric else means
 
 
-def bootstrap_weights(clusters: NDArray[np.integer], seed: int, resamples: int = RESAMPLES) -> Floats:
+def bootstrap_weights(clusters: NDArray[np.integer], seed: int | Sequence[int], resamples: int = RESAMPLES) -> Floats:
     """How often each document is drawn when whole clusters are drawn with replacement.
 
     clusters: [n] labels; documents with the same label (questions about one author) are drawn together.
@@ -57,9 +59,15 @@ def score(
     if n == 0:
         return Score(None, None, None, 0, unscored)
     value = float(aggregate(values, np.ones((1, len(values))), geometric)[0])
-    resampled = aggregate(values, weights, geometric)
-    resampled = resampled[~np.isnan(resampled)]
-    if len(np.unique(clusters[scored])) < MIN_CLUSTERS or len(resampled) == 0:
+    if len(np.unique(clusters[scored])) < MIN_CLUSTERS:
         return Score(value, None, None, n, unscored)
+    return Score(value, *interval(aggregate(values, weights, geometric), level), n, unscored)
+
+
+def interval(resampled: Floats, level: float = 0.95) -> tuple[float | None, float | None]:
+    """(low, high): percentiles of a resampled figure, those that are NaN left out. (None, None) if none is left."""
+    resampled = resampled[~np.isnan(resampled)]
+    if len(resampled) == 0:
+        return None, None
     low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
-    return Score(value, float(low), float(high), n, unscored)
+    return float(low), float(high)

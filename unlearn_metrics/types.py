@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import numpy as np
+from annotated_types import Ge, Le, MaxLen
 from numpy.typing import NDArray
 
 Floats: TypeAlias = NDArray[np.floating[Any]]
@@ -66,28 +67,55 @@ TOKEN_SCORE_FIELDS: dict[str, type[np.generic]] = {
     "variance": np.float32,
 }
 
+
+@dataclass(frozen=True)
+class MeanLoss:
+    """What a log tells of an answer whose token scores it did not keep.
+
+    loss: mean negative log-likelihood in nats per token, end-of-sequence included.
+    """
+
+    loss: float
+
+
 # One document of a benchmark with everything that was observed of it: "id", "split", "cluster", the texts
-# ("reference", "generation") and the token scores by role ("answer", "paraphrased_question", "true_answer",
-# "wrong_answers", "judged_generation"). Metrics name the fields that they need.
+# ("prompt", "reference", "generation"), the token scores by role ("answer", "paraphrased_question", "true_answer",
+# "wrong_answers", "judged_generation"; MeanLoss instead where a log is all there is) and "logged", metric values
+# taken from a log that does not hold what they could be computed from. Metrics name the fields that they need.
 Document: TypeAlias = dict[str, Any]
+
+# model ("original", "uncontrolled", "controlled", "retain_only") -> split -> documents
+Observations: TypeAlias = dict[str, dict[str, list[Document]]]
+
+# --- record.json: plain dataclasses, whose types are the published schema (runs.RECORD_TYPE) -------------------------
+
+Text: TypeAlias = Annotated[str, MaxLen(10_000)]
+Count: TypeAlias = Annotated[int, Ge(0)]
+Share: TypeAlias = Annotated[float, Ge(0), Le(1)]
+# pydantic reads this off each class: nothing unknown, nothing converted, no NaN and no infinity
+STRICT = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
 
 
 @dataclass(frozen=True)
 class Score:
     """An aggregate over documents, with its 95 % interval. `unscored` documents are in no other number."""
 
+    __pydantic_config__ = STRICT
+
     value: float | None
     ci_low: float | None
     ci_high: float | None
-    n: int
-    unscored: int
+    n: Count
+    unscored: Count
 
 
 @dataclass(frozen=True)
 class TracePoint:
     """One evaluation during calibration."""
 
-    alpha: float
+    __pydantic_config__ = STRICT
+
+    alpha: Share
     retention: float
 
 
@@ -99,10 +127,12 @@ class Control:
     calibrating half of the retain documents; achieved_held_out / original_held_out are on the other half.
     """
 
-    method: str
-    alpha: float
+    __pydantic_config__ = STRICT
+
+    method: Text
+    alpha: Share
     keep: float | None = None
-    metric: str | None = None
+    metric: Text | None = None
     target: float | None = None
     achieved: float | None = None
     original_held_out: float | None = None
@@ -112,34 +142,82 @@ class Control:
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """Identity of a checkpoint: sha256 over the weights, the config and the tokenizer."""
+    """Identity of a checkpoint: sha256 over the weights, the config and the tokenizer; None where not known."""
 
-    path: str
-    revision: str | None
-    weights_sha256: str
-    config_sha256: str
-    tokenizer_sha256: str
+    __pydantic_config__ = STRICT
+
+    path: Text
+    revision: Text | None
+    weights_sha256: Text | None
+    config_sha256: Text | None
+    tokenizer_sha256: Text | None
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """How a split was asked: the task's templates, and the whole prompt of its first document."""
+
+    __pydantic_config__ = STRICT
+
+    doc_to_text: Text
+    doc_to_target: Text
+    example: Text
+
+
+@dataclass(frozen=True)
+class GitState:
+    """Of the source tree that the plugin ran from. None in a record of an installed package."""
+
+    __pydantic_config__ = STRICT
+
+    commit: Text
+    dirty: bool
+
+
+@dataclass(frozen=True)
+class Imported:
+    """Where an imported record comes from. as_logged: metrics whose per-document values were taken from the log as
+    they are, since it does not hold what they could be computed from."""
+
+    __pydantic_config__ = STRICT
+
+    format: Text
+    file: Text
+    sha256: Text
+    as_logged: list[Text] = field(default_factory=list)
 
 
 # model -> split -> metric -> Score
-Scores: TypeAlias = dict[str, dict[str, dict[str, Score]]]
+Scores: TypeAlias = dict[Text, dict[Text, dict[Text, Score]]]
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """record.json: what was measured, on what, with what, and the scores."""
+    """record.json: what was measured, on what, with what, and the scores.
 
-    schema: str
-    signature: str
-    benchmark: str
-    verdict: str
+    name: what a table calls the unlearned checkpoint. composites: model -> name -> figures of several splits or models.
+    checkpoints: "original", "unlearned", and "retain_only" where forget quality has a reference. imported: None where
+    the package measured the record itself. What could not be known is None or absent, never a default.
+    """
+
+    __pydantic_config__ = STRICT
+
+    schema: Text
+    signature: Text
+    name: Text
+    benchmark: Text
+    verdict: Text
     control: Control
     scores: Scores
-    checkpoints: dict[str, CheckpointInfo]
-    data: dict[str, str]
-    task_versions: dict[str, str]
-    settings: dict[str, str | int | float | bool | None]
-    software: dict[str, str]
-    work: dict[str, int]
-    wall_seconds: float
-    created: str
+    composites: dict[Text, dict[Text, Score]]
+    checkpoints: dict[Text, CheckpointInfo]
+    data: dict[Text, Text]
+    task_versions: dict[Text, Text]
+    prompts: dict[Text, Prompt]
+    settings: dict[Text, Text | int | float | bool | None]
+    software: dict[Text, Text]
+    git: GitState | None
+    imported: Imported | None
+    work: dict[Text, Count]
+    wall_seconds: float | None
+    created: Text

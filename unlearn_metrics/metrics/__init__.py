@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from unlearn_metrics.metrics import fluency, memorization, retention
-from unlearn_metrics.types import Document
+from unlearn_metrics.metrics import fluency, memorization, privacy, retention
+from unlearn_metrics.types import Document, MeanLoss
 
 
 @dataclass(frozen=True)
@@ -16,39 +17,64 @@ class Metric:
 
     better: which way is better for a model that should know the text (`good` says which way on a split).
     geometric: aggregate by the geometric mean. NaN from fn = this document has no such figure.
+    loss_is_enough: the function takes a MeanLoss for TokenScores too.
     """
 
     fn: Callable[..., float]
     needs: tuple[str, ...]
-    facet: Literal["memorization", "retention", "fluency"]
+    facet: Literal["memorization", "retention", "fluency", "privacy"]
     better: Literal["higher", "lower"] = "higher"
     geometric: bool = False
+    loss_is_enough: bool = False
 
     def __call__(self, document: Document) -> float:
-        return self.fn(*(document[name] for name in self.needs))
+        return self.fn(*[document[name] for name in self.needs])
+
+    def can_score(self, document: Document) -> bool:
+        """Whether the document holds all that fn takes."""
+        if not document.keys() >= set(self.needs):
+            return False
+        fields = [document[name] for name in self.needs]
+        flat = [item for field in fields for item in (field if isinstance(field, list) else [field])]
+        return self.loss_is_enough or not any(isinstance(item, MeanLoss) for item in flat)
 
 
 METRICS: dict[str, Metric] = {
     "extraction_strength": Metric(memorization.extraction_strength, ("answer",), "memorization"),
     "exact_memorization": Metric(memorization.exact_memorization, ("answer",), "memorization"),
-    "probability": Metric(memorization.probability, ("answer",), "memorization"),
+    "probability": Metric(memorization.probability, ("answer",), "memorization", loss_is_enough=True),
     "extraction_strength_paraphrased": Metric(
         memorization.extraction_strength, ("paraphrased_question",), "memorization"
     ),
     "exact_memorization_paraphrased": Metric(
         memorization.exact_memorization, ("paraphrased_question",), "memorization"
     ),
-    "probability_paraphrased": Metric(memorization.probability, ("paraphrased_question",), "memorization"),
-    "probability_paraphrased_answer": Metric(memorization.probability, ("true_answer",), "memorization"),
-    "probability_wrong": Metric(memorization.probability_wrong, ("wrong_answers",), "memorization", better="lower"),
-    "probability_normalised": Metric(memorization.probability_normalised, ("answer", "wrong_answers"), "memorization"),
-    "truth_ratio": Metric(memorization.truth_ratio, ("true_answer", "wrong_answers", "split"), "memorization"),
+    "probability_paraphrased": Metric(
+        memorization.probability, ("paraphrased_question",), "memorization", loss_is_enough=True
+    ),
+    "probability_paraphrased_answer": Metric(
+        memorization.probability, ("true_answer",), "memorization", loss_is_enough=True
+    ),
+    "probability_wrong": Metric(
+        memorization.probability_wrong, ("wrong_answers",), "memorization", better="lower", loss_is_enough=True
+    ),
+    "probability_normalised": Metric(
+        memorization.probability_normalised, ("answer", "wrong_answers"), "memorization", loss_is_enough=True
+    ),
+    "truth_ratio": Metric(
+        memorization.truth_ratio, ("true_answer", "wrong_answers", "split"), "memorization", loss_is_enough=True
+    ),
     "rouge": Metric(retention.rouge, ("generation", "reference"), "retention"),
     "repetition": Metric(fluency.repetition, ("generation",), "fluency", better="lower"),
     "ngram_entropy": Metric(fluency.ngram_entropy, ("generation",), "fluency"),
     "perplexity": Metric(fluency.perplexity, ("judged_generation",), "fluency", better="lower", geometric=True),
+    "loss": Metric(privacy.loss, ("answer",), "privacy", better="lower", loss_is_enough=True),
+    "zlib": Metric(privacy.zlib, ("answer", "reference"), "privacy", better="lower", loss_is_enough=True),
+    "min_k": Metric(privacy.min_k, ("answer",), "privacy", better="lower"),
+    "min_k_plus_plus": Metric(privacy.min_k_plus_plus, ("answer",), "privacy", better="lower"),
 }
 
+ATTACKS = tuple(name for name, metric in METRICS.items() if metric.facet == "privacy")
 # What a judge model must score first; a stock lm-eval run has no judge.
 JUDGED = frozenset(name for name, metric in METRICS.items() if "judged_generation" in metric.needs)
 
@@ -61,3 +87,16 @@ def good(name: str, split: str) -> Literal["higher", "lower"]:
     if split == "forget" and METRICS[name].facet != "fluency" and name != "truth_ratio":
         return "lower"
     return METRICS[name].better
+
+
+def value(name: str, document: Document) -> float:
+    """A metric of a document: computed if it holds what the metric takes, else as a log has it, else NaN."""
+    if METRICS[name].can_score(document):
+        return METRICS[name](document)
+    return float(document.get("logged", {}).get(name, math.nan))
+
+
+def available(documents: Iterable[Document]) -> list[str]:
+    """The metrics that at least one of the documents has, computed or logged, in the registry's order."""
+    shapes = {(frozenset(d), frozenset(d.get("logged", ()))): d for d in documents}.values()
+    return [name for name, m in METRICS.items() if any(m.can_score(d) or name in d.get("logged", ()) for d in shapes)]

@@ -5,11 +5,12 @@ n is the number of answer tokens (end-of-sequence not counted) and m_i = [arg-ma
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from unlearn_metrics.types import TokenScores
+from unlearn_metrics.types import MeanLoss, TokenScores
 
 
 def extraction_strength(answer: TokenScores) -> float:
@@ -32,25 +33,27 @@ def exact_memorization(answer: TokenScores) -> float:
     return float(answer.match.mean())
 
 
-def mean_loss(answer: TokenScores) -> float:
-    """Mean negative log-likelihood in nats per token, end-of-sequence included."""
-    return float(-answer.logprob.mean(dtype=np.float64))
+def mean_loss(answer: TokenScores | MeanLoss) -> float:
+    """Mean negative log-likelihood in nats per token, end-of-sequence included; summed exactly."""
+    if isinstance(answer, MeanLoss):
+        return answer.loss
+    return -math.fsum(answer.logprob.tolist()) / len(answer.logprob)
 
 
-def probability(answer: TokenScores) -> float:
+def probability(answer: TokenScores | MeanLoss) -> float:
     """exp(mean log p), end-of-sequence included: the length-normalised probability P(a|q)^(1/|a|).
 
     Source: Maini et al. 2024 (TOFU, arXiv 2401.06121), section 2.2.2.
     """
-    return float(np.exp(-mean_loss(answer)))
+    return math.exp(-mean_loss(answer))
 
 
-def probability_wrong(wrong_answers: Sequence[TokenScores]) -> float:
+def probability_wrong(wrong_answers: Sequence[TokenScores | MeanLoss]) -> float:
     """Mean over the wrong answers of their length-normalised probability (OpenUnlearning's `Q_A_PERT_Prob`)."""
     return float(np.mean([probability(w) for w in wrong_answers]))
 
 
-def probability_normalised(answer: TokenScores, wrong_answers: Sequence[TokenScores]) -> float:
+def probability_normalised(answer: TokenScores | MeanLoss, wrong_answers: Sequence[TokenScores | MeanLoss]) -> float:
     """p / (p + sum over the wrong answers' p), every p length-normalised. Computed in log space.
 
     Source: Maini et al. 2024 (TOFU), section 2.2.2, for Real Authors and World Facts. At high loss peers add 1e-10
@@ -60,7 +63,9 @@ def probability_normalised(answer: TokenScores, wrong_answers: Sequence[TokenSco
     return float(np.exp(log_p[0] - np.logaddexp.reduce(log_p)))
 
 
-def truth_ratio(true_answer: TokenScores, wrong_answers: Sequence[TokenScores], split: str) -> float:
+def truth_ratio(
+    true_answer: TokenScores | MeanLoss, wrong_answers: Sequence[TokenScores | MeanLoss], split: str
+) -> float:
     """R = exp(L_true - mean_j L_wrong_j), L = mean loss: how much likelier the wrong answers are than the true one.
 
     Returned in the form that is better when higher: min(R, 1/R) on the forget split (1 = the model can't tell
@@ -71,6 +76,6 @@ def truth_ratio(true_answer: TokenScores, wrong_answers: Sequence[TokenScores], 
     return float(np.exp(-abs(log_ratio)) if split == "forget" else -np.expm1(np.minimum(log_ratio, 0)))
 
 
-def log_truth_ratio(true_answer: TokenScores, wrong_answers: Sequence[TokenScores]) -> float:
+def log_truth_ratio(true_answer: TokenScores | MeanLoss, wrong_answers: Sequence[TokenScores | MeanLoss]) -> float:
     """log R in nats. In log space because exp(L) overflows at the losses that excessive unlearning produces."""
     return mean_loss(true_answer) - float(np.mean([mean_loss(w) for w in wrong_answers]))

@@ -13,15 +13,15 @@ import numpy as np
 from scipy.stats import rankdata
 
 from unlearn_metrics.metrics.memorization import mean_loss
-from unlearn_metrics.types import Floats, TokenScores
+from unlearn_metrics.types import Floats, MeanLoss, TokenScores
 
 
-def loss(answer: TokenScores) -> float:
+def loss(answer: TokenScores | MeanLoss) -> float:
     """Mean loss in nats per token, end-of-sequence included as in OpenUnlearning. Source: Yeom et al. 2018."""
     return mean_loss(answer)
 
 
-def zlib(answer: TokenScores, reference: str) -> float:
+def zlib(answer: TokenScores | MeanLoss, reference: str) -> float:
     """Mean loss over the bytes of the zlib-compressed answer text, with the space before it (OpenUnlearning).
 
     Source: Carlini et al. 2021 (arXiv 2012.07805), the Zlib attack.
@@ -62,6 +62,16 @@ def auc(forget: Sequence[float], holdout: Sequence[float]) -> float:
         raise ValueError("AUC needs at least one forget and one holdout document")
     ranks = rankdata([*holdout, *forget])
     return float((ranks[:n].sum() - n * (n + 1) / 2) / (n * m))
+
+
+def weighted_aucs(forget: Floats, holdout: Floats, forget_weights: Floats, holdout_weights: Floats) -> Floats:
+    """`auc` of resamples. forget: [m], holdout: [n]; weights, how often each is drawn: [resamples, m], [resamples, n].
+
+    Returns [resamples]. A holdout document beats the forget documents below it and half of those that equal it.
+    """
+    beaten = (forget[None] < holdout[:, None]) + 0.5 * (forget[None] == holdout[:, None])
+    wins = ((holdout_weights @ beaten) * forget_weights).sum(1)
+    return np.asarray(wins / (holdout_weights.sum(1) * forget_weights.sum(1)))
 
 
 def privleak(auc_unlearned: float, auc_retain: float) -> float:

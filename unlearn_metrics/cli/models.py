@@ -1,42 +1,26 @@
-"""The command line: wires the rest, and is the only file that prints."""
+"""The commands that run models: score, control, tasks, demo."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sys
-import warnings
-from collections.abc import Callable, Iterator
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
-from unlearn_metrics import __version__
+from unlearn_metrics.cli.console import err, hush, out, status, wide
 from unlearn_metrics.types import InputError
 
 if TYPE_CHECKING:  # torch and lm-eval take seconds to import: only the commands that need them do
     from unlearn_metrics.score import Settings
     from unlearn_metrics.types import RunRecord
 
-app = typer.Typer(
-    name="unlearn-metrics",
-    help="Evaluate unlearned language models, under control.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-)
+app = typer.Typer()
 control_app = typer.Typer(
     help="Control an unlearned checkpoint: write one that keeps its usefulness.", no_args_is_help=True
 )
 app.add_typer(control_app, name="control")
-
-out = Console()
-err = Console(stderr=True)
 
 
 class ControlChoice(StrEnum):
@@ -90,6 +74,9 @@ def score(
     control: Annotated[
         ControlChoice, typer.Option(help="mix: towards the original; none: raw numbers only.")
     ] = ControlChoice.mix,
+    name: Annotated[
+        str | None, typer.Option(help="What tables call the unlearned checkpoint. Default: as given.", metavar="TEXT")
+    ] = None,
     limit: Limit = None,
     device: Device = None,
     dtype: Precision = None,
@@ -104,11 +91,12 @@ def score(
     settings = _settings(
         keep, alpha, limit, device, dtype, apply_chat_template, batch_size, control is ControlChoice.mix
     )
+    settings = replace(settings, name=name)
     from unlearn_metrics.runs import check_out
 
     check_out(out_folder, overwrite)
     record = _score(original, unlearned, benchmark, data, settings, out_folder, overwrite)
-    _show(record, verbose)
+    show(record, verbose)
     err.print(f"wrote {out_folder}", markup=False, highlight=False)
 
 
@@ -143,7 +131,7 @@ def control_mix(
     from unlearn_metrics.score import calibrate_only, open_pair
 
     check_free(out_folder)
-    with _status() as say:
+    with status() as say:
         say(f"checking {original} and {unlearned}")
         o, u = open_pair(original, unlearned)
         note = ""
@@ -166,7 +154,7 @@ def tasks(
     if path:
         print(tasks_path())
         return
-    _hush()
+    hush()
     from unlearn_metrics import harness
 
     for benchmark, members in harness.benchmarks().items():
@@ -200,7 +188,7 @@ def demo(
             out_folder if name == "excessive" else None,
             overwrite,
         )
-        _show(record, verbose)
+        show(record, verbose)
     out.print()
     out.print(report.moral(records), style="bold", markup=False, highlight=False)
 
@@ -221,7 +209,7 @@ def _settings(
         raise InputError(f"--keep {keep:g} is not above 0 and at most 1")
     if alpha is not None and not 0 <= alpha <= 1:
         raise InputError(f"--alpha {alpha:g} is not between 0 and 1")
-    _hush()
+    hush()
     from unlearn_metrics.score import Settings
 
     return Settings(
@@ -247,73 +235,22 @@ def _score(
     from unlearn_metrics import runs
     from unlearn_metrics import score as main_job
 
-    with _status() as say:
+    with status() as say:
         record, observations = main_job.run(original, unlearned, benchmark, data, settings, say)
     if out_folder is not None:
         runs.save(out_folder, record, observations, overwrite)
     return record
 
 
-def _show(record: RunRecord, verbose: bool) -> None:
+def show(record: RunRecord, verbose: bool) -> None:
     from rich.text import Text
 
     from unlearn_metrics import report
 
-    # a pipe or a file has no width of its own: do not fold the table there
-    wide = out if out.is_terminal else Console(width=160)
-    wide.print(report.table(record, verbose))
-    wide.print(Text(report.describe(record.control)))
-    wide.print(Text(record.verdict, style="bold"))
+    console = wide()
+    console.print(report.table(record, verbose))
+    console.print(Text(report.describe(record.control)))
+    console.print(Text(record.verdict, style="bold"))
     if verbose:
         counts = ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in record.work.items())
-        wide.print(Text(f"work: {counts}; {record.wall_seconds:.1f} s"))
-
-
-@contextlib.contextmanager
-def _status() -> Iterator[Callable[[str], None]]:
-    """A line for every step, on stderr; the bars within a step are tqdm's."""
-    try:
-        yield lambda message: err.print(f"[dim]·[/] {escape(message)}", highlight=False, soft_wrap=True)
-    except KeyboardInterrupt:
-        err.print("interrupted; nothing was written", highlight=False)
-        raise
-
-
-def _hush() -> None:
-    """Before torch, transformers and lm-eval are imported: no bars or warnings of theirs among our lines."""
-    os.environ.setdefault("TQDM_DISABLE", "1")  # the default of bars that don't ask; ours do
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    warnings.filterwarnings("ignore")
-    import transformers
-
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-
-
-def _version(show: bool) -> None:
-    if show:
-        print(__version__)
-        raise typer.Exit
-
-
-@app.callback()
-def _main(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None:
-    pass
-
-
-def main() -> None:
-    """Entry point. Bad input: one line and exit code 2. Ctrl-C: exit code 130 (by typer)."""
-    try:
-        app()
-    except InputError as error:
-        message = " ".join(str(error).split())
-        err.print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
-        sys.exit(2)
-
-
-if __name__ == "__main__":
-    main()
+        console.print(Text(f"work: {counts}; {record.wall_seconds:.1f} s"))

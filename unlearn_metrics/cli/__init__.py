@@ -1,0 +1,50 @@
+"""The command line: wires the rest, and is the only place that prints."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from unlearn_metrics import __version__
+from unlearn_metrics.cli import models, records
+from unlearn_metrics.cli.console import err
+from unlearn_metrics.types import InputError
+
+app = typer.Typer(
+    name="unlearn-metrics",
+    help="Evaluate unlearned language models, under control.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+app.add_typer(models.app)
+app.add_typer(records.app)
+
+
+def _version(show: bool) -> None:
+    if show:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Entry point. Bad input: one line and exit code 2. Ctrl-C: exit code 130 (by typer)."""
+    try:
+        app()
+    except InputError as error:
+        message = " ".join(str(error).split())
+        err.print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
+        sys.exit(2)

@@ -1,0 +1,3 @@
+from unlearn_metrics.cli import main
+
+main()

@@ -1,0 +1,69 @@
+"""One line that fixes everything a number depends on but the checkpoints, after sacreBLEU's. Made here, and read back.
+
+    tofu_forget05|n:all|tmpl:none|prompt:0f3a...|eos:prob+|ctl:mix.es.keep0.95|dtype:float32|data:9c1b...|seed:0|...
+
+The benchmark comes first, then key:value fields. `src` is there only if somebody else's log was imported.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from unlearn_metrics.types import InputError
+
+# what each field fixes; of those in FREE, two records may differ and still be compared
+FIELDS = {
+    "n": "documents of each split",
+    "tmpl": "chat template or none",
+    "prompt": "the prompt of each split's first document (hash)",
+    "eos": "whether probabilities include the end-of-sequence token",
+    "ctl": "the control and its target",
+    "dtype": "precision of the model",
+    "data": "the documents (hash)",
+    "seed": "the resampling of the intervals",
+    "src": "the evaluator whose log was imported",
+    "lm-eval": "its version",
+    "v": "the version of this package",
+}
+# the seed moves intervals a little, not values; what lm-eval feeds the model is in data and prompt
+FREE = ("seed", "lm-eval")
+_LINE = re.compile(r"[\w.-]{1,200}(\|[a-z-]{1,20}:[\w.+-]{0,200}){1,20}", re.ASCII)
+
+
+def make(benchmark: str, fields: Mapping[str, str]) -> str:
+    """The signature line. Raises ValueError for what `parse` would not read back."""
+    line = "|".join([benchmark, *(f"{key}:{value}" for key, value in fields.items())])
+    if not _LINE.fullmatch(line):
+        raise ValueError(f"no signature can be made of {line!r}")
+    return line
+
+
+def parse(line: str) -> dict[str, str]:
+    """{"benchmark": ..., field: value, ...} of a signature. InputError if it is none."""
+    if not _LINE.fullmatch(line):
+        raise InputError(f"not a signature: {line[:80]!r}")
+    benchmark, *rest = line.split("|")
+    fields = dict(field.split(":", 1) for field in rest)
+    unknown = fields.keys() - FIELDS.keys()
+    if unknown or len(fields) != len(rest):
+        raise InputError(f"not a signature: field {min(unknown, default='twice')!r} in {line[:80]!r}")
+    return {"benchmark": benchmark, **fields}
+
+
+def comparable(line: str) -> tuple[tuple[str, str], ...]:
+    """What two signatures must have in common for their numbers to stand in one ranking: a key for grouping."""
+    fields = {key: value for key, value in parse(line).items() if key not in FREE}
+    if "v" in fields:  # patch releases change no number
+        fields["v"] = ".".join(fields["v"].split(".")[:2])
+    return tuple(sorted(fields.items()))
+
+
+def differences(a: str, b: str) -> list[str]:
+    """In which fields that matter two signatures differ, in words; empty if they may be compared."""
+    one, two = dict(comparable(a)), dict(comparable(b))
+    return [
+        f"{key} is {one.get(key, 'not given')} in one, {two.get(key, 'not given')} in the other"
+        for key in ("benchmark", *FIELDS)
+        if one.get(key) != two.get(key)
+    ]
