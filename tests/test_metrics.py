@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unlearn_metrics.metrics import JUDGED, METRICS, good
+from unlearn_metrics.metrics import ATTACKS, JUDGED, METRICS, good
 from unlearn_metrics.metrics.fluency import ngram_entropy, perplexity, repetition
 from unlearn_metrics.metrics.forget_quality import ks_forget_quality
 from unlearn_metrics.metrics.memorization import (
@@ -518,6 +518,10 @@ def test_every_metric_reads_its_own_fields():
         "repetition": 0,  # abab, baba
         "ngram_entropy": 0.945530556,
         "perplexity": 16,
+        "loss": math.log(2),
+        "zlib": math.log(2) / 20,  # bytes of the compressed " a b c d e f"
+        "min_k": math.log(2),
+        "min_k_plus_plus": math.log(2) - 1,  # mean -1, deviation 1
     }
     assert {name: metric(document) for name, metric in METRICS.items()} == pytest.approx(expected, rel=1e-6)
     assert METRICS["truth_ratio"]({**document, "split": "forget"}) == pytest.approx(5 / 16, rel=1e-6)
@@ -566,7 +570,7 @@ def test_better_is_where_a_model_that_knows_and_speaks_stands(name: str):
 
 
 def test_on_forget_it_is_good_to_hold_less_of_the_text_but_not_to_speak_worse():
-    elsewhere = {"probability_wrong", "repetition", "perplexity"}
+    elsewhere = {"probability_wrong", "repetition", "perplexity", *ATTACKS}
     assert {name for name in METRICS if good(name, "retain") == "lower"} == elsewhere
-    # on forget only fluency, and truth_ratio with its own form, keep their direction
-    assert {name for name in METRICS if good(name, "forget") == "higher"} == {"truth_ratio", "ngram_entropy"}
+    # on forget only fluency, and truth_ratio with its own form, keep their direction; a text should look new to attacks
+    assert {name for name in METRICS if good(name, "forget") == "higher"} == {"truth_ratio", "ngram_entropy", *ATTACKS}

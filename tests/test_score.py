@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -94,7 +95,10 @@ def test_calibration_and_report_use_different_halves(scored, record):
 
 def test_record_identifies_everything(record):
     assert record["schema"] == runs.SCHEMA
-    assert record["signature"].startswith("demo|n:all|tmpl:none|eos:prob+|ctl:mix.es.keep0.95|dtype:float32|data:")
+    assert re.match(
+        r"demo\|n:all\|tmpl:none\|prompt:\w{8}\|eos:prob\+\|ctl:mix.es.keep0.95\|dtype:float32\|data:\w{8}\|",
+        record["signature"],
+    )
     assert record["checkpoints"]["original"]["weights_sha256"] != record["checkpoints"]["unlearned"]["weights_sha256"]
     assert (
         record["checkpoints"]["original"]["tokenizer_sha256"] == record["checkpoints"]["unlearned"]["tokenizer_sha256"]

@@ -175,7 +175,7 @@ def demo(
 
     if out_folder is not None:
         check_out(out_folder, overwrite)
-    here = Path(__file__).parent / "demo"
+    here = Path(__file__).parent.parent / "demo"
     records = {}
     for name in ("excessive", "moderate"):
         out.print(f"\n[bold]unlearned checkpoint: {name}[/]")

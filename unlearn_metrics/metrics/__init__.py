@@ -82,11 +82,13 @@ JUDGED = frozenset(name for name, metric in METRICS.items() if "judged_generatio
 def good(name: str, split: str) -> Literal["higher", "lower"]:
     """Which way is good on a split: on forget, what the model still holds of the text is bad.
 
-    truth_ratio has a form of its own there (1 = true and wrong answers look alike); fluency is good anywhere.
+    truth_ratio has a form of its own there (1 = true and wrong answers look alike); fluency is good anywhere. Attack
+    scores are high where a text looks new to the model.
     """
-    if split == "forget" and METRICS[name].facet != "fluency" and name != "truth_ratio":
-        return "lower"
-    return METRICS[name].better
+    metric = METRICS[name]
+    if split != "forget" or metric.facet == "fluency" or name == "truth_ratio":
+        return metric.better
+    return "higher" if metric.facet == "privacy" else "lower"
 
 
 def value(name: str, document: Document) -> float:
