@@ -2,60 +2,29 @@
 
 from __future__ import annotations
 
-import datetime
-import hashlib
-import importlib.metadata
-import platform
-import subprocess
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from lm_eval.models.huggingface import HFLM
 
-from unlearn_metrics import __version__, harness, report
+from unlearn_metrics import harness, provenance
 from unlearn_metrics.backends import hf
 from unlearn_metrics.control.calibration import calibrate
 from unlearn_metrics.control.checkpoints import (
     Checkpoint,
     check_finite,
     check_pair,
-    identify,
     open_checkpoint,
 )
 from unlearn_metrics.control.mixing import mix_into
 from unlearn_metrics.metrics import JUDGED, METRICS
-from unlearn_metrics.runs import SCHEMA, halves, score_all
-from unlearn_metrics.signature import make
-from unlearn_metrics.types import (
-    Control,
-    Document,
-    GitState,
-    InputError,
-    Observations,
-    Prompt,
-    RunRecord,
-    first_line,
-)
+from unlearn_metrics.runs import halves, score_all
+from unlearn_metrics.types import Control, Document, InputError, Observations, RunRecord, Settings, first_line
 
 RETENTION_METRIC = "extraction_strength"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the user chose. Exactly one of keep and alpha is set, or neither: no control."""
-
-    keep: float | None = 0.95
-    alpha: float | None = None
-    limit: int | None = None
-    device: str | None = None
-    dtype: str | None = None
-    name: str | None = None
-    apply_chat_template: bool = False
-    batch_size: int = 1
-    seed: int = 0
 
 
 def open_pair(original: str, unlearned: str) -> tuple[Checkpoint, Checkpoint]:
@@ -184,7 +153,7 @@ def run(
         return harness.evaluate(lm, tasks, settings.limit, settings.apply_chat_template)
 
     seen: Observations = {"original": observe(0, "the original")}
-    firsts = [documents[0] for documents in seen["original"].values()]
+    firsts = {split: documents[0] for split, documents in seen["original"].items()}
     # calibrating reads only the original's retain documents; it comes before the rest so that its refusals do
     if settings.keep is not None:
         say("calibrating the control")
@@ -213,39 +182,18 @@ def run(
     of_split = {split: [*task.metrics, *_judged(task)] for split, task in tasks.items()}
     metrics = {m: {split: of_split[split.removesuffix("_calibration")] for split in seen[m]} for m in seen}
     scores, composites = score_all(seen, metrics, settings.seed)
-    data_hashes = {split: data_hash(task) for split, task in tasks.items()}
-    prompts = {split: prompt_of(task, first) for (split, task), first in zip(tasks.items(), firsts, strict=True)}
-    record = RunRecord(
-        schema=SCHEMA,
-        signature=signature(benchmark, data_hashes, prompts, lm, control, settings),
+    record = provenance.record(
         name=settings.name or unlearned,
         benchmark=benchmark,
-        verdict=report.verdict(scores, control),
+        tasks=tasks,
+        firsts=firsts,
+        lm=lm,
+        checkpoints={"original": o, "unlearned": u},
         control=control,
         scores=scores,
         composites=composites,
-        checkpoints={"original": identify(o), "unlearned": identify(u)},
-        data=data_hashes,
-        task_versions={task.task_name: str(task.VERSION) for task in tasks.values()},
-        settings={
-            "limit": settings.limit,
-            "device": str(lm.device),
-            "dtype": str(lm.model.dtype).removeprefix("torch."),
-            "apply_chat_template": settings.apply_chat_template,
-            "batch_size": settings.batch_size,
-            "seed": settings.seed,
-        },
-        software={
-            name: importlib.metadata.version(name)
-            for name in ("unlearn-metrics", "lm-eval", "torch", "transformers", "tokenizers", "rouge-score")
-        }
-        | {"python": platform.python_version()},
-        prompts=prompts,
-        git=git_state(),
-        imported=None,
-        work=dict(hf.work(lm)),
+        settings=settings,
         wall_seconds=time.monotonic() - start,
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
     return record, seen
 
@@ -264,68 +212,3 @@ def judge(lm: HFLM, documents: list[Document]) -> None:
     pairs = [hf.encode(lm, d["prompt"], d["generation"], cut=lm.max_length) for d in spoken]
     for document, scores in zip(spoken, hf.token_scores(lm, pairs), strict=True):
         document["judged_generation"] = scores
-
-
-def data_hash(task: harness.TokenScoreTask) -> str:
-    """sha256 over the documents in order."""
-    digest = hashlib.sha256()
-    for doc in task.eval_docs:
-        digest.update(repr(sorted(doc.items())).encode())
-    return digest.hexdigest()
-
-
-def prompt_of(task: harness.TokenScoreTask, first: Document) -> Prompt:
-    return Prompt(str(task.config.doc_to_text), str(task.config.doc_to_target), first["prompt"])
-
-
-def git_state() -> GitState | None:
-    """Commit of the source tree this runs from, and whether it has changes; None if installed, or without git."""
-    folder = Path(__file__).parent
-
-    def git(*command: str) -> str | None:
-        try:
-            return subprocess.run(["git", "-C", folder, *command], capture_output=True, text=True, check=True).stdout
-        except (OSError, subprocess.CalledProcessError):
-            return None
-
-    # an installed package may lie in a virtual environment within somebody else's repository
-    if not git("ls-files", "--error-unmatch", Path(__file__).name):
-        return None
-    commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain")
-    return None if commit is None or changes is None else GitState(commit.strip(), bool(changes))
-
-
-def _hash(parts: Iterable[str]) -> str:
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:8]
-
-
-def signature(
-    benchmark: str,
-    data_hashes: dict[str, str],
-    prompts: dict[str, Prompt],
-    lm: HFLM,
-    control: Control,
-    settings: Settings,
-) -> str:
-    """The record's signature (see signature.py)."""
-    if control.method == "none":
-        ctl = "none"
-    elif control.keep is None:
-        ctl = f"{control.method}.alpha{control.alpha:g}"
-    else:
-        ctl = f"{control.method}.es.keep{control.keep:g}"
-    return make(
-        benchmark,
-        {
-            "n": str(settings.limit or "all"),
-            "tmpl": "chat" if settings.apply_chat_template else "none",
-            "prompt": _hash(prompt.example for prompt in prompts.values()),
-            "eos": "prob+",
-            "ctl": ctl,
-            "dtype": str(lm.model.dtype).removeprefix("torch."),
-            "data": _hash(data_hashes.values()),
-            "seed": str(settings.seed),
-            "lm-eval": importlib.metadata.version("lm-eval"),
-            "v": __version__,
-        },
-    )

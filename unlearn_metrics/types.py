@@ -78,6 +78,21 @@ class MeanLoss:
     loss: float
 
 
+@dataclass(frozen=True)
+class Settings:
+    """What the user chose. Exactly one of keep and alpha is set, or neither: no control."""
+
+    keep: float | None = 0.95
+    alpha: float | None = None
+    limit: int | None = None
+    device: str | None = None
+    dtype: str | None = None
+    name: str | None = None
+    apply_chat_template: bool = False
+    batch_size: int = 1
+    seed: int = 0
+
+
 # One document of a benchmark with everything that was observed of it: "id", "split", "cluster", the texts
 # ("prompt", "reference", "generation"), the token scores by role ("answer", "paraphrased_question", "true_answer",
 # "wrong_answers", "judged_generation"; MeanLoss instead where a log is all there is) and "logged", metric values
@@ -90,6 +105,7 @@ Observations: TypeAlias = dict[str, dict[str, list[Document]]]
 # --- record.json: plain dataclasses, whose types are the published schema (runs.RECORD_TYPE) -------------------------
 
 Text: TypeAlias = Annotated[str, MaxLen(10_000)]
+LongText: TypeAlias = Annotated[str, MaxLen(10_000_000)]
 Count: TypeAlias = Annotated[int, Ge(0)]
 Share: TypeAlias = Annotated[float, Ge(0), Le(1)]
 # pydantic reads this off each class: nothing unknown, nothing converted, no NaN and no infinity
@@ -161,7 +177,7 @@ class Prompt:
 
     doc_to_text: Text
     doc_to_target: Text
-    example: Text
+    example: LongText
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from unlearn_metrics.cli.console import err, hush, out, status, wide
-from unlearn_metrics.types import InputError
+from unlearn_metrics.types import InputError, Settings
 
 if TYPE_CHECKING:  # torch and lm-eval take seconds to import: only the commands that need them do
-    from unlearn_metrics.score import Settings
     from unlearn_metrics.types import RunRecord
 
 app = typer.Typer()
@@ -210,8 +209,6 @@ def _settings(
     if alpha is not None and not 0 <= alpha <= 1:
         raise InputError(f"--alpha {alpha:g} is not between 0 and 1")
     hush()
-    from unlearn_metrics.score import Settings
-
     return Settings(
         keep=(0.95 if keep is None else keep) if controlled and alpha is None else None,
         alpha=alpha,

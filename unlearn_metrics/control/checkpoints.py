@@ -212,7 +212,7 @@ def identify(checkpoint: Checkpoint) -> CheckpointInfo:
         revision=checkpoint.revision,
         weights_sha256=digest(sorted(checkpoint.shards)),
         config_sha256=digest(["config.json"]),
-        tokenizer_sha256=digest(tokenizer),
+        tokenizer_sha256=digest(tokenizer) if tokenizer else None,  # many come without: the original's is used
     )
 
 

@@ -1,0 +1,164 @@
+"""What identifies a run: checkpoints, data, prompts, machine, software. From these and the scores, its record."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import importlib.metadata
+import platform
+import subprocess
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+from lm_eval.models.huggingface import HFLM
+
+from unlearn_metrics import __version__, report, signature
+from unlearn_metrics.backends import hf
+from unlearn_metrics.control.checkpoints import Checkpoint, identify
+from unlearn_metrics.harness import TokenScoreTask
+from unlearn_metrics.runs import SCHEMA
+from unlearn_metrics.types import Control, Document, GitState, Prompt, RunRecord, Score, Scores, Settings
+
+PACKAGES = (
+    "lm-eval",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "datasets",
+    "safetensors",
+    "numpy",
+    "scipy",
+    "rouge-score",
+)
+Tasks: TypeAlias = Mapping[str, TokenScoreTask]
+
+
+def record(
+    name: str,
+    benchmark: str,
+    tasks: Tasks,
+    firsts: Mapping[str, Document],
+    lm: HFLM,
+    checkpoints: Mapping[str, Checkpoint],
+    control: Control,
+    scores: Scores,
+    composites: dict[str, dict[str, Score]],
+    settings: Settings,
+    wall_seconds: float,
+) -> RunRecord:
+    """The record of a run that has just been scored. tasks, firsts: by split; firsts are the first documents."""
+    data = {split: data_hash(task) for split, task in tasks.items()}
+    prompts = {split: prompt_of(task, firsts[split]) for split, task in tasks.items()}
+    return RunRecord(
+        schema=SCHEMA,
+        signature=signature.make(benchmark, signature_fields(data, prompts, lm, control, settings)),
+        name=name,
+        benchmark=benchmark,
+        verdict=report.verdict(scores, control),
+        control=control,
+        scores=scores,
+        composites=composites,
+        checkpoints={role: identify(checkpoint) for role, checkpoint in checkpoints.items()},
+        data=data,
+        task_versions={task.task_name: str(task.VERSION) for task in tasks.values()},
+        prompts=prompts,
+        settings=resolved(lm, settings),
+        software=software(),
+        git=git_state(),
+        imported=None,
+        work=dict(hf.work(lm)),
+        wall_seconds=wall_seconds,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
+
+
+def resolved(lm: HFLM, settings: Settings) -> dict[str, str | int | float | bool | None]:
+    """The settings as they came out: what the user left open, and what the machine decided."""
+    gpu = torch.cuda.get_device_name(lm.device) if lm.device.type == "cuda" else None
+    return {
+        "limit": settings.limit,
+        "device": str(lm.device),
+        "gpu": gpu,
+        "threads": torch.get_num_threads(),
+        "dtype": dtype(lm),
+        "attention": getattr(lm.model.config, "_attn_implementation", None),
+        "apply_chat_template": settings.apply_chat_template,
+        "chat_template_sha256": chat_template_hash(lm) if settings.apply_chat_template else None,
+        "max_length": lm.max_length,
+        "batch_size": settings.batch_size,
+        "seed": settings.seed,
+    }
+
+
+def software() -> dict[str, str]:
+    """Versions of what numbers can depend on. No CUDA: no `cuda`."""
+    found = {"unlearn-metrics": __version__} | {name: importlib.metadata.version(name) for name in PACKAGES}
+    found |= {"python": platform.python_version(), "platform": platform.platform()}
+    return found | ({} if torch.version.cuda is None else {"cuda": torch.version.cuda})
+
+
+def dtype(lm: HFLM) -> str:
+    return str(lm.model.dtype).removeprefix("torch.")
+
+
+def chat_template_hash(lm: HFLM) -> str:
+    return hashlib.sha256(str(lm.chat_template(True)).encode()).hexdigest()
+
+
+def data_hash(task: TokenScoreTask) -> str:
+    """sha256 over the documents in order."""
+    digest = hashlib.sha256()
+    for doc in task.eval_docs:
+        digest.update(repr(sorted(doc.items())).encode())
+    return digest.hexdigest()
+
+
+def prompt_of(task: TokenScoreTask, first: Document) -> Prompt:
+    return Prompt(str(task.config.doc_to_text), str(task.config.doc_to_target), first["prompt"])
+
+
+def git_state() -> GitState | None:
+    """Commit of the source tree this runs from, and whether it has changes; None if installed, or without git."""
+    folder = Path(__file__).parent
+
+    def git(*command: str) -> str | None:
+        try:
+            return subprocess.run(["git", "-C", folder, *command], capture_output=True, text=True, check=True).stdout
+        except (OSError, subprocess.CalledProcessError):
+            return None
+
+    # an installed package may lie in a virtual environment within somebody else's repository
+    if not git("ls-files", "--error-unmatch", Path(__file__).name):
+        return None
+    commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain")
+    return None if commit is None or changes is None else GitState(commit.strip(), bool(changes))
+
+
+def signature_fields(
+    data: Mapping[str, str], prompts: Mapping[str, Prompt], lm: HFLM, control: Control, settings: Settings
+) -> dict[str, str]:
+    """What `signature.FIELDS` describes, of this run. data: split -> hash."""
+    if control.method == "none":
+        ctl = "none"
+    elif control.keep is None:
+        ctl = f"{control.method}.alpha{control.alpha:g}"
+    else:
+        ctl = f"{control.method}.es.keep{control.keep:g}"
+    return {
+        "n": str(settings.limit or "all"),
+        "tmpl": "chat" if settings.apply_chat_template else "none",
+        "prompt": short_hash(prompt.example for prompt in prompts.values()),
+        "eos": "prob+",
+        "ctl": ctl,
+        "dtype": dtype(lm),
+        "data": short_hash(data.values()),
+        "seed": str(settings.seed),
+        "lm-eval": importlib.metadata.version("lm-eval"),
+        "v": __version__,
+    }
+
+
+def short_hash(parts: Iterable[str]) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:8]
