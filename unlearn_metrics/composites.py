@@ -72,9 +72,15 @@ def draws(documents: Sequence[Document], split: str, seed: int) -> Floats:
     return stats.bootstrap_weights(np.array([d["cluster"] for d in documents]), [seed, *split.encode()])
 
 
+def fewest_clusters(*splits: Sequence[Document]) -> int:
+    """The number of clusters in the split that has fewest: what an interval over these splits rests on."""
+    return min(len({d["cluster"] for d in documents}) for documents in splits)
+
+
 def _utility(splits: Splits, seed: int) -> Score:
     points, resampled, n, unscored = [], [], 0, 0
     weights = {split: draws(splits[split], split, seed) for split in dict(UTILITY)}
+    fewest = fewest_clusters(*(splits[split] for split in weights))
     for split, metric in UTILITY:
         values = np.array([value(metric, d) for d in splits[split]])
         geometric = METRICS[metric].geometric
@@ -85,7 +91,7 @@ def _utility(splits: Splits, seed: int) -> Score:
         return Score(None, None, None, 0, n + unscored)
     rows = min(map(len, resampled))
     utilities = hmean(np.clip([r[:rows] for r in resampled], 0, None), axis=0) if rows else np.empty(0)
-    return Score(model_utility(points), *stats.interval(utilities), n, unscored)
+    return Score(model_utility(points), *stats.interval(utilities, fewest), n, unscored)
 
 
 def _log_ratios(documents: Sequence[Document]) -> dict[str, float]:
@@ -118,14 +124,14 @@ def _forget_quality(
     n = len(documents)
     hops, which = np.unique(np.rint(distance * n).astype(int), return_inverse=True)
     p = np.array([ks_2samp(np.arange(n), np.arange(n) + h - 0.5 if h else np.arange(n)).pvalue for h in hops])[which]
-    return Score(point, *stats.interval(p), n, 0)
+    return Score(point, *stats.interval(p, fewest_clusters(documents)), n, 0)
 
 
 def _attacks(splits: Splits, reference: Splits | None, seed: int) -> dict[str, Score]:
     """auc_<attack> of forget against holdout and, with a reference, privleak by Min-K % (MUSE, OpenUnlearning)."""
     result = {}
     weights = {split: draws(splits[split], split, seed) for split in ("forget", "holdout")}
-    rows = min(map(len, weights.values()))
+    rows, fewest = min(map(len, weights.values())), fewest_clusters(*(splits[split] for split in weights))
     models = (
         [splits] if reference is None or not {"forget", "holdout"} <= reference.keys() else [splits, whole(reference)]
     )
@@ -139,9 +145,10 @@ def _attacks(splits: Splits, reference: Splits | None, seed: int) -> dict[str, S
             for model in scores
         ]
         n = sum(len(splits[s]) for s in weights)
-        result[f"auc_{attack}"] = Score(points[0], *stats.interval(resampled[0]), n, 0)
+        result[f"auc_{attack}"] = Score(points[0], *stats.interval(resampled[0], fewest), n, 0)
         if attack == "min_k" and len(models) == 2 and points[1] < 1:
             with np.errstate(divide="ignore", invalid="ignore"):
                 leaks = 100 * ((1 - resampled[0]) / (1 - resampled[1]) - 1)
-            result["privleak"] = Score(privacy.privleak(*points), *stats.interval(leaks[np.isfinite(leaks)]), n, 0)
+            ends = stats.interval(leaks[np.isfinite(leaks)], fewest)
+            result["privleak"] = Score(privacy.privleak(*points), *ends, n, 0)
     return result

@@ -1,11 +1,13 @@
-"""Aggregates over documents and their intervals. numpy only; nothing here knows what a metric means."""
+"""Aggregates over documents and their intervals. Nothing here knows what a metric means."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtr, stdtrit
 
 from unlearn_metrics.types import Floats, Score
 
@@ -48,7 +50,7 @@ def score(
     geometric: bool = False,
     level: float = 0.95,
 ) -> Score:
-    """Aggregate with a percentile-bootstrap interval (Efron & Tibshirani 1993, ch. 13).
+    """Aggregate with a bootstrap interval, see `interval`.
 
     values: [n], NaN = unscored; clusters: [n]; weights: from bootstrap_weights(clusters), [resamples, n].
     Scored documents in fewer than five clusters: no interval. No scored document: no value.
@@ -59,15 +61,22 @@ def score(
     if n == 0:
         return Score(None, None, None, 0, unscored)
     value = float(aggregate(values, np.ones((1, len(values))), geometric)[0])
-    if len(np.unique(clusters[scored])) < MIN_CLUSTERS:
+    count = len(np.unique(clusters[scored]))
+    if count < MIN_CLUSTERS:
         return Score(value, None, None, n, unscored)
-    return Score(value, *interval(aggregate(values, weights, geometric), level), n, unscored)
+    return Score(value, *interval(aggregate(values, weights, geometric), count, level), n, unscored)
 
 
-def interval(resampled: Floats, level: float = 0.95) -> tuple[float | None, float | None]:
-    """(low, high): percentiles of a resampled figure, those that are NaN left out. (None, None) if none is left."""
+def interval(resampled: Floats, clusters: int, level: float = 0.95) -> tuple[float | None, float | None]:
+    """(low, high): the expanded percentile interval of a resampled figure (Hesterberg 2015, arXiv 1411.5279).
+
+    clusters: how many were drawn from; the fewest, where the figure is of several splits. A resample of k clusters
+    varies too little, by k / (k - 1), and knows its own spread as badly as Student's t says; the percentiles taken are
+    as far out as makes up for both. NaN (a resample of unscored documents) is left out. (None, None) if none is left.
+    """
     resampled = resampled[~np.isnan(resampled)]
     if len(resampled) == 0:
         return None, None
-    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
+    tail = ndtr(math.sqrt(clusters / (clusters - 1)) * stdtrit(clusters - 1, (1 - level) / 2))
+    low, high = np.quantile(resampled, [tail, 1 - tail])
     return float(low), float(high)
