@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
+import tracemalloc
 from binascii import crc32
 from collections.abc import Callable
 from itertools import combinations
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rouge_score import rouge_scorer
 
 from unlearn_metrics.metrics import ATTACKS, JUDGED, METRICS, good
 from unlearn_metrics.metrics.fluency import ngram_entropy, perplexity, repetition
@@ -347,6 +349,25 @@ def test_extraction_strength_is_what_decoding_after_revealing_k_tokens_gives(dat
     fewest = next(k for k in range(n + 1) if decoded(k) == answer)
     teacher_forced = scores(list(answer), [next_token(answer[:i]) for i in range(n + 1)], [-1.0] * (n + 1))
     assert extraction_strength(teacher_forced) == pytest.approx((n - fewest) / n, abs=1e-12)
+
+
+any_words = st.lists(st.sampled_from(["runs", "running", "cat", "Cats", "1958.", "naïve", "É", "…"])).map(" ".join)
+
+
+@hypothesis
+@given(any_words, any_words)
+def test_rouge_is_the_rouge_score_packages(generation: str, reference: str):
+    theirs = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True).score(reference, generation)["rougeL"].recall
+    assert rouge(generation, reference) == theirs or (math.isnan(rouge(generation, reference)) and theirs == 0)
+
+
+def test_rouge_of_two_long_texts_needs_no_table_of_both():
+    """A table of 20,000 x 20,000 numbers, as the package fills it, would be 3 GB."""
+    words = [str(i) for i in range(20_000)]
+    tracemalloc.start()
+    assert rouge(" ".join(words), " ".join(reversed(words))) == 1 / 20_000
+    assert tracemalloc.get_traced_memory()[1] < 2e8
+    tracemalloc.stop()
 
 
 few_words = st.lists(st.sampled_from(["a", "bb", "ccc", "d"]), max_size=7)  # too short for the stemmer

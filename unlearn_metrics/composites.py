@@ -6,6 +6,7 @@ where two are compared, since they answered the same questions.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -98,12 +99,20 @@ def _log_ratios(documents: Sequence[Document]) -> dict[str, float]:
     """question -> log truth ratio; empty if one document has none."""
     if not all(METRICS["truth_ratio"].can_score(d) for d in documents):
         return {}
-    return {_question(d): log_truth_ratio(d["true_answer"], d["wrong_answers"]) for d in documents}
+    ratios = [log_truth_ratio(d["true_answer"], d["wrong_answers"]) for d in documents]
+    return dict(zip(_questions(documents), ratios, strict=True))
 
 
-def _question(document: Document) -> str:
-    """What was asked, apart from how it was prompted: two models may have templates of their own."""
-    return f"{document['id']}: {document.get('question', document['reference'])}"
+def _questions(documents: Sequence[Document]) -> list[str]:
+    """What was asked, apart from how it was prompted: two models may have templates of their own, and logs rows of
+    their own. A question that comes again is told by its number; where no text is known, the row stands for it."""
+    texts = [str(d.get("question", d.get("reference", f"row {d['id']}"))) for d in documents]
+    seen: Counter[str] = Counter()
+    keys = []
+    for text in texts:
+        seen[text] += 1
+        keys.append(f"{text} #{seen[text]}")
+    return keys
 
 
 def _forget_quality(
@@ -114,7 +123,7 @@ def _forget_quality(
     weights = draws(documents, "forget", seed)
     if not len(weights):
         return Score(point, None, None, len(mine), 0)
-    both = np.array([[mine[_question(d)], reference[_question(d)]] for d in documents])
+    both = np.array([[mine[question], reference[question]] for question in _questions(documents)])
     order = np.argsort(both, axis=None, kind="stable")
     values = both.ravel()[order]
     last = np.append(values[1:] != values[:-1], True)  # of equal values, where a distribution function has its step

@@ -92,10 +92,13 @@ def good(name: str, split: str) -> Literal["higher", "lower"]:
 
 
 def value(name: str, document: Document) -> float:
-    """A metric of a document: computed if it holds what the metric takes, else as a log has it, else NaN."""
-    if METRICS[name].can_score(document):
-        return METRICS[name](document)
-    return float(document.get("logged", {}).get(name, math.nan))
+    """A metric of a document: as a log has it, else computed if it holds what the metric takes, else NaN.
+
+    What is computed instead of taken from a log is the importer's choice: it leaves that value out of "logged".
+    """
+    if name in document.get("logged", ()):
+        return float(document["logged"][name])
+    return METRICS[name](document) if METRICS[name].can_score(document) else math.nan
 
 
 def available(documents: Iterable[Document]) -> list[str]:
