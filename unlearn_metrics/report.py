@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from rich.table import Table
 from rich.text import Text
@@ -37,25 +37,35 @@ HEADLINE: dict[str, list[tuple[str, str]]] = {
 }
 
 
-def rows(scores: Scores, everything: bool = False) -> list[tuple[str, str, str]]:
-    """(facet, split, metric) in table order; everything=True adds what the headline leaves out."""
-    splits = [s for s in scores["original"] if not s.endswith("_calibration")]
+def rows(names: Mapping[str, Collection[str]], everything: bool = False) -> list[tuple[str, str, str]]:
+    """(facet, split, metric) in table order. names: split -> its metrics; everything=True: beyond the headline."""
+    splits = [s for s in names if not s.endswith("_calibration")]
     found = [
         (facet, split, metric)
         for facet, wanted in HEADLINE.items()
         for pattern, metric in wanted
         for split in splits
-        if (split == pattern or (pattern == "*" and split != "forget")) and metric in scores["original"][split]
+        if (split == pattern or (pattern == "*" and split != "forget")) and metric in names[split]
     ]
     if everything:
-        for split in splits:
-            for metric in scores["original"][split]:
-                facet = "Forget quality" if split == "forget" else "Knowledge retention"
-                row = ("Fluency" if METRICS[metric].facet == "fluency" else facet, split, metric)
-                if row not in found:
-                    found.append(row)
-        found.sort(key=lambda row: list(HEADLINE).index(row[0]))
+        rest = [(facet_of(metric, split), split, metric) for split in splits for metric in names[split]]
+        found = sorted(dict.fromkeys([*found, *rest]), key=lambda row: list(HEADLINE).index(row[0]))
     return found
+
+
+def facet_of(metric: str, split: str) -> str:
+    if METRICS[metric].facet == "fluency":
+        return "Fluency"
+    return "Forget quality" if split == "forget" else "Knowledge retention"
+
+
+def measured(scores: Scores) -> dict[str, dict[str, None]]:
+    """split -> the metrics that at least one model has on it, in order: logs of others need not hold an original."""
+    names: dict[str, dict[str, None]] = {}
+    for splits in scores.values():
+        for split, metrics in splits.items():
+            names.setdefault(split, {}).update(dict.fromkeys(metrics))
+    return names
 
 
 def number(value: float) -> str:
@@ -64,14 +74,21 @@ def number(value: float) -> str:
     return f"{value:.3f}" if size == 0 or 5e-4 <= size < 10 else f"{value:.1f}" if 10 <= size < 1000 else f"{value:.1e}"
 
 
-def cell(score: Score) -> str:
+def cell(score: Score | None) -> str:
     """'value [low, high]', or a dash where nothing could be scored; what is unscored is said."""
+    if score is None:
+        return "—"
     if score.value is None:
         return f"— ({score.unscored} unscored)"
     text = number(score.value)
     if score.ci_low is not None and score.ci_high is not None:
         text += f" [{number(score.ci_low)}, {number(score.ci_high)}]"
     return text + (f" ({score.unscored} unscored)" if score.unscored else "")
+
+
+def _documents(scores: Iterable[Score | None]) -> str:
+    """How many documents a row is about; of models that were asked different numbers, each."""
+    return ", ".join(map(str, dict.fromkeys(score.n + score.unscored for score in scores if score is not None)))
 
 
 def table(record: RunRecord, everything: bool = False) -> Table:
@@ -83,19 +100,18 @@ def table(record: RunRecord, everything: bool = False) -> Table:
         result.add_column(COLUMNS[model], justify="right")
     result.add_column("n", justify="right")
     facet = ""
-    for row_facet, split, metric in rows(record.scores, everything):
+    for row_facet, split, metric in rows(measured(record.scores), everything):
         if row_facet != facet:
             if facet:
                 result.add_section()
             result.add_row(Text(row_facet, style="bold"))
             facet = row_facet
-        found = [record.scores[model][split][metric] for model in models]
-        documents = found[0].n + found[0].unscored
+        found = [record.scores[model].get(split, {}).get(metric) for model in models]
         result.add_row(
             Text(f"  {metric} {ARROW[good(metric, split)]}"),
             split,
             *(Text(cell(score)) for score in found),
-            str(documents),
+            _documents(found),
         )
     return result
 
@@ -107,14 +123,14 @@ def markdown(record: RunRecord) -> str:
         "| facet | metric | on | " + " | ".join(COLUMNS[model] for model in models) + " | n |",
         "|---|---|---|" + "---:|" * (len(models) + 1),
     ]
-    for facet, split, metric in rows(record.scores):
-        found = [record.scores[model][split][metric] for model in models]
+    for facet, split, metric in rows(measured(record.scores)):
+        found = [record.scores[model].get(split, {}).get(metric) for model in models]
         cells = [
             facet,
             f"{metric} {ARROW[good(metric, split)]}",
             split,
             *map(cell, found),
-            str(found[0].n + found[0].unscored),
+            _documents(found),
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
