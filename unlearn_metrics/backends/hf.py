@@ -330,15 +330,21 @@ def _head_is_bare(lm: HFLM, head: torch.nn.Module) -> bool:
 
 
 def _reduce(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """[positions, vocabulary] -> arg-max, log p(target), mean and variance of log p under the model: [positions]."""
+    """[positions, vocabulary] -> arg-max, log p(target), mean and variance of log p under the model: [positions].
+
+    One exponential serves the normaliser and both moments, taken below the largest logit; plain sums are the fastest
+    reduction that torch has on a CPU.
+    """
     argmax = logits.argmax(-1)
-    logp = torch.log_softmax(logits, -1, dtype=torch.float32)
-    picked = logp.gather(-1, target[:, None])[:, 0]
-    p = logp.exp()
-    logp.clamp_(min=torch.finfo(logp.dtype).min)  # log 0 is weighted by 0, but 0 * inf would be NaN
-    mean = torch.linalg.vecdot(p, logp)
-    variance = torch.linalg.vecdot(p.mul_(logp), logp) - mean.square()
-    return argmax, picked, mean, variance.clamp_(min=0)
+    below = logits.float() - logits.gather(-1, argmax[:, None]).float()
+    weight = below.exp()
+    total = weight.sum(-1)
+    log_total = total.log()
+    picked = below.gather(-1, target[:, None])[:, 0] - log_total
+    below.clamp_(min=torch.finfo(below.dtype).min)  # log 0 is weighted by 0, but 0 * inf would be NaN
+    first = weight.mul_(below).sum(-1) / total
+    second = weight.mul_(below).sum(-1) / total
+    return argmax, picked, first - log_total, (second - first.square()).clamp_(min=0)
 
 
 # --- what the model can do, and how much at once ------------------------------------------------------------------
