@@ -1,6 +1,6 @@
 """Ratios of our speed and memory to what peers do: `make bench`, by hand, on an idle machine.
 
-    python tests/benchmarks/bench.py SHARED [a b c d] [--repeats 5] > docs/performance.md
+    python tests/benchmarks/bench.py SHARED [a1 a2 b1 b2 b3 c d] [--repeats 5] > docs/performance.md
 
 Everything compared runs in one process, alternating; a figure is the median over the repeats, a ratio the median of
 the paired ratios. SHARED holds checkpoints/ and data/tofu/. Progress goes to stderr.
@@ -126,33 +126,24 @@ def bare_forward(lm: HFLM, pairs: Pairs) -> None:
             lm.model(input_ids=ids.to(lm.device), use_cache=False)
 
 
-def bench_a(shared: Path, repeats: int) -> list[str]:
-    lines = []
-    for label, lm, documents in (
-        ("4 M, 4 k vocabulary, whole suite", small(shared, "original"), None),
-        ("185 M, 128 k vocabulary, 3 documents a split", big_llama(shared), 3),
-    ):
-        note(f"(a) {label}")
-        pairs = suite(lm, load(shared, documents))
-        t = alternate(
-            repeats,
-            bare=lambda lm=lm, pairs=pairs: bare_forward(lm, pairs),
-            whole=lambda lm=lm, pairs=pairs: hf.token_scores(lm, pairs, share_prompts=False),
-            shared=lambda lm=lm, pairs=pairs: hf.token_scores(lm, pairs),
-        )
-        hf.work(lm).clear()
-        hf.token_scores(lm, pairs)
-        w = hf.work(lm)
-        lines.append(
-            f"| (a) {label} | {ratio(t['whole'], t['bare']):.2f} | at most 1.10 | without prompt sharing: "
-            f"{statistics.median(t['whole']):.2f} s against {statistics.median(t['bare']):.2f} s |"
-        )
-        lines.append(
-            f"| (a) {label} | {ratio(t['shared'], t['bare']):.2f} | at most 0.85 | with prompt sharing: "
-            f"{statistics.median(t['shared']):.2f} s; {len(pairs):,} pairs, {w['positions']:,} positions of which "
-            f"{w['padding'] / w['positions']:.1%} padding, {w['scored']:,} scored |"
-        )
-    return lines
+def bench_a(label: str, lm: HFLM, data: Data, repeats: int) -> list[str]:
+    pairs = suite(lm, data)
+    t = alternate(
+        repeats,
+        bare=lambda: bare_forward(lm, pairs),
+        whole=lambda: hf.token_scores(lm, pairs, share_prompts=False),
+        shared=lambda: hf.token_scores(lm, pairs),
+    )
+    hf.work(lm).clear()
+    hf.token_scores(lm, pairs)
+    w = hf.work(lm)
+    return [
+        f"| (a) {label} | {ratio(t['whole'], t['bare']):.2f} | at most 1.10 | without prompt sharing: "
+        f"{statistics.median(t['whole']):.2f} s against {statistics.median(t['bare']):.2f} s |",
+        f"| (a) {label} | {ratio(t['shared'], t['bare']):.2f} | at most 0.85 | with prompt sharing: "
+        f"{statistics.median(t['shared']):.2f} s; {len(pairs):,} pairs, {w['positions']:,} positions of which "
+        f"{w['padding'] / w['positions']:.1%} padding, {w['scored']:,} scored |",
+    ]
 
 
 # --- (b) the suite against one pass per metric and model.generate
@@ -265,38 +256,22 @@ def unsettled(lm: HFLM, data: Data) -> list[tuple[int, int]]:
     return lines
 
 
-def bench_b(shared: Path, repeats: int) -> list[str]:
-    lines = []
-    for label, lm, documents in (
-        ("4 M, knows the answers", small(shared, "original"), None),
-        ("4 M, collapsed", small(shared, "ga/checkpoint-78"), None),
-        ("185 M, random, 2 documents a split", big_llama(shared), 2),
-    ):
-        note(f"(b) {label}")
-        data = load(shared, documents)
-        pairs, steps = suite(lm, data), unsettled(lm, data)
-        positions = 0
-
-        def peer(lm: HFLM = lm, data: Data = data) -> None:
-            nonlocal positions
-            positions = peer_suite(lm, data)
-
-        t = alternate(
-            repeats,
-            ours=lambda lm=lm, data=data: our_suite(lm, data),
-            limit=lambda lm=lm, pairs=pairs, steps=steps: limit_suite(lm, pairs, steps),
-            peer=peer,
-        )
-        ours, peers, limit = (statistics.median(t[k]) for k in ("ours", "peer", "limit"))
-        lines.append(
-            f"| (b) {label} | {ratio(t['peer'], t['ours']):.1f} | at least 3 | one pass per metric ({positions:,} "
-            f"positions) and `generate`: {peers:.1f} s; ours: {ours:.1f} s |"
-        )
-        lines.append(
-            f"| (b) {label} | {ratio(t['ours'], t['limit']):.2f} | at most 1.25 | arithmetic limit: {limit:.1f} s "
-            f"({sum(s[1] for s in steps):,} tokens to generate) |"
-        )
-    return lines
+def bench_b(label: str, lm: HFLM, data: Data, repeats: int) -> list[str]:
+    pairs, steps = suite(lm, data), unsettled(lm, data)
+    forwarded = []
+    t = alternate(
+        repeats,
+        ours=lambda: our_suite(lm, data),
+        limit=lambda: limit_suite(lm, pairs, steps),
+        peer=lambda: forwarded.append(peer_suite(lm, data)),
+    )
+    ours, peers, limit = (statistics.median(t[k]) for k in ("ours", "peer", "limit"))
+    return [
+        f"| (b) {label} | {ratio(t['peer'], t['ours']):.1f} | at least 3 | one pass per metric ({forwarded[0]:,} "
+        f"positions) and `generate`: {peers:.1f} s; ours: {ours:.1f} s |",
+        f"| (b) {label} | {ratio(t['ours'], t['limit']):.2f} | at most 1.25 | arithmetic limit: {limit:.1f} s "
+        f"({sum(s[1] for s in steps):,} tokens to generate) |",
+    ]
 
 
 # --- (c) calibration and report against bisection over generation
@@ -360,7 +335,6 @@ def protocol(
 
 
 def bench_c(shared: Path, repeats: int, documents: int = 10) -> list[str]:
-    note("(c)")
     lm = small(shared, "original")
     data = {s: d for s, d in load(shared, documents).items() if s in ("forget", "retain")}
     results: dict[str, list[float]] = {}
@@ -398,7 +372,6 @@ print(json.dumps([before * 1024, after * 1024]))
 
 def bench_d(shared: Path, repeats: int) -> list[str]:
     """Growth of the peak resident set while scoring 600 pairs (a fresh process each), less one chunk of logits."""
-    note("(d)")
     growth = {}
     for vocabulary in (4096, 16384, 65536, 131072, 262144):
         code = CHILD.format(here=str(Path(__file__).parent), shared=str(shared), vocabulary=vocabulary)
@@ -422,11 +395,23 @@ def bench_d(shared: Path, repeats: int) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shared", type=Path)
-    parser.add_argument("parts", nargs="*", default=["a", "b", "c", "d"])
+    parser.add_argument("parts", nargs="*", help="a1 a2 b1 b2 b3 c d; default: all")
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
-    jobs = {"a": bench_a, "b": bench_b, "c": bench_c, "d": bench_d}
-    lines = [line for part in args.parts for line in jobs[part](args.shared, args.repeats)]
+    s, n = args.shared, args.repeats
+    jobs: dict[str, Callable[[], list[str]]] = {
+        "a1": lambda: bench_a("4 M, 4 k vocabulary, whole suite", small(s, "original"), load(s), n),
+        "a2": lambda: bench_a("185 M, 128 k vocabulary, 3 documents a split", big_llama(s), load(s, 3), n),
+        "b1": lambda: bench_b("4 M, knows the answers", small(s, "original"), load(s), n),
+        "b2": lambda: bench_b("4 M, collapsed", small(s, "ga/checkpoint-78"), load(s), n),
+        "b3": lambda: bench_b("185 M, random, 2 documents a split", big_llama(s), load(s, 2), n),
+        "c": lambda: bench_c(s, n),
+        "d": lambda: bench_d(s, n),
+    }
+    lines = []
+    for part in args.parts or jobs:
+        note(f"({part})")
+        lines += jobs[part]()
     git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
