@@ -24,6 +24,7 @@ from unlearn_metrics import harness
 from unlearn_metrics.backends import hf
 from unlearn_metrics.control.checkpoints import open_checkpoint
 from unlearn_metrics.control.mixing import mix_into
+from unlearn_metrics.data import rows as read
 from unlearn_metrics.metrics import METRICS, privacy
 from unlearn_metrics.metrics.forget_quality import ks_forget_quality
 from unlearn_metrics.metrics.memorization import extraction_strength, log_truth_ratio, mean_loss, probability
@@ -256,7 +257,7 @@ def authors(lm: HFLM, shared: Path) -> list[Row]:
     folder = shared / "checkpoints"
     o, u = open_checkpoint(str(folder / "original")), open_checkpoint(str(folder / CHECKPOINTS["ga39"]))
     data = {
-        split: harness.read_json_lines(shared / "data" / "tofu" / f"{file}.json", set())[:20]
+        split: [row for _, row in read(shared / "data" / "tofu" / f"{file}.json")][:20]
         for split, file in (("forget", "forget05_perturbed"), ("retain", "retain_perturbed"))
     }
     rows = []
@@ -304,7 +305,7 @@ def authors(lm: HFLM, shared: Path) -> list[Row]:
 def observe(lm: HFLM, shared: Path) -> dict[str, Any]:
     data = shared / "data" / "tofu"
     seen: dict[str, Any] = dict(harness.evaluate(lm, harness.load("tofu_forget05", data)))
-    holdout = harness.read_json_lines(data / "holdout05.json", {"question", "answer"})
+    holdout = [row for _, row in read(data / "holdout05.json")]
     pairs = [hf.encode(lm, f"Question: {d['question']}\nAnswer:", f" {d['answer']}") for d in holdout]
     seen["holdout"] = [
         {"answer": s, "reference": d["answer"]} for d, s in zip(holdout, hf.token_scores(lm, pairs), strict=True)

@@ -24,11 +24,11 @@ import torch
 from lm_eval.models.huggingface import HFLM
 from transformers import AutoTokenizer, DynamicCache, LlamaConfig, LlamaForCausalLM
 
-from unlearn_metrics import harness
 from unlearn_metrics.backends import decoding, hf
 from unlearn_metrics.control.calibration import calibrate
 from unlearn_metrics.control.checkpoints import open_checkpoint
 from unlearn_metrics.control.mixing import mix_into
+from unlearn_metrics.data import rows as read
 from unlearn_metrics.metrics.memorization import extraction_strength
 
 Pairs = list[hf.Pair]
@@ -66,7 +66,7 @@ def ratio(a: Sequence[float], b: Sequence[float]) -> float:
 
 def load(shared: Path, documents: int | None = None) -> Data:
     folder = shared / "data" / "tofu"
-    return {s: harness.read_json_lines(folder / f"{f}.json", set())[:documents] for s, f in FILES.items()}
+    return {s: [row for _, row in read(folder / f"{f}.json")][:documents] for s, f in FILES.items()}
 
 
 def prompt(question: str) -> str:
