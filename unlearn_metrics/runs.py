@@ -28,6 +28,7 @@ from unlearn_metrics.types import (
     Score,
     Scores,
     TokenScores,
+    first_line,
 )
 
 SCHEMA = "unlearn-metrics/record/2"
@@ -151,17 +152,37 @@ def save(out: Path, record: RunRecord, observations: Observations, overwrite: bo
             out.rmdir()
 
 
+def read_json(path: Path) -> Any:
+    """The JSON in a file from anyone. InputError if it is none, is too large, or says a key twice."""
+    try:
+        if not path.is_file():  # a pipe or a device would never end
+            raise InputError(f"{path} is no file")
+        with path.open("rb") as file:
+            data = file.read(MAX_RECORD_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {first_line(error)}") from None
+    if len(data) > MAX_RECORD_BYTES:
+        raise InputError(f"{path} is too large: it has more than {MAX_RECORD_BYTES >> 20} MiB")
+    try:
+        return json.loads(data, object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON: {first_line(error)[:200]}") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON. Which of two equal keys counts is not defined, so readers would disagree."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("an object has a key twice")
+    return found
+
+
 def load_record(folder: Path) -> RunRecord:
     """Read and validate a run's record.json (or a record.json itself). InputError says what is wrong with it."""
     path = folder / RECORD if folder.is_dir() else folder
-    try:
-        if path.stat().st_size > MAX_RECORD_BYTES:
-            raise InputError(f"{path} is no record: it has more than {MAX_RECORD_BYTES >> 20} MiB")
-        raw = json.loads(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"{folder} holds no run: {error}") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON: {error}") from None
+    if not path.exists():
+        raise InputError(f"{folder} holds no run: there is no {RECORD}")
+    raw = read_json(path)
     found = raw.get("schema") if isinstance(raw, dict) else None
     if found == "unlearn-metrics/record/1":
         raw = _from_1(raw)
@@ -173,6 +194,8 @@ def load_record(folder: Path) -> RunRecord:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))[:200] or "top level"
         raise InputError(f"{path} is not a valid record: {where}: {first['msg']}") from None
+    except RecursionError:
+        raise InputError(f"{path} is not a valid record: it is nested too deeply") from None
     _check(path, record)
     return record
 
@@ -186,9 +209,7 @@ def _from_1(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check(path: Path, record: RunRecord) -> None:
-    """What the types can't say: names that we know, and a signature that belongs to the record."""
-    if signature.parse(record.signature)["benchmark"] != record.benchmark:
-        raise InputError(f"{path} is not a valid record: its signature is of another benchmark")
+    """What the types can't say: names that we know, and claims that do not contradict each other."""
     scored = [name for splits in record.scores.values() for metrics in splits.values() for name in metrics]
     named: list[tuple[str, Iterable[str], Iterable[str]]] = [
         ("model", record.scores, MODELS),
@@ -200,6 +221,36 @@ def _check(path: Path, record: RunRecord) -> None:
         for name in names:
             if name not in known:
                 raise InputError(f"{path} has an unknown {what} '{name[:80]}'; a newer version may know it")
+    for contradiction in _contradictions(record):
+        raise InputError(f"{path} is not a valid record: {contradiction}")
+
+
+def _contradictions(record: RunRecord) -> Iterable[str]:
+    """Where a record disagrees with itself, in words."""
+    fields, control = signature.parse(record.signature), record.control
+    if fields["benchmark"] != record.benchmark:
+        yield "its signature is of another benchmark"
+    if ("src" in fields) != (record.imported is not None):
+        yield "its signature and 'imported' disagree on whether it was imported"
+    if "ctl" in fields and (fields["ctl"] == "none") != (control.method == "none"):
+        yield "its signature and 'control' disagree on whether there was a control"
+    if control.method == "none" and (control.alpha != 1 or "controlled" in record.scores):
+        yield "it has no control, but a controlled model"
+    if control.keep is not None and not 0 < control.keep <= 1:
+        yield f"control keeps a share of {control.keep:g}"
+    groups: list[tuple[str, bool, Mapping[str, Score]]] = [
+        *((f"{m}, {split}", True, scores) for m, splits in record.scores.items() for split, scores in splits.items()),
+        *((m, False, scores) for m, scores in record.composites.items()),
+    ]
+    for where, one_split, scores in groups:
+        for name, score in scores.items():
+            low, high = score.ci_low, score.ci_high
+            if score.n == 0 and (score.value, low, high) != (None, None, None):
+                yield f"{where[:80]}: {name} has a value, but no document"
+            if (low is None) != (high is None) or (low is not None and high is not None and low > high):
+                yield f"{where[:80]}: {name} has no interval from {low} to {high}"
+        if one_split and len({score.n + score.unscored for score in scores.values()}) > 1:
+            yield f"{where[:80]}: its metrics count different documents"
 
 
 # --- documents: two Parquet tables ---------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import sys
 from typing import Annotated
 
 import typer
-from rich.markup import escape
+from rich.text import Text
 
 from unlearn_metrics import __version__
 from unlearn_metrics.cli import models, records
@@ -46,5 +46,5 @@ def main() -> None:
         app()
     except InputError as error:
         message = " ".join(str(error).split())
-        err.print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
+        err.print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
         sys.exit(2)

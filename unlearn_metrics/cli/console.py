@@ -5,10 +5,33 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
+import rich.console
+from rich.segment import Segment
+from rich.text import Text
+
+
+class Console(rich.console.Console):
+    """Shows what strangers wrote as it is: no markup, no emoji codes, and control characters seen, not obeyed.
+
+    Names, texts and error messages come from records, logs and checkpoints of anyone. Markup of our own is asked for:
+    `print(..., markup=True)`, with nobody else's words in it.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def render(self, *arguments: Any, **options: Any) -> Iterable[Segment]:
+        for segment in super().render(*arguments, **options):
+            yield segment if segment.control else Segment(plain(segment.text), segment.style)
+
+
+def plain(text: str) -> str:
+    """Terminal escapes, direction overrides and the like, replaced by U+FFFD; lines stay lines."""
+    return text if text.isprintable() else "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
+
 
 out = Console()
 err = Console(stderr=True)
@@ -23,9 +46,9 @@ def wide() -> Console:
 def status() -> Iterator[Callable[[str], None]]:
     """A line for every step, on stderr; the bars within a step are tqdm's."""
     try:
-        yield lambda message: err.print(f"[dim]·[/] {escape(message)}", highlight=False, soft_wrap=True)
+        yield lambda message: err.print(Text.assemble(("· ", "dim"), message), soft_wrap=True)
     except KeyboardInterrupt:
-        err.print("interrupted; nothing was written", highlight=False)
+        err.print("interrupted; nothing was written")
         raise
 
 

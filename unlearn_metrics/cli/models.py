@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.text import Text
 
 from unlearn_metrics.cli.console import err, hush, out, status, wide
 from unlearn_metrics.types import InputError, Settings
@@ -96,7 +97,7 @@ def score(
     check_out(out_folder, overwrite)
     record = _score(original, unlearned, benchmark, data, settings, out_folder, overwrite)
     show(record, verbose)
-    err.print(f"wrote {out_folder}", markup=False, highlight=False)
+    err.print(f"wrote {out_folder}")
 
 
 @control_app.command(
@@ -140,7 +141,7 @@ def control_mix(
             alpha, note = control.alpha, f"- {report.describe(control)}; benchmark {benchmark}\n"
         say(f"writing {out_folder}")
         write_mix(o, u, alpha, out_folder, note)
-    out.print(f"alpha {alpha:g}: wrote {out_folder}", markup=False, highlight=False)
+    out.print(f"alpha {alpha:g}: wrote {out_folder}")
 
 
 @app.command()
@@ -157,7 +158,7 @@ def tasks(
     from unlearn_metrics import harness
 
     for benchmark, members in harness.benchmarks().items():
-        out.print(f"[bold]{benchmark}[/]  (lm-eval group {benchmark}_suite): {', '.join(members)}", highlight=False)
+        out.print(Text.assemble((benchmark, "bold"), f"  (lm-eval group {benchmark}_suite): {', '.join(members)}"))
 
 
 @app.command(epilog="[bold]Example[/]: unlearn-metrics demo")
@@ -177,7 +178,7 @@ def demo(
     here = Path(__file__).parent.parent / "demo"
     records = {}
     for name in ("excessive", "moderate"):
-        out.print(f"\n[bold]unlearned checkpoint: {name}[/]")
+        out.print(f"\nunlearned checkpoint: {name}", style="bold")
         record = records[name] = _score(
             str(here / "checkpoints" / "original"),
             str(here / "checkpoints" / name),
@@ -189,7 +190,7 @@ def demo(
         )
         show(record, verbose)
     out.print()
-    out.print(report.moral(records), style="bold", markup=False, highlight=False)
+    out.print(report.moral(records), style="bold")
 
 
 def _settings(
@@ -240,8 +241,6 @@ def _score(
 
 
 def show(record: RunRecord, verbose: bool) -> None:
-    from rich.text import Text
-
     from unlearn_metrics import report
 
     console = wide()

@@ -47,10 +47,10 @@ def rescore(
             Text(f"{len(differing)} of {compared} stored scores are not what the documents give", style="bold red")
         )
     else:
-        out.print(f"all {compared} stored scores are what the documents give, bit for bit", highlight=False)
+        out.print(f"all {compared} stored scores are what the documents give, bit for bit")
     if out_folder is not None:
         runs.save(out_folder, record, runs.load_documents(run))
-        err.print(f"wrote {out_folder}", markup=False, highlight=False)
+        err.print(f"wrote {out_folder}")
     if differing:
         sys.exit(1)
 
