@@ -5,9 +5,11 @@ from __future__ import annotations
 import datetime
 import hashlib
 import importlib.metadata
+import json
 import platform
 import subprocess
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TypeAlias
 
@@ -16,10 +18,19 @@ from lm_eval.models.huggingface import HFLM
 
 from unlearn_metrics import __version__, report, signature
 from unlearn_metrics.backends import hf
-from unlearn_metrics.control.checkpoints import Checkpoint, identify
 from unlearn_metrics.harness import TokenScoreTask
 from unlearn_metrics.runs import SCHEMA
-from unlearn_metrics.types import Control, Document, GitState, Prompt, RunRecord, Score, Scores, Settings
+from unlearn_metrics.types import (
+    CheckpointInfo,
+    Control,
+    Document,
+    GitState,
+    Prompt,
+    RunRecord,
+    Score,
+    Scores,
+    Settings,
+)
 
 PACKAGES = (
     "lm-eval",
@@ -41,7 +52,7 @@ def record(
     tasks: Tasks,
     firsts: Mapping[str, Document],
     lm: HFLM,
-    checkpoints: Mapping[str, Checkpoint],
+    checkpoints: Mapping[str, CheckpointInfo],
     control: Control,
     scores: Scores,
     composites: dict[str, dict[str, Score]],
@@ -60,7 +71,7 @@ def record(
         control=control,
         scores=scores,
         composites=composites,
-        checkpoints={role: identify(checkpoint) for role, checkpoint in checkpoints.items()},
+        checkpoints=dict(checkpoints),
         data=data,
         task_versions={task.task_name: str(task.VERSION) for task in tasks.values()},
         prompts=prompts,
@@ -90,6 +101,19 @@ def resolved(lm: HFLM, settings: Settings) -> dict[str, str | int | float | bool
         "batch_size": settings.batch_size,
         "seed": settings.seed,
     }
+
+
+def fingerprint(tasks: Tasks, lm: HFLM, checkpoints: Mapping[str, CheckpointInfo], settings: Settings) -> str:
+    """sha256 over everything that determines what is observed: two runs with the same would see the same."""
+    code = {path.name: path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parent.rglob("*.py"))}
+    parts = {
+        "checkpoints": {role: asdict(info) | {"path": None} for role, info in checkpoints.items()},
+        "data": {split: data_hash(task) for split, task in tasks.items()},
+        "tasks": {split: task.dump_config() for split, task in tasks.items()},
+        "settings": asdict(settings) | {"name": None} | resolved(lm, settings),
+        "software": software() | {"code": short_hash(code.values())},
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def software() -> dict[str, str]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from unlearn_metrics import report, signature, stats
 from unlearn_metrics.composites import COMPOSITES, compose
+from unlearn_metrics.folder import RECORD, TEXTS, TOKENS, claim, prepared
 from unlearn_metrics.metrics import METRICS, available, value
 from unlearn_metrics.types import (
     TOKEN_SCORE_FIELDS,
@@ -32,7 +31,6 @@ from unlearn_metrics.types import (
 )
 
 SCHEMA = "unlearn-metrics/record/2"
-RECORD, TOKENS, TEXTS = "record.json", "token_scores.parquet", "generations.parquet"
 RECORD_TYPE = TypeAdapter(RunRecord)
 SCORED_ROLES = ("answer", "paraphrased_question", "true_answer", "wrong_answers", "judged_generation")
 MODELS = ("original", "uncontrolled", "controlled", "retain_only")
@@ -123,33 +121,22 @@ def record_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "unlearn-metrics run record"} | schema
 
 
-def check_out(out: Path, overwrite: bool) -> None:
-    """InputError if `out` cannot take a run. Called before any work, and again before writing."""
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file, not a folder for a run")
-    if (out / RECORD).exists() and not overwrite:
-        raise InputError(f"{out} already holds a run; choose another --out or pass --overwrite")
-    if not (out / RECORD).exists() and out.is_dir() and any(out.glob("[!.]*")):
-        raise InputError(f"{out} is not empty and holds no run; choose another --out")
-
-
 def save(out: Path, record: RunRecord, observations: Observations, overwrite: bool = False) -> None:
-    """Write a run. Each file is written under a hidden name first; record.json comes last and vouches for the rest."""
-    check_out(out, overwrite)
-    out.mkdir(parents=True, exist_ok=True)
-    partial = {name: out / f".{name}.partial-{os.getpid()}" for name in (TOKENS, TEXTS, RECORD)}
-    try:
-        pq.write_table(_token_table(observations), partial[TOKENS], compression="zstd")
-        pq.write_table(_text_table(observations), partial[TEXTS], compression="zstd")
-        partial[RECORD].write_bytes(RECORD_TYPE.dump_json(record, indent=2) + b"\n")
+    """Write a run to a folder that nobody holds."""
+    with claim(out, overwrite):
+        put(out, record, observations)
+
+
+def put(out: Path, record: RunRecord, observations: Observations) -> None:
+    """Write a run to a folder that is claimed. record.json comes last and vouches for the rest."""
+    text = RECORD_TYPE.dump_json(record, indent=2) + b"\n"
+    tokens, texts = _token_table(observations), _text_table(observations)
+    with (
+        prepared(out / RECORD, lambda file: file.write(text)),
+        prepared(out / TEXTS, lambda file: pq.write_table(texts, file, compression="zstd")),
+        prepared(out / TOKENS, lambda file: pq.write_table(tokens, file, compression="zstd")),
+    ):
         (out / RECORD).unlink(missing_ok=True)
-        for name, path in partial.items():
-            os.replace(path, out / name)
-    finally:
-        for path in partial.values():
-            path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # only if nothing was written
-            out.rmdir()
 
 
 def read_json(path: Path) -> Any:

@@ -17,12 +17,23 @@ from unlearn_metrics.control.checkpoints import (
     Checkpoint,
     check_finite,
     check_pair,
+    identify,
     open_checkpoint,
 )
 from unlearn_metrics.control.mixing import mix_into
+from unlearn_metrics.folder import Stages, stages
 from unlearn_metrics.metrics import JUDGED, METRICS
 from unlearn_metrics.runs import halves, score_all
-from unlearn_metrics.types import Control, Document, InputError, Observations, RunRecord, Settings, first_line
+from unlearn_metrics.types import (
+    Control,
+    Document,
+    InputError,
+    Observations,
+    RunRecord,
+    Settings,
+    TokenScores,
+    first_line,
+)
 
 RETENTION_METRIC = "extraction_strength"
 
@@ -74,6 +85,7 @@ def control_alpha(
     keep: float,
     retain: list[Document],
     say: Callable[[str], None],
+    stage: Stages,
 ) -> Control:
     """Calibrate `mix` so that retention is at least keep times the original's. retain: the original's documents.
 
@@ -90,9 +102,12 @@ def control_alpha(
         )
     measure = retention_of(lm, calibrating)
 
-    def retention(alpha: float) -> float:
+    def mixed(alpha: float) -> float:
         mix_into(lm.model, original, unlearned, alpha)
-        value = measure()
+        return measure()
+
+    def retention(alpha: float) -> float:
+        value = stage(f"retention at alpha {alpha!r}", lambda: mixed(alpha))
         say(f"alpha {alpha:.4f}: retention {value:.4f}, target {target:.4f}")
         return value
 
@@ -127,7 +142,7 @@ def calibrate_only(
     lm = build_lm(original, settings)
     documents = harness.evaluate(lm, {"retain": task}, settings.limit, settings.apply_chat_template)["retain"]
     assert settings.keep is not None
-    return control_alpha(lm, original, unlearned, settings.keep, documents, say)
+    return control_alpha(lm, original, unlearned, settings.keep, documents, say, Stages(None, hf.work(lm), say))
 
 
 def run(
@@ -137,43 +152,55 @@ def run(
     data: Path | None,
     settings: Settings,
     say: Callable[[str], None] = lambda message: None,
+    partial: Path | None = None,
 ) -> tuple[RunRecord, Observations]:
-    """Score an unlearned checkpoint, raw and under control, beside the original. InputError for bad input."""
+    """Score an unlearned checkpoint, raw and under control, beside the original. InputError for bad input.
+
+    partial: where each stage is kept as it completes, and taken from if the same run was killed (folder.claim).
+    """
     start = time.monotonic()
     tasks = harness.load(benchmark, data)
     if settings.keep is not None and "retain" not in tasks:
         raise InputError(f"{benchmark} has no retain split to calibrate on; pass --alpha or --control none")
     say(f"checking {original} and {unlearned}")
     o, u = open_pair(original, unlearned)
+    checkpoints = {"original": identify(o), "unlearned": identify(u)}
     lm = build_lm(o, settings)
+    stage = stages(partial, provenance.fingerprint(tasks, lm, checkpoints, settings), hf.work(lm), say)
 
-    def observe(alpha: float, name: str) -> dict[str, list[Document]]:
-        say(f"evaluating {name}")
+    def observe(alpha: float) -> dict[str, list[Document]]:
         mix_into(lm.model, o, u, alpha)
         return harness.evaluate(lm, tasks, settings.limit, settings.apply_chat_template)
 
-    seen: Observations = {"original": observe(0, "the original")}
+    say("evaluating the original")
+    seen: Observations = {"original": stage("original", lambda: observe(0))}
     firsts = {split: documents[0] for split, documents in seen["original"].items()}
     # calibrating reads only the original's retain documents; it comes before the rest so that its refusals do
     if settings.keep is not None:
         say("calibrating the control")
-        control = control_alpha(lm, o, u, settings.keep, seen["original"]["retain"], say)
+        control = control_alpha(lm, o, u, settings.keep, seen["original"]["retain"], say, stage)
     elif settings.alpha is not None:
         control = Control(method="mix", alpha=settings.alpha)
     else:
         control = Control(method="none", alpha=1.0)
-    seen["uncontrolled"] = observe(1, "the unlearned model")
+    say("evaluating the unlearned model")
+    seen["uncontrolled"] = stage("uncontrolled", lambda: observe(1))
     if control.method != "none":
         if control.alpha in (0.0, 1.0):
             same = seen["original" if control.alpha == 0 else "uncontrolled"]
             seen["controlled"] = {split: [dict(d) for d in documents] for split, documents in same.items()}
         else:
-            seen["controlled"] = observe(
-                control.alpha, f"the unlearned model under control (alpha {control.alpha:.4g})"
-            )
+            say(f"evaluating the unlearned model under control (alpha {control.alpha:.4g})")
+            seen["controlled"] = stage("controlled", lambda: observe(control.alpha))
     say("judging the generations by the original")
-    mix_into(lm.model, o, u, 0)
-    judge(lm, [d for splits in seen.values() for documents in splits.values() for d in documents])
+    spoken = [d for splits in seen.values() for documents in splits.values() for d in documents if "generation" in d]
+
+    def judge_all() -> list[TokenScores | None]:
+        mix_into(lm.model, o, u, 0)
+        return judge(lm, spoken)
+
+    for document, judged in zip(spoken, stage("judged generations", judge_all), strict=True):
+        document["judged_generation"] = judged
 
     if settings.keep is not None:  # reported on the half that did not calibrate; the other half kept beside
         for splits in seen.values():
@@ -188,12 +215,12 @@ def run(
         tasks=tasks,
         firsts=firsts,
         lm=lm,
-        checkpoints={"original": o, "unlearned": u},
+        checkpoints=checkpoints,
         control=control,
         scores=scores,
         composites=composites,
         settings=settings,
-        wall_seconds=time.monotonic() - start,
+        wall_seconds=time.monotonic() - start + stage.seconds,
     )
     return record, seen
 
@@ -202,13 +229,12 @@ def _judged(task: harness.TokenScoreTask) -> list[str]:
     return sorted(JUDGED) if "generation" in task.needs else []
 
 
-def judge(lm: HFLM, documents: list[Document]) -> None:
-    """Give every document with a generation the token scores of that generation under the model as it is."""
-    with_text = [d for d in documents if "generation" in d]
-    for document in with_text:
-        document["judged_generation"] = None
-    spoken = [d for d in with_text if d["generation"].strip()]
+def judge(lm: HFLM, documents: list[Document]) -> list[TokenScores | None]:
+    """The token scores of every document's generation under the model as it is; None where it is empty."""
+    spoken = [i for i, d in enumerate(documents) if d["generation"].strip()]
     # broken bytes decode to replacement characters, which can take more tokens than were generated
-    pairs = [hf.encode(lm, d["prompt"], d["generation"], cut=lm.max_length) for d in spoken]
-    for document, scores in zip(spoken, hf.token_scores(lm, pairs), strict=True):
-        document["judged_generation"] = scores
+    pairs = [hf.encode(lm, documents[i]["prompt"], documents[i]["generation"], cut=lm.max_length) for i in spoken]
+    judged: list[TokenScores | None] = [None] * len(documents)
+    for i, scores in zip(spoken, hf.token_scores(lm, pairs), strict=True):
+        judged[i] = scores
+    return judged

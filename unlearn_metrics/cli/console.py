@@ -6,11 +6,14 @@ import contextlib
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import rich.console
 from rich.segment import Segment
 from rich.text import Text
+
+from unlearn_metrics.folder import unfinished
 
 
 class Console(rich.console.Console):
@@ -43,12 +46,14 @@ def wide() -> Console:
 
 
 @contextlib.contextmanager
-def status() -> Iterator[Callable[[str], None]]:
-    """A line for every step, on stderr; the bars within a step are tqdm's."""
+def status(out_folder: Path | None = None) -> Iterator[Callable[[str], None]]:
+    """A line for every step, on stderr; the bars within a step are tqdm's. out_folder: where stages are kept."""
     try:
         yield lambda message: err.print(Text.assemble(("· ", "dim"), message), soft_wrap=True)
     except KeyboardInterrupt:
-        err.print("interrupted; nothing was written")
+        resumes = out_folder is not None and unfinished(out_folder)
+        what = "the same command goes on from what is complete" if resumes else "nothing was written"
+        err.print(f"interrupted; {what}")
         raise
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -92,7 +93,7 @@ def score(
         keep, alpha, limit, device, dtype, apply_chat_template, batch_size, control is ControlChoice.mix
     )
     settings = replace(settings, name=name)
-    from unlearn_metrics.runs import check_out
+    from unlearn_metrics.folder import check_out
 
     check_out(out_folder, overwrite)
     record = _score(original, unlearned, benchmark, data, settings, out_folder, overwrite)
@@ -171,7 +172,7 @@ def demo(
 ) -> None:
     """Run the main job, offline, on a small embedded benchmark and its checkpoints: why raw numbers mislead."""
     from unlearn_metrics import report
-    from unlearn_metrics.runs import check_out
+    from unlearn_metrics.folder import check_out
 
     if out_folder is not None:
         check_out(out_folder, overwrite)
@@ -232,11 +233,15 @@ def _score(
 ) -> RunRecord:
     from unlearn_metrics import runs
     from unlearn_metrics import score as main_job
+    from unlearn_metrics.folder import claim
 
-    with status() as say:
-        record, observations = main_job.run(original, unlearned, benchmark, data, settings, say)
-    if out_folder is not None:
-        runs.save(out_folder, record, observations, overwrite)
+    job = partial(main_job.run, original, unlearned, benchmark, data, settings)
+    if out_folder is None:
+        with status() as say:
+            return job(say)[0]
+    with status(out_folder) as say, claim(out_folder, overwrite) as kept:
+        record, observations = job(say, kept)
+        runs.put(out_folder, record, observations)
     return record
 
 

@@ -31,10 +31,10 @@ def rescore(
 
     Exit code 1 if a stored score is not what its documents give.
     """
-    from unlearn_metrics import report, runs
+    from unlearn_metrics import folder, report, runs
 
     if out_folder is not None:
-        runs.check_out(out_folder, overwrite=False)
+        folder.check_out(out_folder, overwrite=False)
     stored = runs.load_record(run)
     record = runs.rescore(run, [name.strip() for name in metrics.split(",") if name.strip()])
     console = wide()
