@@ -8,7 +8,7 @@ The benchmark comes first, then key:value fields. `src` is there only if somebod
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from unlearn_metrics.types import InputError
 
@@ -59,11 +59,11 @@ def comparable(line: str) -> tuple[tuple[str, str], ...]:
     return tuple(sorted(fields.items()))
 
 
-def differences(a: str, b: str) -> list[str]:
-    """In which fields that matter two signatures differ, in words; empty if they may be compared."""
+def differences(a: str, b: str, besides: Collection[str] = ()) -> list[str]:
+    """In which fields that matter two signatures differ, besides those named, in words; empty: they may be compared."""
     one, two = dict(comparable(a)), dict(comparable(b))
     return [
         f"{key} is {one.get(key, 'not given')} in one, {two.get(key, 'not given')} in the other"
         for key in ("benchmark", *FIELDS)
-        if one.get(key) != two.get(key)
+        if key not in besides and one.get(key) != two.get(key)
     ]

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, stdtrit
+from scipy.stats import permutation_test
 
 from unlearn_metrics.types import Floats, Score
 
 RESAMPLES = 2000
+PERMUTATIONS = 9999  # up to 13 clusters all sign flips are fewer, and are enumerated
 MIN_CLUSTERS = 5  # resampling fewer gives intervals that are far too narrow: better none
 
 
@@ -80,3 +82,47 @@ def interval(resampled: Floats, clusters: int, level: float = 0.95) -> tuple[flo
     tail = ndtr(math.sqrt(clusters / (clusters - 1)) * stdtrit(clusters - 1, (1 - level) / 2))
     low, high = np.quantile(resampled, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def sign_flip(sums: Floats, seed: int) -> Floats:
+    """Two-sided p of every row under sign flips of whole clusters: are two models exchangeable within a cluster?
+
+    sums: [tests, clusters], paired differences summed over each cluster; a cluster without any is 0. The statistic is
+    the sum of a row. All 2^clusters flips if they are at most PERMUTATIONS, else that many drawn at random and the
+    observed one (Phipson & Smyth 2010). Returns [tests].
+    """
+    if sums.shape[1] < 2:
+        return np.ones(len(sums))
+    result = permutation_test(
+        (sums,),
+        lambda flipped, axis: flipped.sum(axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=PERMUTATIONS,
+        batch=max(1, 10_000_000 // sums.size),
+        axis=-1,
+        rng=np.random.default_rng(seed),
+    )
+    return np.asarray(result.pvalue)
+
+
+def smallest_p(clusters: int) -> float:
+    """What `sign_flip` gives at least, however large the difference."""
+    return max(2.0 ** (1 - clusters), 2 / (PERMUTATIONS + 1))
+
+
+def holm(p: Floats) -> Floats:
+    """p-values adjusted so that the chance of any false positive among them is held (Holm 1979). [tests] -> [tests]."""
+    order = np.argsort(p)
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(np.maximum.accumulate(np.asarray(p)[order] * np.arange(len(p), 0, -1)), 1)
+    return adjusted
+
+
+def effect_size(means: Floats) -> float | None:
+    """Cohen's d_z of paired differences: mean / standard deviation of the clusters' mean differences, [clusters].
+
+    None where it is not defined: fewer than two clusters, or no deviation.
+    """
+    deviation = means.std(ddof=1) if len(means) > 1 else 0.0
+    return float(means.mean() / deviation) if deviation > 0 else None

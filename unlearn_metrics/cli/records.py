@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
+from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -53,6 +56,55 @@ def rescore(
         err.print(f"wrote {out_folder}")
     if differing:
         sys.exit(1)
+
+
+class Model(StrEnum):
+    original = "original"
+    uncontrolled = "uncontrolled"
+    controlled = "controlled"
+    retain_only = "retain_only"
+
+
+@app.command(
+    epilog="[bold]Examples[/]: unlearn-metrics compare runs/ga-26 runs/ga-52\n\n"
+    "unlearn-metrics compare runs/* --metrics extraction_strength --json"
+)
+def compare(
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN_A RUN_B...", help="Runs; the first is the baseline.")],
+    model: Annotated[
+        Model | None, typer.Option(help="Which of their models. Default: controlled if all have it, else uncontrolled.")
+    ] = None,
+    metrics: Annotated[
+        str, typer.Option(help="Metrics, separated by commas; all = all there are. Default: those of the table.")
+    ] = "",
+    all_pairs: Annotated[bool, typer.Option("--all-pairs", help="Every two runs, not only with the first.")] = False,
+    anyway: Annotated[bool, typer.Option("--anyway", help="Also where signatures differ in what matters.")] = False,
+    seed: Annotated[int, typer.Option(help="Of resampling and sign flips.", min=0)] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Compare runs on the documents that they share: paired differences, intervals, tests, and what can be said.
+
+    p-values: sign flips of whole clusters, Holm-corrected over all tests printed. See docs/compare.md.
+    """
+    from unlearn_metrics import compare as job
+
+    names = [name.strip() for name in metrics.split(",") if name.strip()]
+    result = job.compare(folders, model.value if model else None, names, all_pairs, anyway, seed)
+    if as_json:
+        print(json.dumps(asdict(result), indent=2))
+        return
+    console = wide()
+    for _, tests in itertools.groupby(result.tests, lambda t: (t.baseline, t.run)):
+        console.print(job.table(list(tests)))
+    for run, paired in result.paired.items():
+        pairs = ", ".join(f"{n} on {split}" for split, n in paired.items())
+        console.print(Text(f"{run}: {pairs} documents paired; model: {result.model}"))
+    for line in dict.fromkeys(result.signatures.values()):
+        console.print(Text(line, style="dim"), soft_wrap=True)
+    for note in result.notes:
+        console.print(Text(f"note: {note}"))
+    for line in result.sentences:
+        console.print(Text(line, style="bold"))
 
 
 @app.command()
