@@ -653,3 +653,17 @@ def test_mean_scored_leaves_out_what_has_no_value():
 def test_cache_hook_is_as_it_was(moderate):
     assert isinstance(moderate.cache_hook, CacheHook)
     assert moderate.cache_hook.dbdict is None
+
+
+def test_lm_evals_own_command_with_the_plugin_loaded(demo: Path, tmp_path: Path):
+    """`unlearn-metrics lm-eval`: our tasks without --include_path, and the user's own folder beside them."""
+    own = tmp_path / "tasks"
+    own.mkdir()
+    (own / "mine.yaml").write_text(f"include: {tasks_path()}/demo/demo_forget.yaml\ntask: mine\n")
+    model = f"pretrained={demo / 'checkpoints' / 'original'},dtype=float32"
+    run = ["run", "--model", "hf", "--model_args", model, "--device", "cpu", "--tasks", "demo_forget,mine"]
+    start = (sys.executable, "-m", "unlearn_metrics.cli", "lm-eval", *run, "--limit", "2", "--include_path", str(own))
+    done = command(*start, folder=tmp_path, env=OFFLINE)
+    rows = re.findall(r"\|extraction_strength +\|↓ +\|(.*)\|", done.stdout)
+    assert len(rows) == 2, done.stdout
+    assert rows[0] == rows[1]

@@ -22,6 +22,14 @@ log = logging.getLogger("unlearn_metrics.task")
 OWN = "custom"  # what a benchmark of the user's own data is called
 
 
+class OurTaskManager(TaskManager):
+    """lm-eval's, which also finds the tasks of this package."""
+
+    def __init__(self, *args: Any, include_path: str | Path | list[str | Path] | None = None, **kwargs: Any) -> None:
+        given = include_path if isinstance(include_path, list) else [include_path] if include_path else []
+        super().__init__(*args, include_path=[tasks_path(), *given], **kwargs)
+
+
 def benchmarks() -> dict[str, list[str]]:
     """Name for `--benchmark` -> its tasks: every group NAME_suite of ours."""
     index = _manager({}).task_index
@@ -30,7 +38,7 @@ def benchmarks() -> dict[str, list[str]]:
 
 
 def _manager(metadata: dict[str, Any]) -> TaskManager:
-    return TaskManager(include_path=str(tasks_path()), include_defaults=False, metadata=metadata)
+    return OurTaskManager(include_defaults=False, metadata=metadata)
 
 
 def load(benchmark: str, source: Path | OwnData | None) -> dict[str, TokenScoreTask]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from enum import StrEnum
 from functools import partial
@@ -160,6 +161,24 @@ def tasks(
 
     for benchmark, members in harness.benchmarks().items():
         out.print(Text.assemble((benchmark, "bold"), f"  (lm-eval group {benchmark}_suite): {', '.join(members)}"))
+
+
+@app.command(
+    "lm-eval",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    epilog="[bold]Example[/]: unlearn-metrics lm-eval run --model hf --model_args pretrained=ckpt "
+    "--tasks tofu_forget05",
+)
+def lm_eval(context: typer.Context) -> None:
+    """lm-eval's own command line, with our tasks, metrics and models there without --include_path."""
+    import lm_eval.tasks
+    from lm_eval.__main__ import cli_evaluate
+
+    from unlearn_metrics import harness
+
+    lm_eval.tasks.TaskManager = harness.OurTaskManager  # its commands look the class up there
+    sys.argv = ["lm-eval", *context.args]
+    cli_evaluate()
 
 
 @app.command(epilog="[bold]Example[/]: unlearn-metrics demo")
