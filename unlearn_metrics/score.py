@@ -16,11 +16,11 @@ from unlearn_metrics.control.calibration import calibrate
 from unlearn_metrics.control.checkpoints import (
     Checkpoint,
     check_finite,
-    check_pair,
     identify,
     open_checkpoint,
 )
 from unlearn_metrics.control.mixing import mix_into
+from unlearn_metrics.control.pairs import align
 from unlearn_metrics.folder import Stages, stages
 from unlearn_metrics.metrics import JUDGED, METRICS
 from unlearn_metrics.runs import halves, score_all
@@ -40,8 +40,8 @@ RETENTION_METRIC = "extraction_strength"
 
 def open_pair(original: str, unlearned: str) -> tuple[Checkpoint, Checkpoint]:
     """Open and check two checkpoints. InputError says what is wrong with either, or how they differ."""
-    pair = open_checkpoint(original), open_checkpoint(unlearned)
-    check_pair(*pair)
+    base = open_checkpoint(original)
+    pair = align(base, open_checkpoint(unlearned, base))
     for checkpoint in pair:
         check_finite(checkpoint)
     return pair
@@ -165,6 +165,8 @@ def run(
     say(f"checking {original} and {unlearned}")
     o, u = open_pair(original, unlearned)
     checkpoints = {"original": identify(o), "unlearned": identify(u)}
+    for note in u.notes:
+        say(note)
     lm = build_lm(o, settings)
     stage = stages(partial, provenance.fingerprint(tasks, lm, checkpoints, settings), hf.work(lm), say)
 

@@ -30,6 +30,12 @@ class ControlChoice(StrEnum):
     none = "none"
 
 
+class StoredDType(StrEnum):
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
 class DType(StrEnum):
     auto = "auto"
     float32 = "float32"
@@ -38,7 +44,9 @@ class DType(StrEnum):
 
 
 Original = Annotated[str, typer.Option(help="Checkpoint before unlearning: a folder, or a hub id[@revision].")]
-Unlearned = Annotated[str, typer.Option(help="Checkpoint after unlearning: a folder, or a hub id[@revision].")]
+Unlearned = Annotated[
+    str, typer.Option(help="Checkpoint after unlearning, or a LoRA adapter: a folder, or a hub id[@revision].")
+]
 Data = Annotated[
     Path | None,
     typer.Option(help="Folder with the benchmark's JSON-lines files, named as on the hub. Default: the hub."),
@@ -122,11 +130,16 @@ def control_mix(
     dtype: Precision = None,
     apply_chat_template: Chat = False,
     batch_size: Batch = 1,
+    out_dtype: Annotated[
+        StoredDType | None, typer.Option(help="Store the tensors so. Default: as the unlearned checkpoint does.")
+    ] = None,
 ) -> None:
     """Write original + alpha * (unlearned - original) as a checkpoint that transformers and lm-eval load."""
     settings = _settings(keep, alpha, limit, device, dtype, apply_chat_template, batch_size, True)
     if alpha is None and benchmark is None:
         raise InputError("control mix needs --alpha, or --benchmark (with --keep) to calibrate it")
+    import torch
+
     from unlearn_metrics import report
     from unlearn_metrics.control.checkpoints import check_free
     from unlearn_metrics.control.mixing import write_mix
@@ -136,13 +149,15 @@ def control_mix(
     with status() as say:
         say(f"checking {original} and {unlearned}")
         o, u = open_pair(original, unlearned)
+        for line in u.notes:
+            say(line)
         note = ""
         if alpha is None:
             assert benchmark is not None
             control = calibrate_only(o, u, benchmark, data, settings, say)
             alpha, note = control.alpha, f"- {report.describe(control)}; benchmark {benchmark}\n"
         say(f"writing {out_folder}")
-        write_mix(o, u, alpha, out_folder, note)
+        write_mix(o, u, alpha, out_folder, note, None if out_dtype is None else getattr(torch, out_dtype.value))
     out.print(f"alpha {alpha:g}: wrote {out_folder}")
 
 

@@ -1,73 +1,152 @@
-"""theta(alpha) = original + alpha * (unlearned - original): on tensors, in a loaded model, and on disk.
+"""theta(alpha) = original + alpha * (unlearned - original): a checkpoint whose tensors are computed when read.
 
 Source: Wang et al. 2024, "Unlearning with Control" (arXiv 2406.09179), model mixing.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel
 
-from unlearn_metrics.control.checkpoints import Checkpoint, write_checkpoint
+from unlearn_metrics.control.checkpoints import MAX_SHARD, Checkpoint, write_checkpoint
+from unlearn_metrics.control.pairs import in_memory
+from unlearn_metrics.control.tensors import LazyTensor
 from unlearn_metrics.types import InputError
 
 
-def mix(original: torch.Tensor, unlearned: torch.Tensor, alpha: float) -> torch.Tensor:
-    """Mix two tensors of one shape in float32; the result has the unlearned tensor's dtype.
+def mix(original: Checkpoint, unlearned: Checkpoint, alpha: float) -> Checkpoint:
+    """The mix of two aligned checkpoints (pairs.align), in the unlearned one's dtypes. Nothing is read yet.
 
-    alpha 0 and 1 return the inputs themselves, bit for bit. Tensors of integers can't be mixed and come from the
-    unlearned model (from the original at alpha 0).
+    alpha 0 and 1 are the inputs themselves, bit for bit.
     """
     if alpha == 0:
         return original
-    if alpha == 1 or not unlearned.is_floating_point():
+    if alpha == 1:
+        return unlearned
+    tensors = {n: _mixed(original.tensors[n], tensor, alpha) for n, tensor in unlearned.tensors.items()}
+    return replace(unlearned, tensors=tensors)
+
+
+def _mixed(original: LazyTensor, unlearned: LazyTensor, alpha: float) -> LazyTensor:
+    """Rows that the original lacks are the unlearned model's."""
+
+    def rows(start: int, stop: int) -> torch.Tensor:
+        theirs = unlearned.rows(start, stop)
+        common = min(stop, original.length) - start
+        if common <= 0:
+            return theirs
+        mixed = lerp(original.rows(start, start + common), theirs[:common], alpha)
+        return mixed if common == len(theirs) else torch.cat([mixed, theirs[common:]])
+
+    return LazyTensor(unlearned.shape, unlearned.dtype, rows)
+
+
+def lerp(original: torch.Tensor, unlearned: torch.Tensor, alpha: float) -> torch.Tensor:
+    """Mix two tensors of one shape in float32; the result has the unlearned tensor's dtype.
+
+    Tensors of integers can't be mixed and come from the unlearned model.
+    """
+    if not unlearned.is_floating_point():
         return unlearned
     return torch.lerp(original.float(), unlearned.float(), alpha).to(unlearned.dtype)
 
 
 def mix_into(model: PreTrainedModel, original: Checkpoint, unlearned: Checkpoint, alpha: float) -> None:
-    """Rewrite the parameters of a loaded model in place, tensor by tensor, as loading the mixed checkpoint would.
+    """Rewrite the parameters of a loaded model in place, as loading the mixed checkpoint would: see load_into.
 
-    Raises InputError, before anything is rewritten, if a parameter has no tensor of its name in the checkpoint.
+    Where transformers renames or fuses tensors on load (mixture-of-experts, for one), both checkpoints are loaded by
+    it once and kept in memory.
     """
-    targets = _targets(model, original)
+    if _misfit(model, original) and _misfit(model, unlearned):
+        original, unlearned = in_memory(original), in_memory(unlearned)
+    load_into(model, mix(original, unlearned, alpha))
+
+
+def load_into(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
+    """Rewrite the parameters of a loaded model in place, part by part, as loading the checkpoint would.
+
+    The vocabulary is resized, and a tied head given weights of its own, where the checkpoint has it so.
+    Raises InputError, before anything is rewritten, if a parameter has no tensor of its name and shape in it.
+    """
+    embedding = model.get_input_embeddings().weight
+    name = next(name for name, tensor in _tensors(model).items() if tensor is embedding)
+    stored = checkpoint.tensors.get(_on_disk(model, checkpoint, name))
+    if stored is not None and stored.shape[0] != len(embedding) and stored.shape[1:] == embedding.shape[1:]:
+        model.resize_token_embeddings(stored.shape[0], mean_resizing=False)
+    if misfit := _misfit(model, checkpoint):
+        raise InputError(
+            f"{checkpoint.name}: parameter {misfit} of the loaded model is not in it under its name and shape"
+        )
+    head = model.get_output_embeddings()
+    if checkpoint.changes.get("tie_word_embeddings") is False and head.weight is model.get_input_embeddings().weight:
+        head.weight = torch.nn.Parameter(head.weight.detach().clone())
+        model.config.tie_word_embeddings = False
     with torch.no_grad():
-        for name, target in targets.items():
-            target.copy_(mix(original.read(name), unlearned.read(name), alpha))
+        for name, target in _tensors(model).items():
+            tensor = checkpoint.tensors.get(_on_disk(model, checkpoint, name))
+            if tensor is None:  # tied to another, which is there
+                continue
+            flat = target.view(tensor.length, tensor.width)
+            for start, stop in tensor.parts():
+                flat[start:stop].copy_(tensor.rows(start, stop))
 
 
-def _targets(model: PreTrainedModel, checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
-    """tensor name on disk -> the model's own tensor. Tied weights count once; tensors the model has no use for, not."""
-    wanted = {
-        **dict(model.named_parameters()),
-        **{n: b for n, b in model.named_buffers() if n in model.state_dict()},
-    }
-    prefix = f"{model.base_model_prefix}."
-    targets = {}
-    for name, target in wanted.items():
-        on_disk = name if name in checkpoint.tensors else name.removeprefix(prefix)
-        if on_disk not in checkpoint.tensors or checkpoint.shape(on_disk) != tuple(target.shape):
-            raise InputError(
-                f"{checkpoint.name}: parameter {name} of the loaded model is not on disk under its name and shape "
-                "(transformers renames or fuses tensors of this architecture on load); it can't be mixed in place"
-            )
-        targets[on_disk] = target
-    return targets
+def _tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    tensors: dict[str, torch.Tensor] = model.state_dict(keep_vars=True)
+    return tensors
 
 
-def write_mix(original: Checkpoint, unlearned: Checkpoint, alpha: float, out: Path, note: str = "") -> None:
-    """Write theta(alpha) as a checkpoint that transformers loads, with the original's tokenizer and a README."""
+def _on_disk(model: PreTrainedModel, checkpoint: Checkpoint, name: str) -> str:
+    return name if name in checkpoint.tensors else name.removeprefix(f"{model.base_model_prefix}.")
+
+
+def _misfit(model: PreTrainedModel, checkpoint: Checkpoint) -> str | None:
+    """The first tensor of the model that the checkpoint does not have, by name and, the vocabulary aside, shape."""
+    there, missing = set(), {}
+    vocabulary = len(model.get_input_embeddings().weight)
+    for name, tensor in _tensors(model).items():
+        stored, shape = checkpoint.tensors.get(_on_disk(model, checkpoint, name)), tuple(tensor.shape)
+        if stored is not None and (stored.shape == shape or (shape[0] == vocabulary and stored.shape[1:] == shape[1:])):
+            there.add(id(tensor))
+        else:
+            missing[name] = id(tensor)
+    return next((name for name, tensor in missing.items() if tensor not in there), None)
+
+
+def write_mix(
+    original: Checkpoint,
+    unlearned: Checkpoint,
+    alpha: float,
+    out: Path,
+    note: str = "",
+    dtype: torch.dtype | None = None,
+    max_shard: str = MAX_SHARD,
+) -> None:
+    """Write theta(alpha) as a checkpoint that transformers loads, with the original's tokenizer and a README.
+
+    dtype: of its floating-point tensors, instead of the unlearned model's.
+    """
+    mixed = mix(original, unlearned, alpha)
+    if dtype is not None:
+        mixed = cast(mixed, dtype)
+    stored = "the unlearned checkpoint's dtype" if dtype is None else str(dtype).removeprefix("torch.")
+    notes = "".join(f"- {note}\n" for note in unlearned.notes)
     readme = (
         f"# Mixed checkpoint\n\nParameters = original + {alpha!r} * (unlearned - original), in float32 per tensor, "
-        f"stored in the unlearned checkpoint's dtype.\n\n- original: {original.name}\n- unlearned: {unlearned.name}\n"
-        f"- alpha: {alpha!r} (0 = original, 1 = unlearned)\n{note}\nMade by unlearn-metrics, `control mix`.\n"
+        f"stored in {stored}.\n\n- original: {original.name}\n- unlearned: {unlearned.name}\n"
+        f"- alpha: {alpha!r} (0 = original, 1 = unlearned)\n{note}{notes}\nMade by unlearn-metrics, `control mix`.\n"
     )
-    write_checkpoint(
-        out,
-        original if alpha == 0 else unlearned,
-        original,
-        lambda name: mix(original.read(name), unlearned.read(name), alpha),
-        readme,
-    )
+    write_checkpoint(out, mixed, original, readme, max_shard)
+
+
+def cast(checkpoint: Checkpoint, dtype: torch.dtype) -> Checkpoint:
+    """The checkpoint with its floating-point tensors in another dtype."""
+    changes = checkpoint.changes | {"dtype": str(dtype).removeprefix("torch.")}
+    tensors = {
+        name: tensor.cast(dtype) if tensor.dtype.is_floating_point else tensor
+        for name, tensor in checkpoint.tensors.items()
+    }
+    return replace(checkpoint, tensors=tensors, changes=changes)

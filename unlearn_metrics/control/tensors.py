@@ -1,0 +1,184 @@
+"""Tensors at rest: read by rows, from safetensors files, .bin files or memory, and written as they are read.
+
+Files are read and written by plain reads and writes. Pages of a memory-mapped file count as resident memory, so that
+going once through a mapped checkpoint takes as much of it as loading the checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import pickle
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+
+from unlearn_metrics.types import InputError, first_line
+
+PART = 1 << 17  # elements that are read, mixed and written at once: they stay in the processor's cache
+WRITERS = 2  # one reads or writes while the other computes
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class LazyTensor:
+    """A tensor that is read when asked for. rows(start, stop) gives [stop - start, width] of it as [length, width].
+
+    width is the last axis; of a vector or a scalar, 1.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    rows: Callable[[int, int], torch.Tensor]
+
+    @property
+    def width(self) -> int:
+        return self.shape[-1] if len(self.shape) > 1 else 1
+
+    @property
+    def length(self) -> int:
+        return math.prod(self.shape) // max(1, self.width)
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def parts(self) -> Iterator[tuple[int, int]]:
+        """(start, stop) of rows, of about PART elements each, that make up the tensor."""
+        step = max(1, PART // max(1, self.width))
+        return ((start, min(start + step, self.length)) for start in range(0, self.length, step))
+
+    def read(self) -> torch.Tensor:
+        """The whole tensor."""
+        out = torch.empty((self.length, self.width), dtype=self.dtype)
+        for start, stop in self.parts():
+            out[start:stop] = self.rows(start, stop)
+        return out.view(self.shape)
+
+    def cast(self, dtype: torch.dtype) -> LazyTensor:
+        return LazyTensor(self.shape, dtype, lambda start, stop: self.rows(start, stop).to(dtype))
+
+
+def from_memory(tensor: torch.Tensor) -> LazyTensor:
+    shape = tuple(tensor.shape)
+    flat = tensor.detach().reshape(-1, shape[-1] if len(shape) > 1 else 1)
+    return LazyTensor(shape, tensor.dtype, lambda start, stop: flat[start:stop])
+
+
+def _from_file(path: Path, offset: int, shape: tuple[int, ...], dtype: torch.dtype) -> LazyTensor:
+    width = shape[-1] if len(shape) > 1 else 1
+    row = width * dtype.itemsize
+
+    def rows(start: int, stop: int) -> torch.Tensor:
+        raw = np.fromfile(path, np.uint8, (stop - start) * row, offset=offset + start * row)
+        return torch.from_numpy(raw).view(dtype).view(stop - start, width)
+
+    return LazyTensor(shape, dtype, rows)
+
+
+def safetensors_file(path: Path) -> dict[str, LazyTensor]:
+    """name -> tensor. InputError if it is no whole safetensors file, or holds a type that can't be mixed."""
+    try:
+        with safe_open(path, framework="pt"):  # checks the header against the file
+            pass
+        with path.open("rb") as file:
+            start = 8 + int.from_bytes(file.read(8), "little")
+            header: dict[str, Any] = json.loads(file.read(start - 8))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"{path} is no whole safetensors file: {first_line(error)}") from None
+    header.pop("__metadata__", None)
+    for name, entry in header.items():
+        if entry["dtype"] not in DTYPES:
+            raise InputError(f"{path}: tensor {name} is stored as {entry['dtype']}; quantized weights cannot be mixed")
+    return {
+        name: _from_file(path, start + entry["data_offsets"][0], tuple(entry["shape"]), DTYPES[entry["dtype"]])
+        for name, entry in header.items()
+    }
+
+
+def bin_file(path: Path) -> dict[str, LazyTensor]:
+    """name -> tensor of a torch.save file, unpickled by torch's restricted unpickler (weights_only).
+
+    The zip format of torch >= 1.6 is read from disk, tensor by tensor; a file in the format before it, or with tensors
+    that are no plain run of bytes, is loaded whole.
+    """
+    try:
+        loaded = torch.load(path, map_location="meta", weights_only=True)
+        plain = _state_dict(path, loaded)
+        places: dict[str, Any] = {n: getattr(t.untyped_storage(), "_checkpoint_offset", None) for n, t in plain.items()}
+        if any(places[name] is None or not tensor.is_contiguous() for name, tensor in plain.items()):
+            whole = _state_dict(path, torch.load(path, map_location="cpu", weights_only=True))
+            return {name: from_memory(tensor) for name, tensor in whole.items()}
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        raise InputError(f"{path} is no whole file of weights that can be read safely: {first_line(error)}") from None
+    return {
+        name: _from_file(path, places[name] + int(t.storage_offset()) * t.dtype.itemsize, tuple(t.shape), t.dtype)
+        for name, t in plain.items()
+    }
+
+
+def _state_dict(path: Path, loaded: Any) -> dict[str, torch.Tensor]:
+    if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
+        raise InputError(f"{path} is no state dict (a dictionary of tensors)")
+    for name, tensor in loaded.items():
+        if tensor.dtype not in DTYPE_NAMES:
+            raise InputError(f"{path}: tensor {name} is stored as {tensor.dtype}; quantized weights cannot be mixed")
+    return {str(name): tensor for name, tensor in loaded.items()}
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, LazyTensor]) -> None:
+    """Write a safetensors file part by part: no more than WRITERS parts are in memory.
+
+    Format: length of the header (8 bytes, little-endian), header (JSON, padded to 8 bytes), tensors one after another,
+    widest types first so that each is aligned.
+    """
+    ordered = sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    places, end = [], 0
+    for name, tensor in ordered:
+        begin, end = end, end + tensor.nbytes
+        entry = {"dtype": DTYPE_NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+        header[name] = entry
+        places.append((tensor, begin))
+    raw = json.dumps(header, separators=(",", ":")).encode()
+    raw += b" " * (-len(raw) % 8)
+    pool = ThreadPoolExecutor(WRITERS)
+    with path.open("wb") as file:
+        try:
+            file.write(len(raw).to_bytes(8, "little") + raw)
+            file.flush()
+
+            def write(tensor: LazyTensor, start: int, stop: int, place: int) -> None:
+                left = memoryview(tensor.rows(start, stop).contiguous().view(torch.uint8).numpy().data).cast("B")
+                while left:
+                    written = os.pwrite(file.fileno(), left, place)
+                    left, place = left[written:], place + written
+
+            jobs = [
+                pool.submit(write, t, *part, 8 + len(raw) + begin + part[0] * t.width * t.dtype.itemsize)
+                for t, begin in places
+                for part in t.parts()
+            ]
+            for job in jobs:
+                job.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
