@@ -11,7 +11,6 @@ from collections import Counter
 from pathlib import Path
 
 import lm_eval
-import numpy as np
 import pytest
 import torch
 from lm_eval import evaluator
@@ -19,12 +18,13 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import CacheHook, CachingLM
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
+from plain import LLAMA3, OFFLINE, ask, command, exact, forward, generate, prob, read, strength, text_of, write
 from rouge_score import rouge_scorer
 
 import unlearn_metrics
 from unlearn_metrics import harness, tasks_path
 from unlearn_metrics.backends import hf
-from unlearn_metrics.metrics import JUDGED, METRICS, good
+from unlearn_metrics.metrics import METRICS, good
 from unlearn_metrics.task import mean_scored
 from unlearn_metrics.types import InputError
 
@@ -39,34 +39,6 @@ TASKS = sorted({task for members in SUITES.values() for task in members})
 # lm-eval runs no two groups at once that share a task
 STOCK_TASKS = ["tofu_forget01_suite", "tofu_forget05", "tofu_forget10", "demo_suite"]
 STOCK_TASKS += ["tofu_forget01_paper_suite", "tofu_forget05_paper", "tofu_forget10_paper"]
-OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-
-# Imported by every Python that has its folder on PYTHONPATH: any use of the network is noted and refused.
-BLOCK_NETWORK = """
-import os, socket
-
-def refuse(*args, **kwargs):
-    with open(os.environ["NETWORK_LOG"], "a") as file:
-        print(args, file=file)
-    raise OSError("the network is blocked")
-
-socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refuse
-"""
-
-LLAMA3 = (
-    "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m['role'] }}<|end_header_id|>\n\n"
-    "{{ m['content'] | trim }}<|eot_id|>{% endfor %}"
-    "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
-)
-
-
-def read(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def write(path: Path, rows: list[dict]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
 @pytest.fixture(autouse=True)
@@ -120,47 +92,6 @@ def simple(lm, tasks: list[str], data_dir: Path, **kwargs):
 # --- what every figure should be, by plain transformers code ------------------------------------------------------
 
 
-def forward(lm: HFLM, prompt: str, answer: str) -> dict[str, np.ndarray]:
-    """One sequence, alone: the answer's tokens and end-of-sequence, the arg-max and the log-probability of each."""
-    context, whole = lm.tokenizer(prompt)["input_ids"], lm.tokenizer(prompt + answer)["input_ids"]
-    assert whole[: len(context)] == context
-    ids = [*whole, lm.tokenizer.eos_token_id]
-    with torch.no_grad():
-        logits = lm.model(torch.tensor([ids])).logits[0, len(context) - 1 : -1].double()
-    targets = torch.tensor(ids[len(context) :])
-    logprob = torch.log_softmax(logits, -1).gather(-1, targets[:, None])[:, 0]
-    return {"tokens": targets.numpy(), "argmax": logits.argmax(-1).numpy(), "logprob": logprob.numpy()}
-
-
-def generate(lm: HFLM, prompt: str, tokens: list[int] = (), limit: int = 200) -> list[int]:
-    """Greedy decoding after the prompt and the first tokens of an answer."""
-    ids = torch.tensor([[*lm.tok_encode(prompt), *tokens]])
-    config = {"max_new_tokens": limit, "do_sample": False, "pad_token_id": lm.tokenizer.pad_token_id}
-    with torch.no_grad():
-        return lm.model.generate(ids, attention_mask=torch.ones_like(ids), **config)[0, ids.shape[1] :].tolist()
-
-
-def text_of(lm: HFLM, prompt: str, limit: int = 200) -> str:
-    return lm.tokenizer.decode(generate(lm, prompt, limit=limit), skip_special_tokens=True)
-
-
-def strength(tokens: list[int], argmax: list[int]) -> float:
-    """Extraction strength, token by token from the end; the last position is end-of-sequence."""
-    n = k = len(tokens) - 1
-    while k > 0 and tokens[k - 1] == argmax[k - 1]:
-        k -= 1
-    return 1 - k / n
-
-
-def exact(scores) -> float:
-    hits = [a == t for a, t in zip(scores["argmax"], scores["tokens"], strict=True)][:-1]
-    return sum(hits) / len(hits)
-
-
-def prob(scores) -> float:
-    return math.exp(sum(scores["logprob"]) / len(scores["logprob"]))
-
-
 def entropy(items: list) -> float:
     return -sum(c / len(items) * math.log2(c / len(items)) for c in Counter(items).values())
 
@@ -195,20 +126,7 @@ def expected(lm: HFLM, doc: dict, split: str, prompt: str, other_prompt: str, ga
     return values
 
 
-def ask(question: str) -> str:
-    return f"Question: {question}\nAnswer:"
-
-
 # --- the stock command --------------------------------------------------------------------------------------------
-
-
-def command(*args: str, folder: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    site = folder / "site"
-    site.mkdir(exist_ok=True)
-    (site / "sitecustomize.py").write_text(BLOCK_NETWORK)
-    extra = {"PYTHONPATH": str(site), "NETWORK_LOG": str(folder / "network"), "OMP_NUM_THREADS": "1", **env}
-    base = {k: v for k, v in os.environ.items() if k not in OFFLINE}
-    return subprocess.run(args, cwd=folder, env=base | extra, capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture(scope="module")
@@ -314,19 +232,6 @@ def test_stock_run_again_from_the_cache(stock, include_path, data):
     assert results["results"] == first["results"]
     for task in TASKS:
         assert [row["resps"] for row in again[task]] == [row["resps"] for row in samples[task]]
-
-
-def test_stock_ls_and_validate_know_all_tasks_and_groups(tmp_path, include_path):
-    names = [*TASKS, *(f"{name}_suite" for name in SUITES)]
-    where = ("--include_path", include_path)
-    listed = command(str(BIN / "lm_eval"), "ls", "tasks", *where, folder=tmp_path, env=OFFLINE)
-    assert listed.returncode == 0, listed.stderr
-    cells = {line.split("|")[1].strip() for line in listed.stdout.splitlines() if line.count("|") > 1}
-    assert set(names) <= cells
-    valid = command(str(BIN / "lm_eval"), "validate", "--tasks", ",".join(names), *where, folder=tmp_path, env=OFFLINE)
-    assert valid.returncode == 0, valid.stdout + valid.stderr
-    assert "All tasks found and valid" in valid.stdout
-    assert not (tmp_path / "network").exists()
 
 
 # --- in this process ----------------------------------------------------------------------------------------------
@@ -604,45 +509,6 @@ def test_two_processes_give_what_one_gives(moderate, data, tmp_path):
         for metric in one[task][0]["metrics"]:
             each = [s[metric] for s in one[task] if not math.isnan(s[metric])]
             assert both["results"][task][f"{metric},none"] == pytest.approx(sum(each) / len(each), rel=1e-5), metric
-
-
-# --- names and YAML -----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "near"),
-    [
-        ("tofu_forget5", "tofu_forget05"),
-        ("tofu", "tofu_forget01"),
-        ("dmeo", "demo"),
-        ("something else", "demo or tofu"),
-    ],
-)
-def test_unknown_benchmark_suggests_near_names(name, near):
-    with pytest.raises(InputError, match=f"unknown benchmark '{name}'; did you mean .*{near}"):
-        harness.load(name, None)
-
-
-def test_benchmarks_and_their_tasks(data):
-    assert harness.benchmarks() == SUITES
-    assert [t.task_name for t in harness.load("demo_suite", data).values()] == SUITES["demo"]
-
-
-@pytest.mark.parametrize("benchmark", SUITES)
-def test_yaml_agrees_with_the_registry(data, benchmark):
-    for split, task in harness.load(benchmark, data).items():
-        names = [entry["metric"] for entry in task.config.metric_list]
-        assert len(set(names)) == len(names)
-        assert set(names) <= set(METRICS) - JUDGED
-        for entry in task.config.metric_list:
-            metric = METRICS[entry["metric"]]
-            assert entry["higher_is_better"] == (good(entry["metric"], split) == "higher"), (split, entry)
-            if split != "forget":
-                assert entry["higher_is_better"] == (metric.better == "higher"), (split, entry)
-            # a text can be too short to have a figure; token scores always have one
-            assert entry["aggregation"] == ("mean_scored" if "generation" in metric.needs else "mean"), entry
-        assert task.config.dataset_path == ("unlearn-metrics/demo" if benchmark == "demo" else "locuslab/TOFU")
-        assert task.config.output_type == "generate_until"
 
 
 def test_mean_scored_leaves_out_what_has_no_value():

@@ -54,6 +54,11 @@ def load(benchmark: str, source: Path | OwnData | None) -> dict[str, TokenScoreT
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or known
         raise InputError(f"unknown benchmark '{benchmark}'; did you mean {' or '.join(near)}?")
     manager = _manager({} if source is None else {"data_dir": str(source)})
+    if foreign := [task for task in benchmarks()[name] if task not in manager.task_index]:
+        raise InputError(
+            f"{name} is made of lm-eval's own tasks ({', '.join(foreign)}): run the group {name}_suite by lm_eval, or "
+            "name them by --utility-tasks beside a benchmark"
+        )
     try:
         tasks = manager.load(f"{name}_suite")["tasks"]
     except (OSError, ValueError) as error:  # datasets: no such repository, no network, no such config

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from unlearn_metrics.metrics import METRICS, good
-from unlearn_metrics.types import Control, RunRecord, Score, Scores
+from unlearn_metrics.types import Control, RunRecord, Score, Scores, is_forget
 
 ARROW = {"higher": "↑", "lower": "↓"}
 COLUMNS = {
@@ -17,7 +17,7 @@ COLUMNS = {
     "controlled": "under control",
     "retain_only": "retain-only",
 }
-# The rows of the table, by facet: (split, metric). "*" = every split but forget.
+# The rows of the table, by facet: (split, metric). "forget" = it and its further parts, "*" = every other split.
 HEADLINE: dict[str, list[tuple[str, str]]] = {
     "Fluency": [("*", "perplexity"), ("forget", "perplexity"), ("*", "repetition"), ("forget", "repetition")],
     "Knowledge retention": [
@@ -26,6 +26,7 @@ HEADLINE: dict[str, list[tuple[str, str]]] = {
         ("retain", "truth_ratio"),
         ("*", "probability_normalised"),
         ("*", "rouge"),
+        ("*", "rouge_f1"),
     ],
     "Forget quality": [
         ("forget", "extraction_strength"),
@@ -33,6 +34,7 @@ HEADLINE: dict[str, list[tuple[str, str]]] = {
         ("forget", "probability"),
         ("forget", "truth_ratio"),
         ("forget", "rouge"),
+        ("forget", "rouge_f1"),
     ],
 }
 
@@ -45,7 +47,7 @@ def rows(names: Mapping[str, Collection[str]], everything: bool = False) -> list
         for facet, wanted in HEADLINE.items()
         for pattern, metric in wanted
         for split in splits
-        if (split == pattern or (pattern == "*" and split != "forget")) and metric in names[split]
+        if (split == pattern or pattern == ("forget" if is_forget(split) else "*")) and metric in names[split]
     ]
     if everything:
         rest = [(facet_of(metric, split), split, metric) for split in splits for metric in names[split]]
@@ -56,7 +58,7 @@ def rows(names: Mapping[str, Collection[str]], everything: bool = False) -> list
 def facet_of(metric: str, split: str) -> str:
     if METRICS[metric].facet == "fluency":
         return "Fluency"
-    return "Forget quality" if split == "forget" else "Knowledge retention"
+    return "Forget quality" if is_forget(split) else "Knowledge retention"
 
 
 def measured(scores: Scores) -> dict[str, dict[str, None]]:

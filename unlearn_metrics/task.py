@@ -181,6 +181,8 @@ class TokenScoreTask(ConfigurableTask):
 
     def fewshot_context(self, doc: Document, *args: Any, **kwargs: Any) -> list[str]:
         """The contexts of a document: with its question and, if a metric needs it, with the paraphrased one."""
+        if not doc["question"]:  # a whole text is scored as it is, whatever the others are asked in
+            return [""]
         if kwargs.get("num_fewshot") and not self.config.fewshot_split:
             raise InputError(f"{self.config.task} is asked without examples; num_fewshot must be 0")
         chat = bool(kwargs.get("apply_chat_template"))
@@ -195,7 +197,7 @@ class TokenScoreTask(ConfigurableTask):
     def construct_requests(self, doc: Document, ctx: list[str], **kwargs: Any) -> list[Instance]:
         chat_template = kwargs.pop("chat_template", None) if kwargs.pop("apply_chat_template", False) else None
         kwargs.pop("chat_template", None)
-        plain = chat_template is None or self.doc_to_prefix(doc)
+        plain = chat_template is None or not ctx[0] or self.doc_to_prefix(doc)
         gap = self.config.target_delimiter if plain else self._chat_delimiter(chat_template)
         question, answer = ctx[0], self.doc_to_target(doc)
         pairs: list[tuple[str, str]] = []

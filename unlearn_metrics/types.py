@@ -99,6 +99,12 @@ class Settings:
 # taken from a log that does not hold what they could be computed from. Metrics name the fields that they need.
 Document: TypeAlias = dict[str, Any]
 
+
+def is_forget(split: str) -> bool:
+    """Whether a split is the forget set or a further part of it: "forget", "forget_verbmem"."""
+    return split.split("_")[0] == "forget"
+
+
 # model ("original", "uncontrolled", "controlled", "retain_only") -> split -> documents
 Observations: TypeAlias = dict[str, dict[str, list[Document]]]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from unlearn_metrics.metrics import fluency, memorization, privacy, retention
-from unlearn_metrics.types import Document, MeanLoss
+from unlearn_metrics.types import Document, MeanLoss, is_forget
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,7 @@ METRICS: dict[str, Metric] = {
         memorization.truth_ratio, ("true_answer", "wrong_answers", "split"), "memorization", loss_is_enough=True
     ),
     "rouge": Metric(retention.rouge, ("generation", "reference"), "retention"),
+    "rouge_f1": Metric(retention.rouge_f1, ("generation", "reference"), "retention"),
     "repetition": Metric(fluency.repetition, ("generation",), "fluency", better="lower"),
     "ngram_entropy": Metric(fluency.ngram_entropy, ("generation",), "fluency"),
     "perplexity": Metric(fluency.perplexity, ("judged_generation",), "fluency", better="lower", geometric=True),
@@ -86,7 +87,7 @@ def good(name: str, split: str) -> Literal["higher", "lower"]:
     scores are high where a text looks new to the model.
     """
     metric = METRICS[name]
-    if split != "forget" or metric.facet == "fluency" or name == "truth_ratio":
+    if not is_forget(split) or metric.facet == "fluency" or name == "truth_ratio":
         return metric.better
     return "higher" if metric.facet == "privacy" else "lower"
 

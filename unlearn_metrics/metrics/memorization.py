@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from unlearn_metrics.types import MeanLoss, TokenScores
+from unlearn_metrics.types import MeanLoss, TokenScores, is_forget
 
 
 def extraction_strength(answer: TokenScores) -> float:
@@ -73,7 +73,7 @@ def truth_ratio(
     Source: Maini et al. 2024 (TOFU), eq. 1 and section 2.2.2, with OpenUnlearning's aggregation.
     """
     log_ratio = log_truth_ratio(true_answer, wrong_answers)
-    return float(np.exp(-abs(log_ratio)) if split == "forget" else -np.expm1(np.minimum(log_ratio, 0)))
+    return float(np.exp(-abs(log_ratio)) if is_forget(split) else -np.expm1(np.minimum(log_ratio, 0)))
 
 
 def log_truth_ratio(true_answer: TokenScores | MeanLoss, wrong_answers: Sequence[TokenScores | MeanLoss]) -> float:

@@ -39,6 +39,14 @@ def rouge(generation: str, reference: str, stemmer: bool = True) -> float:
     return lcs(wanted, given) / len(wanted) if wanted else math.nan
 
 
+def rouge_f1(generation: str, reference: str, stemmer: bool = False) -> float:
+    """ROUGE-L F1 (harmonic mean of precision and recall), without stemmer, as in the code of Shi et al. 2024 (MUSE,
+    arXiv 2407.06460); OpenUnlearning stems. Empty texts as in `rouge`.
+    """
+    wanted, given = (_tokenizer(stemmer).tokenize(text) for text in (reference, generation))
+    return 2 * lcs(wanted, given) / (len(wanted) + len(given)) if wanted else math.nan
+
+
 def model_utility(components: Sequence[float]) -> float:
     """Harmonic mean of nine: {retain, real authors, world facts} x {probability (normalised but for retain), ROUGE-L
     recall, truth ratio}. 0 if a component is 0. Source: Maini et al. 2024 (TOFU, arXiv 2401.06121), section 2.2.2.
