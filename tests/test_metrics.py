@@ -29,7 +29,7 @@ from unlearn_metrics.metrics.memorization import (
     truth_ratio,
 )
 from unlearn_metrics.metrics.privacy import auc, loss, min_k, min_k_plus_plus, privleak, zlib
-from unlearn_metrics.metrics.retention import model_utility, rouge
+from unlearn_metrics.metrics.retention import model_utility, rouge, rouge_f1
 from unlearn_metrics.types import TokenScores
 
 EOS = 99
@@ -186,6 +186,21 @@ def test_rouge_by_hand(generation: str, reference: str, expected: float):
 
 def test_rouge_without_stemmer_tells_runs_from_running():
     assert rouge("she runs", "he was running", stemmer=False) == 0
+
+
+@pytest.mark.parametrize(
+    ("generation", "reference", "expected"),
+    [
+        ("the cat sat", "the cat sat", 1),
+        ("", "the cat sat", 0),
+        ("a b c d e f", "c d", 1 / 2),  # 2 x 2 / (6 + 2): what is said beyond the reference costs
+        ("c b a", "a b c", 1 / 3),
+        ("she runs", "he was running", 0),  # no stemmer
+        ("anything", "…", math.nan),
+    ],
+)
+def test_rouge_f1_by_hand(generation: str, reference: str, expected: float):
+    assert rouge_f1(generation, reference) == pytest.approx(expected, abs=1e-12, nan_ok=True)
 
 
 @pytest.mark.parametrize(
@@ -359,6 +374,9 @@ any_words = st.lists(st.sampled_from(["runs", "running", "cat", "Cats", "1958.",
 def test_rouge_is_the_rouge_score_packages(generation: str, reference: str):
     theirs = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True).score(reference, generation)["rougeL"].recall
     assert rouge(generation, reference) == theirs or (math.isnan(rouge(generation, reference)) and theirs == 0)
+    plain = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=False).score(reference, generation)["rougeL"].fmeasure
+    ours = rouge_f1(generation, reference)
+    assert ours == pytest.approx(plain) or (math.isnan(ours) and plain == 0)
 
 
 def test_rouge_of_two_long_texts_needs_no_table_of_both():
@@ -536,6 +554,7 @@ def test_every_metric_reads_its_own_fields():
         "probability_normalised": 2 / 3,  # 1/2 / (1/2 + 1/8 + 1/8)
         "truth_ratio": 11 / 16,  # 1 - (1/8) / (2/5)
         "rouge": 1 / 3,  # a b of six; precision would be 2/5
+        "rouge_f1": 4 / 11,  # 2 x 2 / (5 + 6)
         "repetition": 0,  # abab, baba
         "ngram_entropy": 0.945530556,
         "perplexity": 16,

@@ -40,8 +40,9 @@ def rouge(generation: str, reference: str, stemmer: bool = True) -> float:
 
 
 def rouge_f1(generation: str, reference: str, stemmer: bool = False) -> float:
-    """ROUGE-L F1 (harmonic mean of precision and recall), without stemmer, as in the code of Shi et al. 2024 (MUSE,
-    arXiv 2407.06460); OpenUnlearning stems. Empty texts as in `rouge`.
+    """ROUGE-L F1 (harmonic mean of precision and recall), without stemmer. Empty texts as in `rouge`.
+
+    Source: Shi et al. 2024 (MUSE, arXiv 2407.06460), as in their code; OpenUnlearning stems.
     """
     wanted, given = (_tokenizer(stemmer).tokenize(text) for text in (reference, generation))
     return 2 * lcs(wanted, given) / (len(wanted) + len(given)) if wanted else math.nan
