@@ -100,10 +100,10 @@ def _log_ratios(documents: Sequence[Document]) -> dict[str, float]:
     if not all(METRICS["truth_ratio"].can_score(d) for d in documents):
         return {}
     ratios = [log_truth_ratio(d["true_answer"], d["wrong_answers"]) for d in documents]
-    return dict(zip(_questions(documents), ratios, strict=True))
+    return dict(zip(questions(documents), ratios, strict=True))
 
 
-def _questions(documents: Sequence[Document]) -> list[str]:
+def questions(documents: Sequence[Document]) -> list[str]:
     """What was asked, apart from how it was prompted: two models may have templates of their own, and logs rows of
     their own. A question that comes again is told by its number; where no text is known, the row stands for it."""
     texts = [str(d.get("question", d.get("reference", f"row {d['id']}"))) for d in documents]
@@ -123,7 +123,7 @@ def _forget_quality(
     weights = draws(documents, "forget", seed)
     if not len(weights):
         return Score(point, None, None, len(mine), 0)
-    both = np.array([[mine[question], reference[question]] for question in _questions(documents)])
+    both = np.array([[mine[question], reference[question]] for question in questions(documents)])
     order = np.argsort(both, axis=None, kind="stable")
     values = both.ravel()[order]
     last = np.append(values[1:] != values[:-1], True)  # of equal values, where a distribution function has its step

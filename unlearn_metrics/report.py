@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from unlearn_metrics.metrics import METRICS, good
-from unlearn_metrics.types import Control, RunRecord, Score, Scores, is_forget
+from unlearn_metrics.types import Control, Imported, RunRecord, Score, Scores, is_forget
 
 ARROW = {"higher": "↑", "lower": "↓"}
 COLUMNS = {
@@ -153,8 +153,13 @@ def describe(control: Control) -> str:
     return text
 
 
-def verdict(scores: Scores, control: Control) -> str:
+def verdict(scores: Scores, control: Control, imported: Imported | None = None) -> str:
     """One plain sentence on what the raw numbers hide and what is left under control."""
+    if imported is not None:
+        return (
+            f"Imported from a log of {imported.format}: raw numbers of one checkpoint, without the original beside it "
+            "and without a control, so they do not tell what the unlearning cost."
+        )
     metric = "extraction_strength"
 
     def value(model: str, split: str) -> float | None:

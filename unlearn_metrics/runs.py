@@ -93,7 +93,8 @@ def rescore(folder: Path, more: Iterable[str] = ()) -> RunRecord:
             raise InputError(f"{folder} holds nothing that {name} could be computed from")
     seed = record.settings.get("seed")
     scores, composites = score_all(observations, wanted, seed if isinstance(seed, int) else 0)
-    return replace(record, scores=scores, composites=composites, verdict=report.verdict(scores, record.control))
+    verdict = report.verdict(scores, record.control, record.imported)
+    return replace(record, scores=scores, composites=composites, verdict=verdict)
 
 
 def changed(stored: RunRecord, again: RunRecord) -> tuple[int, list[str]]:

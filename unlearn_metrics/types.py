@@ -199,7 +199,8 @@ class GitState:
 @dataclass(frozen=True)
 class Imported:
     """Where an imported record comes from. as_logged: metrics whose per-document values were taken from the log as
-    they are, since it does not hold what they could be computed from."""
+    they are, since it does not hold what they could be computed from. notes: where the log's conventions or figures
+    are not this package's, in words."""
 
     __pydantic_config__ = STRICT
 
@@ -207,6 +208,7 @@ class Imported:
     file: Text
     sha256: Text
     as_logged: list[Text] = field(default_factory=list)
+    notes: list[Text] = field(default_factory=list)
 
 
 # model -> split -> metric -> Score

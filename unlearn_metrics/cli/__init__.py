@@ -9,7 +9,7 @@ import typer
 from rich.text import Text
 
 from unlearn_metrics import __version__
-from unlearn_metrics.cli import models, records
+from unlearn_metrics.cli import imports, models, records
 from unlearn_metrics.cli.console import err
 from unlearn_metrics.types import InputError
 
@@ -23,6 +23,7 @@ app = typer.Typer(
 )
 app.add_typer(models.app)
 app.add_typer(records.app)
+app.add_typer(imports.app, name="import")
 
 
 def _version(show: bool) -> None:
