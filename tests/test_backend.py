@@ -246,7 +246,7 @@ def test_results_do_not_depend_on_what_is_beside(
 )
 def test_reduction_of_any_logits(logits: list[list[float]], target: int) -> None:
     x = torch.tensor(logits)
-    argmax, logprob, mean, variance = hf._reduce(x, torch.full((len(x),), target))
+    argmax, logprob, mean, variance = hf._reduce(x.clone(), torch.full((len(x),), target))
     logp = x.double().log_softmax(-1)
     p = logp.exp()
     want = (p * logp).sum(-1)
@@ -254,6 +254,15 @@ def test_reduction_of_any_logits(logits: list[list[float]], target: int) -> None
     torch.testing.assert_close(logprob.double(), logp[:, target], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(mean.double(), want, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(variance.double(), (p * (logp - want[:, None]) ** 2).sum(-1), rtol=1e-4, atol=1e-4)
+
+
+@every_input
+@given(seed=st.integers(0, 1 << 30), vocabulary=st.sampled_from([1, 63, 64, 65, 128, 4096]), values=st.integers(1, 9))
+def test_the_largest_logit_and_the_first_of_equals(seed: int, vocabulary: int, values: int) -> None:
+    x = torch.randint(values, (5, vocabulary), generator=torch.Generator().manual_seed(seed)).float()
+    argmax, largest = hf._largest(x)
+    assert argmax.tolist() == x.argmax(-1).tolist()
+    assert largest[:, 0].tolist() == x.amax(-1).tolist()
 
 
 def test_tokens_that_a_model_rules_out() -> None:

@@ -332,19 +332,33 @@ def _head_is_bare(lm: HFLM, head: torch.nn.Module) -> bool:
 def _reduce(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """[positions, vocabulary] -> arg-max, log p(target), mean and variance of log p under the model: [positions].
 
-    One exponential serves the normaliser and both moments, taken below the largest logit; plain sums are the fastest
-    reduction that torch has on a CPU.
+    Few passes over the logits: one exponential, below the largest logit, serves the normaliser and both moments.
+    Overwrites the logits.
     """
-    argmax = logits.argmax(-1)
-    below = logits.float() - logits.gather(-1, argmax[:, None]).float()
-    weight = below.exp()
+    argmax, largest = _largest(logits)
+    below = logits.float().sub_(largest.float())
+    score = below.gather(-1, target[:, None])[:, 0]
+    # e^-87 is the smallest normal float32: less weighs nothing, is slow to compute with, and 0 * -inf would be NaN
+    weight = below.clamp_(min=-87).exp()
     total = weight.sum(-1)
     log_total = total.log()
-    picked = below.gather(-1, target[:, None])[:, 0] - log_total
-    below.clamp_(min=torch.finfo(below.dtype).min)  # log 0 is weighted by 0, but 0 * inf would be NaN
     first = weight.mul_(below).sum(-1) / total
     second = weight.mul_(below).sum(-1) / total
-    return argmax, picked, first - log_total, (second - first.square()).clamp_(min=0)
+    return argmax, score - log_total, first - log_total, (second - first.square()).clamp_(min=0)
+
+
+def _largest(logits: Tensor, block: int = 64) -> tuple[Tensor, Tensor]:
+    """(arg-max [n], maximum [n, 1]) of [n, vocabulary].
+
+    On a CPU by way of the largest of each block: there torch's maximum is six times as fast as its arg-max.
+    """
+    if logits.device.type != "cpu" or logits.shape[1] % block:
+        argmax = logits.argmax(-1)
+    else:
+        blocks = logits.reshape(len(logits), -1, block)
+        which = blocks.amax(-1).argmax(-1)
+        argmax = which * block + blocks[torch.arange(len(logits)), which].argmax(-1)
+    return argmax, logits.gather(-1, argmax[:, None])
 
 
 # --- what the model can do, and how much at once ------------------------------------------------------------------
