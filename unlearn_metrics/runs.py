@@ -35,8 +35,12 @@ RECORD_TYPE = TypeAdapter(RunRecord)
 SCORED_ROLES = ("answer", "paraphrased_question", "true_answer", "wrong_answers", "judged_generation")
 MODELS = ("original", "uncontrolled", "controlled", "retain_only")
 MAX_RECORD_BYTES = 1 << 26
-# of a Parquet file from others: what it may unfold to, or its own size if that is more
-MAX_VALUES, MAX_BYTES = 50_000_000, 1 << 30
+# of a Parquet file from others, at least; a larger file may unfold to so many per byte of its own
+MAX_ROWS, MAX_VALUES, MAX_BYTES = 200_000, 5_000_000, 1 << 26
+ROWS_PER_BYTE, VALUES_PER_BYTE, BYTES_PER_BYTE = 1, 16, 100
+MAX_SPLITS, MAX_TEXT = 1_000, 100_000
+# a log-probability is computed in float32, so that of a certain token may end up a little above 0
+ROUNDING, MAX_LOSS = 0.01, 3.5e38
 
 
 def halves(documents: Sequence[Document]) -> tuple[list[Document], list[Document]]:
@@ -268,15 +272,23 @@ def load_documents(folder: Path) -> Observations:
                     document[name] = found
         if "generation" in document:
             document["judged_generation"] = None
+        if model not in MODELS:
+            raise InputError(f"{folder / TEXTS} has an unknown model '{model[:80]}'")
+        if any(len(document.get(field, "")) > MAX_TEXT for field in ("reference", "generation")):
+            raise InputError(f"{folder / TEXTS}: a text has more than {MAX_TEXT:,} characters")
         if by_key.setdefault((model, split, document["id"]), document) is not document:
             raise InputError(f"{folder / TEXTS}: document {document['id']} of {model}, {split} is there twice")
         observations.setdefault(model, {}).setdefault(split, []).append(document)
+        if len(observations[model]) > MAX_SPLITS:
+            raise InputError(f"{folder / TEXTS} has more than {MAX_SPLITS:,} splits")
     keys = zip(*(_plain(tokens, name) for name in ("model", "split", "id")), strict=True)
     for key, role, scores in zip(keys, _plain(tokens, "role"), _token_scores(tokens, folder / TOKENS), strict=True):
         if key not in by_key or role not in SCORED_ROLES:
             raise InputError(f"{folder / TOKENS} holds token scores of no known document or role: {key} {role!r}")
         if role == "wrong_answers":
             by_key[key].setdefault(role, []).append(scores)
+        elif by_key[key].get(role) is not None:
+            raise InputError(f"{folder / TOKENS}: {key} {role!r} is there twice")
         else:
             by_key[key][role] = scores
     return observations
@@ -285,29 +297,51 @@ def load_documents(folder: Path) -> Observations:
 def _read(path: Path) -> pa.Table:
     """A Parquet file from anyone: strings stay in dictionaries, so that a small file can't unfold to a huge table."""
     wanted = TEXT_COLUMNS if path.name == TEXTS else TOKEN_COLUMNS
-    strings = [name for name, kind in wanted.items() if kind is str]
     try:
+        if not path.is_file():
+            raise InputError(f"{path} is not there, or is no file")
         size = path.stat().st_size
+        with pq.ParquetFile(path) as file:
+            _check_size(path, size, file.metadata)
+            _check_columns(path, file.schema_arrow, wanted)
+            strings = [name for name in file.schema_arrow.names if wanted.get(name) is str]
         with pq.ParquetFile(path, read_dictionary=strings) as file:
-            meta = file.metadata
-            chunks = [meta.row_group(g).column(c) for g in range(meta.num_row_groups) for c in range(meta.num_columns)]
-            values = max((chunk.num_values for chunk in chunks), default=0)
-            unfolded = sum(chunk.total_uncompressed_size for chunk in chunks)
-            if max(values, meta.num_rows) > max(MAX_VALUES, size) or unfolded > max(MAX_BYTES, 100 * size):
-                raise InputError(f"{path} would unfold to {values:,} values, {unfolded:,} bytes: refused")
             table = file.read().unify_dictionaries().combine_chunks()
-    except (OSError, pa.ArrowException, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {str(error).splitlines()[0][:200]}") from None
-    for name in ("model", "split", "id", *(("cluster",) if path.name == TEXTS else ("role", *TOKEN_SCORE_FIELDS))):
-        if name not in table.column_names:
-            raise InputError(f"{path} has no column '{name}'")
+        table.validate(full=True)
+    except (OSError, pa.ArrowException, ValueError, MemoryError) as error:
+        raise InputError(f"{path} cannot be read: {first_line(error)[:200]}") from None
     for name, column in zip(table.column_names, table.columns, strict=True):
-        kind = float if name.startswith(LOGGED) else wanted.get(name)
-        if kind is None or not _is(column.type, kind, name):
-            raise InputError(f"{path}: column '{name}' of type {column.type} does not belong there")
         if name in ("model", "split", "id", "cluster", "role") and column.null_count:
             raise InputError(f"{path}: column '{name}' has rows without a value")
     return table
+
+
+def _check_size(path: Path, size: int, meta: pq.FileMetaData) -> None:
+    """Refuse before reading what would unfold to far more than the file could honestly hold."""
+    groups = [meta.row_group(i) for i in range(meta.num_row_groups)]
+    values = max((sum(g.column(i).num_values for g in groups) for i in range(meta.num_columns)), default=0)
+    unfolded = sum(g.column(i).total_uncompressed_size for g in groups for i in range(meta.num_columns))
+    for count, least, per_byte, what in (
+        (max(meta.num_rows, sum(g.num_rows for g in groups)), MAX_ROWS, ROWS_PER_BYTE, "rows"),
+        (values, MAX_VALUES, VALUES_PER_BYTE, "values"),
+        (unfolded, MAX_BYTES, BYTES_PER_BYTE, "bytes"),
+    ):
+        if count > max(least, per_byte * size):
+            raise InputError(f"{path} would unfold from {size:,} bytes to {count:,} {what}: refused")
+
+
+def _check_columns(path: Path, schema: pa.Schema, wanted: Mapping[str, type]) -> None:
+    for name in ("model", "split", "id", *(("cluster",) if path.name == TEXTS else ("role", *TOKEN_SCORE_FIELDS))):
+        if name not in schema.names:
+            raise InputError(f"{path} has no column '{name}'")
+    for field in schema:
+        kind = wanted.get(field.name)
+        if field.name.startswith(LOGGED) and field.name.removeprefix(LOGGED) in METRICS:
+            kind = float
+        if kind is None or not _is(field.type, kind, field.name):
+            raise InputError(f"{path}: column '{field.name[:80]}' of type {str(field.type)[:80]} does not belong there")
+    if len({*schema.names}) < len(schema.names):
+        raise InputError(f"{path} has a column twice")
 
 
 def _is(found: pa.DataType, kind: type, name: str) -> bool:
@@ -338,10 +372,16 @@ def _token_scores(table: pa.Table, path: Path) -> Iterable[TokenScores | MeanLos
     starts = columns[0].offsets.to_numpy()
     if any(not np.array_equal(column.offsets.to_numpy(), starts) for column in columns):
         raise InputError(f"{path}: the lists of a row differ in length")
+    if any(column.values.null_count for column in columns):
+        raise InputError(f"{path}: a list holds a null")
     flat = [column.values.to_numpy(zero_copy_only=False) for column in columns]
+    if (flat[list(TOKEN_SCORE_FIELDS).index("logprob")] > ROUNDING).any():
+        raise InputError(f"{path}: a log-probability is above 0")
     losses = _plain(table, "loss") if "loss" in table.column_names else [None] * len(table)
     for start, stop, loss in zip(starts[:-1].tolist(), starts[1:].tolist(), losses, strict=True):
-        if loss is not None:
+        if loss is not None and not 0 <= loss <= MAX_LOSS:
+            raise InputError(f"{path}: {loss:g} is no mean loss")
+        elif loss is not None:
             yield MeanLoss(loss)
         elif stop - start < 2:
             raise InputError(f"{path}: an answer without tokens")
