@@ -1,0 +1,98 @@
+"""How long it takes to score 100,000 stored documents again: python tests/benchmarks/rescore.py RUN [DOCUMENTS]
+
+RUN is a real one (tofu_forget05 shows the usual shape), repeated with fresh ids, clusters and words until it is large
+enough. Prints where the time goes, then what the command takes, whose result must equal the stored scores.
+"""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+from unlearn_metrics import runs
+from unlearn_metrics.composites import compose
+from unlearn_metrics.metrics import METRICS, value
+from unlearn_metrics.types import Document, Observations
+
+
+def repeat(seen: Observations, wanted: int) -> Observations:
+    """At least `wanted` documents: copies of the run, each text with a word of its own in it."""
+    copies = -(-wanted // sum(len(documents) for splits in seen.values() for documents in splits.values()))
+    rng = random.Random(0)
+
+    def fresh(text: str) -> str:
+        words = text.split(" ")
+        words[rng.randrange(len(words))] = "".join(rng.choices("abcdefghijklmnoprstuvw", k=6))
+        return " ".join(words)
+
+    def again(documents: list[Document], copy: int) -> list[Document]:
+        numbers = {d["cluster"]: i for i, d in enumerate(documents)}
+        known = {"id": max(d["id"] for d in documents) + 1, "cluster": max(numbers) + 1}
+        return [
+            d
+            | {name: d[name] + copy * size for name, size in known.items()}
+            | {name: fresh(d[name]) for name in ("reference", "generation") if name in d}
+            for d in documents
+        ]
+
+    return {
+        model: {split: [d for c in range(copies) for d in again(ds, c)] for split, ds in splits.items()}
+        for model, splits in seen.items()
+    }
+
+
+def main() -> None:
+    run, wanted = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 100_000
+    record = runs.load_record(run)
+    seen = repeat(runs.load_documents(run), wanted)
+    metrics = {model: {split: list(scores) for split, scores in record.scores[model].items()} for model in seen}
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "run"
+        scores, composites = runs.score_all(seen, metrics, 0)
+        runs.save(out, runs.replace(record, scores=scores, composites=composites), seen)
+        del seen
+        size = sum(path.stat().st_size for path in out.iterdir()) / 1e6
+
+        spent: Counter[str] = Counter()
+        start = time.perf_counter()
+
+        def lap(what: str) -> None:
+            nonlocal start
+            now = time.perf_counter()
+            spent[what] += now - start
+            start = now
+
+        again = runs.load_documents(out)
+        lap("read the files")
+        documents = tokens = 0
+        for model, splits in again.items():
+            for split, found in splits.items():
+                documents += len(found)
+                tokens += sum(len(d["answer"].tokens) for d in found)
+                start = time.perf_counter()
+                for name in metrics[model][split]:
+                    for document in found:
+                        value(name, document)
+                    lap(name)
+                runs.summarise(found, [], 0)
+                lap("draw")
+            compose(splits, again.get("retain_only"), 0)
+            lap("composites, metrics again included")
+        del again
+        print(f"{documents:,} documents, {size:.0f} MB on disk")
+        for what, seconds in sorted(spent.items(), key=lambda item: -item[1]):
+            print(f"{seconds:7.2f} s  {what}")
+        start = time.perf_counter()
+        command = [sys.executable, "-m", "unlearn_metrics.cli", "rescore", str(out)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        print(f"{time.perf_counter() - start:7.2f} s  `unlearn-metrics rescore`, exit code {done.returncode}")
+        print(done.stdout.splitlines()[-1] if done.returncode == 0 else done.stdout + done.stderr)
+
+
+if __name__ == "__main__":
+    main()
