@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from unlearn_metrics import report, signature, stats
 from unlearn_metrics.composites import COMPOSITES, compose
 from unlearn_metrics.folder import RECORD, TEXTS, TOKENS, claim, prepared
-from unlearn_metrics.metrics import METRICS, available, value
+from unlearn_metrics.metrics import METRICS, available, values
 from unlearn_metrics.types import (
     TOKEN_SCORE_FIELDS,
     Document,
@@ -50,14 +50,15 @@ def halves(documents: Sequence[Document]) -> tuple[list[Document], list[Document
 
 def summarise(documents: Sequence[Document], metrics: Iterable[str], seed: int = 0) -> dict[str, Score]:
     """metric -> Score over the documents, clusters resampled together, one resampling for all metrics."""
-    clusters = np.array([d["cluster"] for d in documents])
-    weights = stats.bootstrap_weights(clusters, seed)
-
-    def score(name: str) -> Score:
-        values = np.array([value(name, d) for d in documents])
-        return stats.score(values, clusters, weights, METRICS[name].geometric)
-
-    return {name: score(name) for name in metrics}
+    names = list(metrics)
+    found, clusters = values(names, documents), np.array([d["cluster"] for d in documents])
+    scored = stats.scores(
+        np.array(list(found.values())).reshape(len(names), len(clusters)),
+        clusters,
+        seed,
+        [METRICS[name].geometric for name in names],
+    )
+    return dict(zip(names, scored, strict=True))
 
 
 def score_all(
@@ -264,8 +265,8 @@ def load_documents(folder: Path) -> Observations:
     models, splits = columns.pop("model"), columns.pop("split")
     for i, (model, split) in enumerate(zip(models, splits, strict=True)):
         document: Document = {"split": split}
-        for name, values in columns.items():
-            if (found := values[i]) is not None:
+        for name, column in columns.items():
+            if (found := column[i]) is not None:
                 if name.startswith(LOGGED):
                     document.setdefault("logged", {})[name.removeprefix(LOGGED)] = found
                 else:

@@ -5,8 +5,10 @@ Run records are plain dataclasses too; pydantic reads their types to validate a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Annotated, Any, TypeAlias
 
 import numpy as np
@@ -44,10 +46,15 @@ class TokenScores:
         """n, the number of answer tokens, end-of-sequence not counted."""
         return len(self.tokens) - 1
 
-    @property
+    @cached_property
     def match(self) -> NDArray[np.bool_]:
         """m_i = [the arg-max token at i is y_i], shape [n]."""
         return (self.argmax == self.tokens)[:-1]
+
+    @cached_property
+    def loss(self) -> float:
+        """Mean negative log-likelihood in nats per token, end-of-sequence included; summed exactly."""
+        return -math.fsum(self.logprob.tolist()) / len(self.logprob)
 
     def to_lists(self) -> list[list[float]]:
         """[tokens, argmax, logprob, mean, variance]: lm-eval turns what is not a list into a string in its samples."""

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from unlearn_metrics import runs
 from unlearn_metrics.composites import compose
-from unlearn_metrics.metrics import METRICS, value
+from unlearn_metrics.metrics import value
 from unlearn_metrics.types import Document, Observations
 
 

@@ -16,6 +16,7 @@ from rich.text import Text
 from unlearn_metrics.cli.console import err, out, wide
 
 app = typer.Typer()
+SHOWN = 10  # differences listed
 
 
 @app.command(
@@ -43,8 +44,10 @@ def rescore(
     console = wide()
     console.print(report.table(record, verbose or bool(metrics)))
     compared, differing = runs.changed(stored, record)
-    for where in differing:
-        err.print(Text(f"differs: {where}"))
+    for where in differing[:SHOWN]:
+        err.print(Text(f"differs: {where}"), soft_wrap=True)
+    if len(differing) > SHOWN:
+        err.print(f"and {len(differing) - SHOWN} more")
     if differing:
         err.print(
             Text(f"{len(differing)} of {compared} stored scores are not what the documents give", style="bold red")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from unlearn_metrics.metrics import fluency, memorization, privacy, retention
 from unlearn_metrics.types import Document, MeanLoss, is_forget
@@ -34,9 +34,7 @@ class Metric:
         """Whether the document holds all that fn takes."""
         if not document.keys() >= set(self.needs):
             return False
-        fields = [document[name] for name in self.needs]
-        flat = [item for field in fields for item in (field if isinstance(field, list) else [field])]
-        return self.loss_is_enough or not any(isinstance(item, MeanLoss) for item in flat)
+        return self.loss_is_enough or not any(MeanLoss in _types(document[name]) for name in self.needs)
 
 
 METRICS: dict[str, Metric] = {
@@ -100,6 +98,27 @@ def value(name: str, document: Document) -> float:
     if name in document.get("logged", ()):
         return float(document["logged"][name])
     return METRICS[name](document) if METRICS[name].can_score(document) else math.nan
+
+
+def _types(field: Any) -> frozenset[type]:
+    return frozenset(map(type, field)) if isinstance(field, list) else frozenset([type(field)])
+
+
+def values(names: Sequence[str], documents: Iterable[Document]) -> dict[str, list[float]]:
+    """metric -> `value` of every document."""
+    result: dict[str, list[float]] = {name: [] for name in names}
+    computed: dict[Any, list[tuple[Metric | None, list[float]]]] = {}
+    for document in documents:
+        if "logged" in document:
+            for name in names:
+                result[name].append(value(name, document))
+            continue
+        shape = tuple((name, _types(field)) for name, field in document.items())
+        if shape not in computed:  # documents that hold alike have the same metrics
+            computed[shape] = [(METRICS[n] if METRICS[n].can_score(document) else None, result[n]) for n in names]
+        for metric, found in computed[shape]:
+            found.append(math.nan if metric is None else metric(document))
+    return result
 
 
 def available(documents: Iterable[Document]) -> list[str]:

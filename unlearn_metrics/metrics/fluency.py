@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
+from functools import lru_cache
+from statistics import fmean
 
 import numpy as np
 
@@ -16,12 +18,13 @@ from unlearn_metrics.types import TokenScores
 NAN = math.nan
 
 
-def words(text: str) -> list[str]:
+@lru_cache(maxsize=2)  # several metrics ask for the same text in turn
+def words(text: str) -> tuple[str, ...]:
     """Words and punctuation marks, each a unit."""
-    return re.findall(r"\w+|[^\w\s]", text)
+    return tuple(re.findall(r"\w+|[^\w\s]", text))
 
 
-def ngrams(units: list[str], n: int) -> Counter[tuple[str, ...]]:
+def ngrams(units: tuple[str, ...], n: int) -> Counter[tuple[str, ...]]:
     return Counter(zip(*(units[i:] for i in range(n)), strict=False))
 
 
@@ -45,8 +48,9 @@ def ngram_entropy(generation: str) -> float:
         return NAN
 
     def entropy(counts: Counter[tuple[str, ...]]) -> float:
-        p = np.array(list(counts.values())) / counts.total()
-        return float(-(p * np.log2(p)).sum())
+        total = counts.total()
+        # n-grams that come equally often are summed at once
+        return sum(m * k / total * math.log2(total / k) for k, m in Counter(counts.values()).items())
 
     return (2 / 3 * entropy(ngrams(units, 2)) + 4 / 3 * entropy(ngrams(units, 3))) / 2
 
@@ -59,4 +63,4 @@ def perplexity(judged_generation: TokenScores | None) -> float:
     """
     if judged_generation is None:
         return NAN
-    return float(np.exp(-judged_generation.logprob[:-1].mean(dtype=np.float64)))
+    return float(np.exp(-fmean(judged_generation.logprob[:-1].tolist())))

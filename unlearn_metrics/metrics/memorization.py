@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import fmean
 
 import numpy as np
 
@@ -30,14 +31,12 @@ def exact_memorization(answer: TokenScores) -> float:
 
     Source: Tirumala et al. 2022 (arXiv 2205.10770), eq. 1; OpenUnlearning's `exact_memorization`.
     """
-    return float(answer.match.mean())
+    return np.count_nonzero(answer.match) / len(answer)
 
 
 def mean_loss(answer: TokenScores | MeanLoss) -> float:
     """Mean negative log-likelihood in nats per token, end-of-sequence included; summed exactly."""
-    if isinstance(answer, MeanLoss):
-        return answer.loss
-    return -math.fsum(answer.logprob.tolist()) / len(answer.logprob)
+    return answer.loss
 
 
 def probability(answer: TokenScores | MeanLoss) -> float:
@@ -50,7 +49,7 @@ def probability(answer: TokenScores | MeanLoss) -> float:
 
 def probability_wrong(wrong_answers: Sequence[TokenScores | MeanLoss]) -> float:
     """Mean over the wrong answers of their length-normalised probability (OpenUnlearning's `Q_A_PERT_Prob`)."""
-    return float(np.mean([probability(w) for w in wrong_answers]))
+    return fmean([probability(w) for w in wrong_answers])
 
 
 def probability_normalised(answer: TokenScores | MeanLoss, wrong_answers: Sequence[TokenScores | MeanLoss]) -> float:
@@ -73,9 +72,9 @@ def truth_ratio(
     Source: Maini et al. 2024 (TOFU), eq. 1 and section 2.2.2, with OpenUnlearning's aggregation.
     """
     log_ratio = log_truth_ratio(true_answer, wrong_answers)
-    return float(np.exp(-abs(log_ratio)) if is_forget(split) else -np.expm1(np.minimum(log_ratio, 0)))
+    return math.exp(-abs(log_ratio)) if is_forget(split) else -math.expm1(min(log_ratio, 0))
 
 
 def log_truth_ratio(true_answer: TokenScores | MeanLoss, wrong_answers: Sequence[TokenScores | MeanLoss]) -> float:
     """log R in nats. In log space because exp(L) overflows at the losses that excessive unlearning produces."""
-    return mean_loss(true_answer) - float(np.mean([mean_loss(w) for w in wrong_answers]))
+    return mean_loss(true_answer) - fmean([mean_loss(w) for w in wrong_answers])
