@@ -17,13 +17,13 @@ def _stemmer() -> Callable[[str], str]:
     return lru_cache(maxsize=100_000)(PorterStemmer().stem)  # stemming is nine tenths of rouge-score's time
 
 
-def tokens(text: str, stemmer: bool) -> list[str]:
+def words(text: str, stemmer: bool) -> list[str]:
     """rouge-score's, which stems words of four letters and more."""
-    words = re.findall("[a-z0-9]+", text.lower())
+    found = re.findall("[a-z0-9]+", text.lower())
     if not stemmer:
-        return words
+        return found
     stem = _stemmer()
-    return [stem(word) if len(word) > 3 else word for word in words]
+    return [stem(word) if len(word) > 3 else word for word in found]
 
 
 def lcs(a: Sequence[str], b: Sequence[str]) -> int:
@@ -46,7 +46,7 @@ def rouge(generation: str, reference: str, stemmer: bool = True) -> float:
     all but a-z and 0-9) can't be recalled: NaN. Source: Lin 2004, as the rouge-score package has it; recall with
     stemmer as in Maini et al. 2024 (TOFU), section 2.2.2. Tokens are rouge-score's.
     """
-    wanted, given = tokens(reference, stemmer), tokens(generation, stemmer)
+    wanted, given = words(reference, stemmer), words(generation, stemmer)
     return lcs(wanted, given) / len(wanted) if wanted else math.nan
 
 
@@ -55,7 +55,7 @@ def rouge_f1(generation: str, reference: str, stemmer: bool = False) -> float:
 
     Source: Shi et al. 2024 (MUSE, arXiv 2407.06460), as in their code; OpenUnlearning stems.
     """
-    wanted, given = (_tokenizer(stemmer).tokenize(text) for text in (reference, generation))
+    wanted, given = words(reference, stemmer), words(generation, stemmer)
     return 2 * lcs(wanted, given) / (len(wanted) + len(given)) if wanted else math.nan
 
 
