@@ -144,9 +144,9 @@ def own_fields(path: Path) -> dict[str, str]:
 
 
 def parse_fields(text: str) -> dict[str, str]:
-    """'question=q,answer=a' or 'text=body' as a dict. InputError for anything else."""
+    """'question=q,answer=a' or 'text=body' as a dict, either with cluster=c. InputError for anything else."""
     pairs = {name.strip(): column.strip() for name, _, column in (part.partition("=") for part in text.split(","))}
-    if not all(pairs.values()) or not ({"question", "answer"} <= pairs.keys() or pairs.keys() == {"text"}):
+    if not all(pairs.values()) or pairs.keys() - {"cluster"} not in ({"question", "answer"}, {"text"}):
         raise InputError(f"--fields {text!r} is neither question=COLUMN,answer=COLUMN nor text=COLUMN")
     return pairs
 

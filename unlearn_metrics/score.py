@@ -21,6 +21,7 @@ from unlearn_metrics.control.checkpoints import (
 )
 from unlearn_metrics.control.mixing import mix_into
 from unlearn_metrics.control.pairs import align
+from unlearn_metrics.data import OwnData
 from unlearn_metrics.folder import Stages, stages
 from unlearn_metrics.metrics import JUDGED, METRICS
 from unlearn_metrics.runs import halves, score_all
@@ -129,7 +130,7 @@ def calibrate_only(
     original: Checkpoint,
     unlearned: Checkpoint,
     benchmark: str,
-    data: Path | None,
+    data: Path | OwnData | None,
     settings: Settings,
     say: Callable[[str], None],
 ) -> Control:
@@ -149,7 +150,7 @@ def run(
     original: str,
     unlearned: str,
     benchmark: str,
-    data: Path | None,
+    data: Path | OwnData | None,
     settings: Settings,
     say: Callable[[str], None] = lambda message: None,
     partial: Path | None = None,
@@ -161,7 +162,9 @@ def run(
     start = time.monotonic()
     tasks = harness.load(benchmark, data)
     if settings.keep is not None and "retain" not in tasks:
-        raise InputError(f"{benchmark} has no retain split to calibrate on; pass --alpha or --control none")
+        raise InputError(
+            f"{benchmark} has no retain split to calibrate on; pass --retain beside --forget, --alpha or --control none"
+        )
     say(f"checking {original} and {unlearned}")
     o, u = open_pair(original, unlearned)
     checkpoints = {"original": identify(o), "unlearned": identify(u)}

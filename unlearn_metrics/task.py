@@ -163,7 +163,7 @@ class TokenScoreTask(ConfigurableTask):
 
     def _group(self, docs: list[Document]) -> list[int]:
         """The cluster of each document."""
-        by = self._setting("cluster", 1)
+        by = "cluster" if "cluster" in docs[0] else self._setting("cluster", 1)
         if isinstance(by, int):
             return [i // by for i in range(len(docs))]
         first: dict[str, int] = {}

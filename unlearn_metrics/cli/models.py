@@ -16,6 +16,7 @@ from unlearn_metrics.cli.console import err, hush, out, status, wide
 from unlearn_metrics.types import InputError, Settings
 
 if TYPE_CHECKING:  # torch and lm-eval take seconds to import: only the commands that need them do
+    from unlearn_metrics.data import OwnData
     from unlearn_metrics.types import RunRecord
 
 app = typer.Typer()
@@ -51,6 +52,24 @@ Data = Annotated[
     Path | None,
     typer.Option(help="Folder with the benchmark's JSON-lines files, named as on the hub. Default: the hub."),
 ]
+Benchmark = Annotated[str | None, typer.Option(help="For example tofu_forget05; see `unlearn-metrics tasks`.")]
+Forget = Annotated[
+    Path | None,
+    typer.Option(help="Your own forget data instead of a benchmark: JSON lines, Parquet, CSV or a datasets folder."),
+]
+Retain = Annotated[Path | None, typer.Option(help="Your own retain data, in the same form.")]
+Holdout = Annotated[Path | None, typer.Option(help="Your own data that no model has seen: membership attacks.")]
+Fields = Annotated[
+    str | None,
+    typer.Option(
+        help="Columns of your data: question=q,answer=a or text=body. Default: of these names.",
+        metavar="NAME=COLUMN,...",
+    ),
+]
+Prefix = Annotated[
+    float,
+    typer.Option(help="Plain text is split after this share of its words, or after this many if 1 or more.", min=0),
+]
 Keep = Annotated[
     float | None,
     typer.Option(help="Calibrate: the largest alpha that keeps this share of the original's retention [0.95]."),
@@ -71,14 +90,20 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run th
 
 @app.command(
     epilog="[bold]Example[/]: unlearn-metrics score --original orig --unlearned ga-52 --benchmark tofu_forget05 "
-    "--data tofu/ --out runs/ga-52"
+    "--data tofu/ --out runs/ga-52\n\n"
+    "unlearn-metrics score --original orig --unlearned ga-52 --forget mine.jsonl --retain other.jsonl --out runs/mine"
 )
 def score(
     original: Original,
     unlearned: Unlearned,
-    benchmark: Annotated[str, typer.Option(help="For example tofu_forget05; see `unlearn-metrics tasks`.")],
     out_folder: Annotated[Path, typer.Option("--out", help="Folder to write the run to.")],
+    benchmark: Benchmark = None,
     data: Data = None,
+    forget: Forget = None,
+    retain: Retain = None,
+    holdout: Holdout = None,
+    fields: Fields = None,
+    prefix: Prefix = 0.5,
     keep: Keep = None,
     alpha: Alpha = None,
     control: Annotated[
@@ -105,7 +130,9 @@ def score(
     from unlearn_metrics.folder import check_out
 
     check_out(out_folder, overwrite)
-    record = _score(original, unlearned, benchmark, data, settings, out_folder, overwrite)
+    files = {"forget": forget, "retain": retain, "holdout": holdout}
+    benchmark, source = _source(benchmark, data, files, fields, prefix)
+    record = _score(original, unlearned, benchmark, source, settings, out_folder, overwrite)
     show(record, verbose)
     err.print(f"wrote {out_folder}")
 
@@ -125,6 +152,9 @@ def control_mix(
     keep: Keep = None,
     benchmark: Annotated[str | None, typer.Option(help="Benchmark whose retain split calibrates.")] = None,
     data: Data = None,
+    retain: Retain = None,
+    fields: Fields = None,
+    prefix: Prefix = 0.5,
     limit: Limit = None,
     device: Device = None,
     dtype: Precision = None,
@@ -136,8 +166,8 @@ def control_mix(
 ) -> None:
     """Write original + alpha * (unlearned - original) as a checkpoint that transformers and lm-eval load."""
     settings = _settings(keep, alpha, limit, device, dtype, apply_chat_template, batch_size, True)
-    if alpha is None and benchmark is None:
-        raise InputError("control mix needs --alpha, or --benchmark (with --keep) to calibrate it")
+    if alpha is None and benchmark is None and retain is None:
+        raise InputError("control mix needs --alpha, or --benchmark or --retain (with --keep) to calibrate it")
     import torch
 
     from unlearn_metrics import report
@@ -153,8 +183,8 @@ def control_mix(
             say(line)
         note = ""
         if alpha is None:
-            assert benchmark is not None
-            control = calibrate_only(o, u, benchmark, data, settings, say)
+            benchmark, source = _source(benchmark, data, {"retain": retain}, fields, prefix)
+            control = calibrate_only(o, u, benchmark, source, settings, say)
             alpha, note = control.alpha, f"- {report.describe(control)}; benchmark {benchmark}\n"
         say(f"writing {out_folder}")
         write_mix(o, u, alpha, out_folder, note, None if out_dtype is None else getattr(torch, out_dtype.value))
@@ -228,6 +258,26 @@ def demo(
     out.print(report.moral(records), style="bold")
 
 
+def _source(
+    benchmark: str | None, data: Path | None, files: dict[str, Path | None], fields: str | None, prefix: float
+) -> tuple[str, Path | OwnData | None]:
+    """(name, data) of the benchmark that the user chose, or made."""
+    own = {split: path for split, path in files.items() if path is not None}
+    options = " and ".join(f"--{split}" for split in files)
+    if benchmark is not None:
+        if own or fields is not None:
+            raise InputError(f"--benchmark and your own data ({options}, --fields) exclude each other")
+        return benchmark, data
+    if next(iter(files)) not in own:
+        raise InputError(f"either --benchmark or your own data ({options}) says what to score")
+    if data is not None:
+        raise InputError("--data is the folder of a --benchmark; your own files are named one by one")
+    from unlearn_metrics.data import OwnData, parse_fields
+    from unlearn_metrics.harness import OWN
+
+    return OWN, OwnData(own, None if fields is None else parse_fields(fields), prefix)
+
+
 def _settings(
     keep: float | None,
     alpha: float | None,
@@ -260,7 +310,7 @@ def _score(
     original: str,
     unlearned: str,
     benchmark: str,
-    data: Path | None,
+    data: Path | OwnData | None,
     settings: Settings,
     out_folder: Path | None,
     overwrite: bool,
