@@ -1,22 +1,26 @@
-"""Figures of several splits or models: model utility, forget quality, membership attacks. On documents alone.
+"""Figures of several splits or models: model utility, forget quality, attacks, OpenUnlearning's aggregates.
 
-Intervals come from resampling documents jointly: one draw of whole clusters for a split's metrics, and for both models
-where two are compared, since they answered the same questions.
+Everything is computed on documents alone, [1 + resamples] values at a time: first the figure itself, then the same of
+every resample, from which the interval comes. Documents are drawn jointly: one draw of whole clusters for all metrics
+of a split and for all models, since they answered the same questions. docs/composites.md says what each one needs.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
 import numpy as np
+from scipy.special import expit
 from scipy.stats import hmean, ks_2samp
 
 from unlearn_metrics import stats
 from unlearn_metrics.metrics import ATTACKS, METRICS, available, privacy, value
 from unlearn_metrics.metrics.forget_quality import ks_forget_quality
 from unlearn_metrics.metrics.memorization import log_truth_ratio
-from unlearn_metrics.metrics.retention import model_utility
 from unlearn_metrics.types import Document, Floats, Score
 
 Splits = Mapping[str, Sequence[Document]]
@@ -30,77 +34,107 @@ UTILITY = [
     )
     for metric in (probability, "rouge", "truth_ratio")
 ]
-# name -> which way is good
-COMPOSITES = {
-    "model_utility": "higher",
-    "forget_quality": "higher",
-    "privleak": "zero",
-    **{f"auc_{attack}": "half" for attack in ATTACKS},
-}
+MEMBERSHIP = ("forget", "holdout")
+SCALED_ATTACKS = ("loss", "zlib", "min_k", "min_k_plus_plus")
 
 
-def compose(splits: Splits, reference: Splits | None = None, seed: int = 0) -> dict[str, Score]:
-    """name -> Score, for every composite that these documents of one model, and those of the reference, allow.
-
-    reference: the retain-only model's documents. Both halves of a retain split that served a calibration count: a
-    composite is about the benchmark as it is defined. Raises ValueError if the reference was asked other questions.
-    """
-    splits = whole(splits)
-    result: dict[str, Score] = {}
-    if all(split in splits and metric in available(splits[split]) for split, metric in UTILITY):
-        result["model_utility"] = _utility(splits, seed)
-    if reference is not None and "forget" in splits and "forget" in reference:
-        mine, theirs = _log_ratios(splits["forget"]), _log_ratios(reference["forget"])
-        if mine and theirs:
-            result["forget_quality"] = _forget_quality(splits["forget"], mine, theirs, seed)
-    if {"forget", "holdout"} <= splits.keys():
-        result |= _attacks(splits, reference, seed)
-    return result
+class Undefined(Exception):
+    """The figure has no value here. The message says why, or what it needs."""
 
 
-def whole(splits: Splits) -> dict[str, list[Document]]:
-    """Splits with a retain split in one piece again, in the order of the benchmark."""
-    joined = {name: list(documents) for name, documents in splits.items() if not name.endswith("_calibration")}
-    for name, documents in splits.items():
-        if name.endswith("_calibration"):
-            base = name.removesuffix("_calibration")
-            joined[base] = sorted([*joined.get(base, []), *documents], key=lambda d: int(d["id"]))
-    return joined
+class Model:
+    """What composites ask of one model's documents: figures as [1 + resamples] values. Everything is computed once."""
+
+    def __init__(
+        self, splits: Splits, seed: int, reference: Model | None = None, original: Model | None = None
+    ) -> None:
+        self.splits, self.seed = splits, seed
+        self._reference, self._original = reference, original
+        self._known: dict[tuple[str, ...], Floats] = {}
+
+    def _once(self, key: tuple[str, ...], compute: Callable[[], Floats]) -> Floats:
+        if key not in self._known:
+            self._known[key] = compute()
+        return self._known[key]
+
+    @property
+    def reference(self) -> Model:
+        """The retain-only model."""
+        if self._reference is None:
+            raise Undefined("needs a retain-only model (--retain-model or --reference-record)")
+        return self._reference
+
+    @property
+    def original(self) -> Model:
+        if self._original is None:
+            raise Undefined("needs the original model")
+        return self._original
+
+    def documents(self, split: str) -> Sequence[Document]:
+        if not self.splits.get(split):
+            raise Undefined(f"needs {split} documents of the model compared with")
+        return self.splits[split]
+
+    def weights(self, split: str) -> Floats:
+        """[1 + resamples, n]: every document once, then the draws. Another stream for every split."""
+
+        def draw() -> Floats:
+            clusters = np.array([d["cluster"] for d in self.documents(split)])
+            drawn = stats.bootstrap_weights(clusters, [self.seed, *split.encode()])
+            return np.vstack([np.ones(len(clusters)), drawn])
+
+        return self._once(("weights", split), draw)
+
+    def mean(self, split: str, metric: str) -> Floats:
+        """[1 + resamples] aggregates of a metric. Raises Undefined where no document has it."""
+
+        def aggregate() -> Floats:
+            documents = self.documents(split)
+            if metric not in available(documents):
+                raise Undefined(f"needs {metric} on {split}")
+            return self.average(split, metric, np.array([value(metric, d) for d in documents]))
+
+        return self._once(("mean", split, metric), aggregate)
+
+    def average(self, split: str, what: str, values: Floats) -> Floats:
+        """[1 + resamples] means of a figure of the documents, [n]."""
+        result = stats.aggregate(values, self.weights(split))
+        if np.isnan(result[0]):
+            raise Undefined(f"{what} is unscored for all {len(values)} documents of {split}")
+        return result
+
+    def log_ratios(self, split: str) -> dict[str, float]:
+        """question -> log truth ratio. Raises Undefined if one document has none."""
+        documents = self.documents(split)
+        if not all(METRICS["truth_ratio"].can_score(d) for d in documents):
+            raise Undefined(f"needs the losses that truth_ratio on {split} is made of")
+        ratios = [log_truth_ratio(d["true_answer"], d["wrong_answers"]) for d in documents]
+        return _by_question("truth_ratio", documents, ratios)
+
+    def attack(self, name: str, split: str) -> dict[str, float]:
+        """question -> attack score. Raises Undefined if one document has none: an AUC is about all of them."""
+        documents = self.documents(split)
+        if name == "reference":
+            mine, theirs = self.attack("loss", split), self.reference.attack("loss", split)
+            if mine.keys() != theirs.keys():
+                raise ValueError(f"the reference attack compares the same documents; those of {split} differ")
+            return _by_question(name, documents, [loss - theirs[question] for question, loss in mine.items()])
+        return _by_question(name, documents, [value(name, d) for d in documents])
+
+    def auc(self, attack: str) -> Floats:
+        """[1 + resamples] areas under the curve, forget against holdout."""
+
+        def areas() -> Floats:
+            scores = [np.array(list(self.attack(attack, split).values())) for split in MEMBERSHIP]
+            weights = _paired(*(self.weights(split) for split in MEMBERSHIP))
+            return privacy.weighted_aucs(*scores, *weights)
+
+        return self._once(("auc", attack), areas)
 
 
-def draws(documents: Sequence[Document], split: str, seed: int) -> Floats:
-    """Bootstrap weights, [resamples, n]; another stream for every split, as splits are independent."""
-    return stats.bootstrap_weights(np.array([d["cluster"] for d in documents]), [seed, *split.encode()])
-
-
-def fewest_clusters(*splits: Sequence[Document]) -> int:
-    """The number of clusters in the split that has fewest: what an interval over these splits rests on."""
-    return min(len({d["cluster"] for d in documents}) for documents in splits)
-
-
-def _utility(splits: Splits, seed: int) -> Score:
-    points, resampled, n, unscored = [], [], 0, 0
-    weights = {split: draws(splits[split], split, seed) for split in dict(UTILITY)}
-    fewest = fewest_clusters(*(splits[split] for split in weights))
-    for split, metric in UTILITY:
-        values = np.array([value(metric, d) for d in splits[split]])
-        geometric = METRICS[metric].geometric
-        points.append(float(stats.aggregate(values, np.ones((1, len(values))), geometric)[0]))
-        resampled.append(stats.aggregate(values, weights[split], geometric))
-        n, unscored = n + int((~np.isnan(values)).sum()), unscored + int(np.isnan(values).sum())
-    if np.isnan(points).any():
-        return Score(None, None, None, 0, n + unscored)
-    rows = min(map(len, resampled))
-    utilities = hmean(np.clip([r[:rows] for r in resampled], 0, None), axis=0) if rows else np.empty(0)
-    return Score(model_utility(points), *stats.interval(utilities, fewest), n, unscored)
-
-
-def _log_ratios(documents: Sequence[Document]) -> dict[str, float]:
-    """question -> log truth ratio; empty if one document has none."""
-    if not all(METRICS["truth_ratio"].can_score(d) for d in documents):
-        return {}
-    ratios = [log_truth_ratio(d["true_answer"], d["wrong_answers"]) for d in documents]
-    return dict(zip(questions(documents), ratios, strict=True))
+def _paired(*resampled: Floats) -> list[Floats]:
+    """As many rows of each as all have: a split of too few clusters has the figure alone."""
+    return [r[: min(map(len, resampled))] for r in resampled]
 
 
 def questions(documents: Sequence[Document]) -> list[str]:
@@ -115,49 +149,196 @@ def questions(documents: Sequence[Document]) -> list[str]:
     return keys
 
 
-def _forget_quality(
-    documents: Sequence[Document], mine: Mapping[str, float], reference: Mapping[str, float], seed: int
-) -> Score:
-    """The p-value, and its interval from drawing the questions, the same for both models, again and again."""
-    point = ks_forget_quality(mine, reference)
-    weights = draws(documents, "forget", seed)
-    if not len(weights):
-        return Score(point, None, None, len(mine), 0)
-    both = np.array([[mine[question], reference[question]] for question in questions(documents)])
+def _by_question(what: str, documents: Sequence[Document], values: Sequence[float]) -> dict[str, float]:
+    """question -> value. Raises Undefined if one is NaN."""
+    unknown = int(np.isnan(values).sum())
+    if unknown:
+        raise Undefined(f"{what} is not known for {unknown} of {len(values)} documents of {documents[0]['split']}")
+    return dict(zip(questions(documents), values, strict=True))
+
+
+def harmonic(*parts: Floats) -> Floats:
+    """Harmonic mean of figures, resample by resample; 0 where one is 0."""
+    return np.asarray(hmean(np.clip(_paired(*parts), 0, None), axis=0))
+
+
+# --- the figures ------------------------------------------------------------------------------------------------------
+
+
+def model_utility(m: Model) -> Floats:
+    """Harmonic mean of nine: {retain, real authors, world facts} x {probability (normalised but for retain), ROUGE-L
+    recall, truth ratio}; 0 if one of them is. Source: Maini et al. 2024 (TOFU, arXiv 2401.06121), section 2.2.2.
+    """
+    return harmonic(*(m.mean(split, metric) for split, metric in UTILITY))
+
+
+def forget_quality(m: Model) -> Floats:
+    """p-value of the exact two-sample KS test on the truth ratios, against the retain-only model's on the same
+    questions; then those of resamples, in which both models are asked the questions drawn.
+
+    Source: Maini et al. 2024 (TOFU), section 2.2.3. Drawn by clusters, a resample of n questions has about n: its p is
+    that of its distance between the distribution functions, at n.
+    """
+    mine, theirs = m.log_ratios("forget"), m.reference.log_ratios("forget")
+    point = ks_forget_quality(mine, theirs)
+    both = np.array([[mine[q], theirs[q]] for q in mine])
     order = np.argsort(both, axis=None, kind="stable")
     values = both.ravel()[order]
     last = np.append(values[1:] != values[:-1], True)  # of equal values, where a distribution function has its step
+    weights = m.weights("forget")[1:]
     steps = weights[:, order // 2] * np.where(order % 2 == 0, 1, -1)
-    distance = np.abs(steps.cumsum(1)[:, last]).max(1) / weights.sum(1)
-    # drawn twenty to an author, a resample of n questions has about n: the p of its distance at n
-    n = len(documents)
+    distance = np.abs(steps.cumsum(1)[:, last]).max(1, initial=0) / weights.sum(1)
+    n = len(mine)
     hops, which = np.unique(np.rint(distance * n).astype(int), return_inverse=True)
-    p = np.array([ks_2samp(np.arange(n), np.arange(n) + h - 0.5 if h else np.arange(n)).pvalue for h in hops])[which]
-    return Score(point, *stats.interval(p, fewest_clusters(documents)), n, 0)
+    p = np.array([ks_2samp(np.arange(n), np.arange(n) + h - 0.5 if h else np.arange(n)).pvalue for h in hops])
+    return np.array([point, *(p[which] if len(hops) else [])])
 
 
-def _attacks(splits: Splits, reference: Splits | None, seed: int) -> dict[str, Score]:
-    """auc_<attack> of forget against holdout and, with a reference, privleak by Min-K % (MUSE, OpenUnlearning)."""
+def auc(m: Model, attack: str) -> Floats:
+    """Area under the curve of a membership attack, forget against holdout: 0.5 = it learns nothing.
+
+    `reference`: mean loss minus the retain-only model's on the same text (Carlini et al. 2021, arXiv 2012.07805, with
+    the retrained model as the reference, as in OpenUnlearning).
+    """
+    return m.auc(attack)
+
+
+def privleak(m: Model) -> Floats:
+    """100 x ((1 - AUC) / (1 - AUC_retain) - 1) by Min-40 %: 0 = as private as the retain-only model, below:
+    under-unlearned, above: over-unlearned. Source: Shi et al. 2024 (MUSE, arXiv 2407.06460), eq. 1, in OpenUnlearning's
+    orientation.
+    """
+    mine, theirs = _paired(m.auc("min_k"), m.reference.auc("min_k"))
+    if theirs[0] == 1:
+        raise Undefined("the retain-only model separates forget from holdout perfectly")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        leaks = 100 * ((1 - mine) / (1 - theirs) - 1)
+    return np.where(np.isfinite(leaks), leaks, np.nan)
+
+
+def memorization_score(m: Model) -> Floats:
+    """Harmonic mean of 1 - {extraction strength, exact memorization, probability of the paraphrased answer, truth
+    ratio} on forget; the truth ratio here is p_true / (p_true + p_wrong). 1 = nothing memorized.
+
+    Source: Dorna et al. 2025 (OpenUnlearning, arXiv 2506.12618), appendix F.1, its truth ratio as in the report (page
+    18; open-unlearning issue #138), which is not the one of its code.
+    """
+    names = ("extraction_strength", "exact_memorization", "probability_paraphrased_answer")
+    parts = [1 - m.mean("forget", name) for name in names]
+    truth = expit(-np.array(list(m.log_ratios("forget").values())))
+    return harmonic(*parts, 1 - m.average("forget", "truth_ratio", truth))
+
+
+def privacy_score(m: Model) -> Floats:
+    """Harmonic mean over loss, zlib, Min-K and Min-K++ of s = 1 - |AUC - AUC_retain| / |AUC_original - AUC_retain|,
+    at least 0: 1 = the attack sees what it sees in the retain-only model, 0 = as far from that as the original.
+
+    Source: Dorna et al. 2025, appendix F.1, which gives the harmonic mean of four s in [0, 1] that say "how closely the
+    model aligns with the retain model", but not how s is computed; its code was not released (open-unlearning issues
+    #150, #172). This s is the reading proposed in #172. It is not the authors': theirs gives the original model 0.10
+    (Table 3), this one 0 by definition.
+    """
+    parts = []
+    for attack in SCALED_ATTACKS:
+        mine, base, start = _paired(m.auc(attack), m.reference.auc(attack), m.original.auc(attack))
+        if start[0] == base[0]:
+            raise Undefined(f"{attack} sees no difference between the original and the retain-only model")
+        with np.errstate(divide="ignore", invalid="ignore"):
+            parts.append(np.clip(1 - np.abs(mine - base) / np.abs(start - base), 0, 1))
+    return harmonic(*parts)
+
+
+def utility_score(m: Model) -> Floats:
+    """Harmonic mean of model utility and fluency on forget (1 - gibberish), relative to the original model's.
+
+    Source: Dorna et al. 2025, appendix F.1 for the harmonic mean. That it is relative to the model before unlearning is
+    read off Table 3, where that model has 1.00; whether the mean was divided, as here, or its parts, is not said.
+    """
+    mine, start = _paired(*(harmonic(model_utility(x), 1 - x.mean("forget", "gibberish")) for x in (m, m.original)))
+    if start[0] == 0:
+        raise Undefined("the original model's utility is 0")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(start > 0, mine / start, np.nan)
+
+
+def overall_score(m: Model) -> Floats:
+    """Harmonic mean of memorization_score, privacy_score and utility_score (open-unlearning issue #150; the rows of
+    Table 3 in Dorna et al. 2025 agree).
+    """
+    return harmonic(memorization_score(m), privacy_score(m), utility_score(m))
+
+
+def tradeoff_score(m: Model) -> Floats:
+    """Forgetting against usefulness: harmonic mean of memorization_score and utility_score.
+
+    Source: Dorna et al. 2025, appendix F.2, which tunes methods by it (Table 6).
+    """
+    return harmonic(memorization_score(m), utility_score(m))
+
+
+@dataclass(frozen=True)
+class Composite:
+    """fn gives the figure and its resamples. splits: what a benchmark must have for it to be a question at all.
+
+    compares: with the retain-only model, which is not compared with itself.
+    """
+
+    fn: Callable[[Model], Floats]
+    splits: tuple[str, ...]
+    better: Literal["higher", "zero", "half"] = "higher"
+    compares: bool = False
+
+
+_NINE = ("retain", "real_authors", "world_facts")
+COMPOSITES: dict[str, Composite] = {
+    "model_utility": Composite(model_utility, _NINE),
+    "forget_quality": Composite(forget_quality, ("forget",), compares=True),
+    "privleak": Composite(privleak, MEMBERSHIP, "zero", compares=True),
+    **{f"auc_{attack}": Composite(partial(auc, attack=attack), MEMBERSHIP, "half") for attack in ATTACKS},
+    "auc_reference": Composite(partial(auc, attack="reference"), MEMBERSHIP, "half", compares=True),
+    "memorization_score": Composite(memorization_score, ("forget",)),
+    "privacy_score": Composite(privacy_score, MEMBERSHIP, compares=True),
+    "utility_score": Composite(utility_score, ("forget", *_NINE)),
+    "tradeoff_score": Composite(tradeoff_score, ("forget", *_NINE)),
+    "overall_score": Composite(overall_score, (*MEMBERSHIP, *_NINE), compares=True),
+}
+
+
+def compose(
+    splits: Splits, reference: Splits | None = None, original: Splits | None = None, seed: int = 0
+) -> dict[str, Score]:
+    """name -> Score for every composite whose splits the benchmark has; one without a value says why (`undefined`).
+
+    splits: documents of one model; reference: the retain-only model's; original: the original's. Both halves of a split
+    that served a calibration count: a composite is about the benchmark as it is defined. n: the documents it is about.
+    Raises ValueError if the reference was asked other questions.
+    """
+    base = None if reference is None else Model(whole(reference), seed)
+    start = None if original is None else Model(whole(original), seed)
+    model = Model(whole(splits), seed, base, start)
+    if original is splits:
+        model._original = model
     result = {}
-    weights = {split: draws(splits[split], split, seed) for split in ("forget", "holdout")}
-    rows, fewest = min(map(len, weights.values())), fewest_clusters(*(splits[split] for split in weights))
-    models = (
-        [splits] if reference is None or not {"forget", "holdout"} <= reference.keys() else [splits, whole(reference)]
-    )
-    for attack in ATTACKS:
-        scores = [{s: np.array([value(attack, d) for d in model[s]]) for s in weights} for model in models]
-        if any(np.isnan(values).any() or not len(values) for model in scores for values in model.values()):
+    for name, composite in COMPOSITES.items():
+        if not set(composite.splits) <= model.splits.keys() or (composite.compares and reference is splits):
             continue
-        points = [privacy.auc(list(model["forget"]), list(model["holdout"])) for model in scores]
-        resampled = [
-            privacy.weighted_aucs(*(model[s] for s in weights), *(w[:rows] for w in weights.values()))
-            for model in scores
-        ]
-        n = sum(len(splits[s]) for s in weights)
-        result[f"auc_{attack}"] = Score(points[0], *stats.interval(resampled[0], fewest), n, 0)
-        if attack == "min_k" and len(models) == 2 and points[1] < 1:
-            with np.errstate(divide="ignore", invalid="ignore"):
-                leaks = 100 * ((1 - resampled[0]) / (1 - resampled[1]) - 1)
-            ends = stats.interval(leaks[np.isfinite(leaks)], fewest)
-            result["privleak"] = Score(privacy.privleak(*points), *ends, n, 0)
+        n = sum(len(model.splits[split]) for split in composite.splits)
+        try:
+            values = composite.fn(model)
+        except Undefined as why:
+            result[name] = Score(None, None, None, 0, n, str(why))
+        else:
+            # what an interval over several splits rests on is the one with the fewest clusters
+            fewest = min(len({d["cluster"] for d in model.splits[split]}) for split in composite.splits)
+            result[name] = Score(float(values[0]), *stats.interval(values[1:], fewest), n, 0)
     return result
+
+
+def whole(splits: Splits) -> dict[str, list[Document]]:
+    """Splits with one that was halved for calibration in one piece again, in the order of the benchmark."""
+    joined = {name: list(documents) for name, documents in splits.items() if not name.endswith("_calibration")}
+    for name, documents in splits.items():
+        if name.endswith("_calibration"):
+            base = name.removesuffix("_calibration")
+            joined[base] = sorted([*joined.get(base, []), *documents], key=lambda d: int(d["id"]))
+    return joined

@@ -7,10 +7,11 @@ from collections.abc import Collection, Iterable, Mapping
 from rich.table import Table
 from rich.text import Text
 
+from unlearn_metrics.composites import COMPOSITES
 from unlearn_metrics.metrics import METRICS, good
 from unlearn_metrics.types import Control, Imported, RunRecord, Score, Scores, is_forget
 
-ARROW = {"higher": "↑", "lower": "↓"}
+ARROW = {"higher": "↑", "lower": "↓", "zero": "→0", "half": "→½"}
 COLUMNS = {
     "original": "original",
     "uncontrolled": "unlearned",
@@ -81,7 +82,7 @@ def cell(score: Score | None) -> str:
     if score is None:
         return "—"
     if score.value is None:
-        return f"— ({score.unscored} unscored)"
+        return f"— ({score.unscored} unscored)" if score.undefined is None else "—"
     text = number(score.value)
     if score.ci_low is not None and score.ci_high is not None:
         text += f" [{number(score.ci_low)}, {number(score.ci_high)}]"
@@ -91,6 +92,25 @@ def cell(score: Score | None) -> str:
 def _documents(scores: Iterable[Score | None]) -> str:
     """How many documents a row is about; of models that were asked different numbers, each."""
     return ", ".join(map(str, dict.fromkeys(score.n + score.unscored for score in scores if score is not None)))
+
+
+def composites(record: RunRecord) -> list[tuple[str, list[Score | None]]]:
+    """(name, its score for every model of the table) of the composites that have a value for one model at least."""
+    models = [model for model in COLUMNS if model in record.scores]
+    found = {name: [record.composites.get(model, {}).get(name) for model in models] for name in COMPOSITES}
+    return [(n, scores) for n, scores in found.items() if any(s is not None and s.value is not None for s in scores)]
+
+
+def undefined(record: RunRecord) -> list[str]:
+    """'name, name: why they have no value' of the composites that the benchmark asks for, but the run can't tell."""
+    why: dict[str, dict[str, None]] = {}
+    for model, scores in record.composites.items():
+        for name, score in scores.items():
+            if score.undefined is not None:
+                everywhere = all(x.get(name) is None or x[name].value is None for x in record.composites.values())
+                where = "" if everywhere else f" ({COLUMNS[model]})"
+                why.setdefault(score.undefined, {})[name + where] = None
+    return [f"{', '.join(names)}: {reason}" for reason, names in why.items()]
 
 
 def table(record: RunRecord, everything: bool = False) -> Table:
@@ -115,6 +135,13 @@ def table(record: RunRecord, everything: bool = False) -> Table:
             *(Text(cell(score)) for score in found),
             _documents(found),
         )
+    figures = composites(record)
+    if figures:
+        result.add_section()
+        result.add_row(Text("Composites", style="bold"))
+    for name, found in figures:
+        label = f"  {name} {ARROW[COMPOSITES[name].better]}"
+        result.add_row(Text(label), "", *(Text(cell(score)) for score in found), _documents(found))
     return result
 
 
@@ -134,6 +161,9 @@ def markdown(record: RunRecord) -> str:
             *map(cell, found),
             _documents(found),
         ]
+        lines.append("| " + " | ".join(cells) + " |")
+    for name, found in composites(record):
+        cells = ["Composites", f"{name} {ARROW[COMPOSITES[name].better]}", "", *map(cell, found), _documents(found)]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

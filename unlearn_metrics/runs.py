@@ -69,9 +69,9 @@ def score_all(
         model: {split: summarise(documents, metrics[model][split], seed) for split, documents in splits.items()}
         for model, splits in observations.items()
     }
-    reference = observations.get("retain_only")
+    reference, original = observations.get("retain_only"), observations.get("original")
     try:
-        return scores, {m: compose(s, None if m == "retain_only" else reference, seed) for m, s in observations.items()}
+        return scores, {model: compose(splits, reference, original, seed) for model, splits in observations.items()}
     except ValueError as error:
         raise InputError(f"the retain-only model was asked something else: {error}") from None
 

@@ -127,7 +127,10 @@ STRICT = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
 
 @dataclass(frozen=True)
 class Score:
-    """An aggregate over documents, with its 95 % interval. `unscored` documents are in no other number."""
+    """An aggregate over documents, with its 95 % interval. `unscored` documents are in no other number.
+
+    undefined: why a composite has no value, in words.
+    """
 
     __pydantic_config__ = STRICT
 
@@ -136,6 +139,7 @@ class Score:
     ci_high: float | None
     n: Count
     unscored: Count
+    undefined: Text | None = None
 
 
 @dataclass(frozen=True)

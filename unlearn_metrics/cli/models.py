@@ -334,6 +334,8 @@ def show(record: RunRecord, verbose: bool) -> None:
 
     console = wide()
     console.print(report.table(record, verbose))
+    for line in report.undefined(record):
+        console.print(Text(f"not known: {line}", style="dim"))
     console.print(Text(report.describe(record.control)))
     console.print(Text(record.verdict, style="bold"))
     if verbose:
