@@ -99,7 +99,7 @@ def mutated(value: Any, rng: random.Random) -> Any:
             parent, key = here, rng.choice(list(here) if isinstance(here, dict) else range(len(here)))
             here = parent[key]
         if parent is None:
-            return rng.choice(HOSTILE)
+            return copy.deepcopy(rng.choice(HOSTILE))
         change = rng.randrange(7)
         if change == 0:
             del parent[key]
@@ -107,15 +107,15 @@ def mutated(value: Any, rng: random.Random) -> Any:
             parent[rng.choice([h for h in HOSTILE if isinstance(h, str)])] = parent.pop(key)
         elif change == 2:
             parent[key] = [here]
-        elif change == 3 and isinstance(here, (int, float)):
+        elif change == 3 and isinstance(here, (int, float)) and abs(here) < 1e300:
             parent[key] = here * rng.choice((-1, 0, 2, 1e30, 1e-30))
         elif change == 4 and isinstance(here, str):
             at = rng.randrange(len(here) + 1)
             parent[key] = here[:at] + rng.choice([h for h in HOSTILE if isinstance(h, str)]) + here[at:]
         elif change == 5 and isinstance(parent, list):
-            parent.extend([here] * rng.choice((1, 50)))
+            parent.extend(copy.deepcopy(here) for _ in range(rng.choice((1, 50))))
         else:
-            parent[key] = rng.choice(HOSTILE)
+            parent[key] = copy.deepcopy(rng.choice(HOSTILE))
     return value
 
 
@@ -153,7 +153,7 @@ def parquet_bytes(data: bytes, rng: random.Random) -> bytes:
         name = table.column_names[i] if table.num_columns else "id"
         match rng.randrange(7):
             case 0 if table.num_columns > 1:
-                table = table.drop_columns([name])
+                table = table.remove_column(i)
             case 1:
                 table = table.append_column(rng.choice(["id", "logged_rouge", "logged_x", "../x"]), table.column(i))
             case 2:

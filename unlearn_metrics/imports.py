@@ -85,6 +85,8 @@ def import_log(
     """
     if benchmark is not None and benchmark not in BENCHMARKS:
         raise InputError(f"unknown benchmark '{benchmark}'; there are {', '.join(BENCHMARKS)}")
+    if name is not None and len(name) > 1_000:
+        raise InputError(f"a name of {len(name):,} characters is too long")
     files = {"uncontrolled": log} | ({} if retain_log is None else {"retain_only": retain_log})
     observations: Observations = {}
     as_logged: dict[str, None] = {}
@@ -97,7 +99,8 @@ def import_log(
         muse = (benchmark or "").startswith("muse") or any(key in raw for key in MUSE_TEXTS)
         try:
             splits, unread = FORMATS[kind].read(raw, muse)
-            observations[model] = {split: _documents(split, fields, muse) for split, fields in splits.items()}
+            found = {split: _documents(split, fields, muse) for split, fields in splits.items()}
+            observations[model] = {split: documents for split, documents in found.items() if documents}
         except InputError as error:
             raise InputError(f"{file} is no log of {kind}: {error}") from None
         if not observations[model]:
@@ -118,20 +121,22 @@ def import_log(
         benchmark = _benchmark(observations["uncontrolled"], log)
     if retain_log is not None:
         notes |= dict.fromkeys(_same_questions(observations, retain_log))
-        notes[f"retain-only model: {retain_log.name[:200]}, sha256 {_sha256(retain_log)}"] = None
+        notes[f"retain-only model: {_clean(retain_log.name)}, sha256 {_sha256(retain_log)}"] = None
     wanted = {m: {split: _metrics(split, d) for split, d in splits.items()} for m, splits in observations.items()}
     scores, composites = runs.score_all(observations, wanted, seed=0)
     notes |= dict.fromkeys(_summary(raws["uncontrolled"], composites["uncontrolled"]))
     control = Control(method="none", alpha=1.0)
     imported = Imported(
         format=kind,
-        file=log.name[:1000],
+        file=_clean(log.name),
         sha256=_sha256(log),
         as_logged=[metric for metric in METRICS if metric in as_logged],
         notes=list(notes),
     )
     hashes = {split: _hash(_texts(documents)) for split, documents in observations["uncontrolled"].items()}
-    names = {"unlearned": name or _name(log)} | ({} if retain_log is None else {"retain_only": _name(retain_log)})
+    names = {"unlearned": _clean(name or _name(log))} | (
+        {} if retain_log is None else {"retain_only": _name(retain_log)}
+    )
     record = RunRecord(
         schema=runs.SCHEMA,
         signature=signature.make(benchmark, _signature(kind, observations["uncontrolled"], hashes)),
@@ -451,6 +456,11 @@ def _name(file: Path) -> str:
     candidates = [re.sub(r"\.?(eval_log_aggregated)?\.json$", "", path.name), *(folder.name for folder in path.parents)]
     usual = r"|(TOFU|MUSE)_EVAL|eval_log_aggregated|evals?(_.*)?|saves"
     return next((name for name in candidates if not re.fullmatch(usual, name)), "unknown")[:200]
+
+
+def _clean(name: str) -> str:
+    """Names of files need not be text: bytes that are none become question marks."""
+    return name.encode(errors="replace").decode()
 
 
 def _signature(kind: str, splits: Mapping[str, Sequence[Document]], hashes: Mapping[str, str]) -> dict[str, str]:

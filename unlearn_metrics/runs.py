@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 
-from unlearn_metrics import report, signature, stats
+from unlearn_metrics import parquet, report, signature, stats
 from unlearn_metrics.composites import COMPOSITES, compose
 from unlearn_metrics.folder import RECORD, TEXTS, TOKENS, claim, prepared
 from unlearn_metrics.metrics import METRICS, available, values
@@ -35,12 +35,10 @@ RECORD_TYPE = TypeAdapter(RunRecord)
 SCORED_ROLES = ("answer", "paraphrased_question", "true_answer", "wrong_answers", "judged_generation")
 MODELS = ("original", "uncontrolled", "controlled", "retain_only")
 MAX_RECORD_BYTES = 1 << 26
-# of a Parquet file from others, at least; a larger file may unfold to so many per byte of its own
-MAX_ROWS, MAX_VALUES, MAX_BYTES = 200_000, 5_000_000, 1 << 26
-ROWS_PER_BYTE, VALUES_PER_BYTE, BYTES_PER_BYTE = 1, 16, 100
+# of documents from others: more splits than any benchmark has, texts that take long to compare
 MAX_SPLITS, MAX_TEXT = 1_000, 100_000
 # a log-probability is computed in float32, so that of a certain token may end up a little above 0
-ROUNDING, MAX_LOSS = 0.01, 3.5e38
+ROUNDING, MAX_NUMBER = 0.01, 3.5e38
 
 
 def halves(documents: Sequence[Document]) -> tuple[list[Document], list[Document]]:
@@ -268,6 +266,8 @@ def load_documents(folder: Path) -> Observations:
         for name, column in columns.items():
             if (found := column[i]) is not None:
                 if name.startswith(LOGGED):
+                    if not abs(found) <= MAX_NUMBER:
+                        raise InputError(f"{folder / TEXTS}: {name} is {found:g}, which is no figure")
                     document.setdefault("logged", {})[name.removeprefix(LOGGED)] = found
                 else:
                     document[name] = found
@@ -278,77 +278,38 @@ def load_documents(folder: Path) -> Observations:
         if any(len(document.get(field, "")) > MAX_TEXT for field in ("reference", "generation")):
             raise InputError(f"{folder / TEXTS}: a text has more than {MAX_TEXT:,} characters")
         if by_key.setdefault((model, split, document["id"]), document) is not document:
-            raise InputError(f"{folder / TEXTS}: document {document['id']} of {model}, {split} is there twice")
+            raise InputError(f"{folder / TEXTS}: document {document['id']} of {model}, {split[:80]} is there twice")
         observations.setdefault(model, {}).setdefault(split, []).append(document)
         if len(observations[model]) > MAX_SPLITS:
             raise InputError(f"{folder / TEXTS} has more than {MAX_SPLITS:,} splits")
     keys = zip(*(_plain(tokens, name) for name in ("model", "split", "id")), strict=True)
     for key, role, scores in zip(keys, _plain(tokens, "role"), _token_scores(tokens, folder / TOKENS), strict=True):
         if key not in by_key or role not in SCORED_ROLES:
-            raise InputError(f"{folder / TOKENS} holds token scores of no known document or role: {key} {role!r}")
+            named = f"{key} {role!r}"[:200]
+            raise InputError(f"{folder / TOKENS} holds token scores of no known document or role: {named}")
         if role == "wrong_answers":
             by_key[key].setdefault(role, []).append(scores)
         elif by_key[key].get(role) is not None:
-            raise InputError(f"{folder / TOKENS}: {key} {role!r} is there twice")
+            raise InputError(f"{folder / TOKENS}: {f'{key} {role!r}'[:200]} is there twice")
         else:
             by_key[key][role] = scores
     return observations
 
 
 def _read(path: Path) -> pa.Table:
-    """A Parquet file from anyone: strings stay in dictionaries, so that a small file can't unfold to a huge table."""
     wanted = TEXT_COLUMNS if path.name == TEXTS else TOKEN_COLUMNS
-    try:
-        if not path.is_file():
-            raise InputError(f"{path} is not there, or is no file")
-        size = path.stat().st_size
-        with pq.ParquetFile(path) as file:
-            _check_size(path, size, file.metadata)
-            _check_columns(path, file.schema_arrow, wanted)
-            strings = [name for name in file.schema_arrow.names if wanted.get(name) is str]
-        with pq.ParquetFile(path, read_dictionary=strings) as file:
-            table = file.read().unify_dictionaries().combine_chunks()
-        table.validate(full=True)
-    except (OSError, pa.ArrowException, ValueError, MemoryError) as error:
-        raise InputError(f"{path} cannot be read: {first_line(error)[:200]}") from None
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        if name in ("model", "split", "id", "cluster", "role") and column.null_count:
+    columns = {name: parquet.STRING if kind is str else _type(name, kind) for name, kind in wanted.items()}
+    columns |= {LOGGED + name: pa.float64() for name in (METRICS if path.name == TEXTS else ())}
+    keys = ("model", "split", "id", "cluster" if path.name == TEXTS else "role")
+    table = parquet.read(path, columns, [*keys, *(TOKEN_SCORE_FIELDS if path.name == TOKENS else ())])
+    for name in keys:
+        if table.column(name).null_count:
             raise InputError(f"{path}: column '{name}' has rows without a value")
     return table
 
 
-def _check_size(path: Path, size: int, meta: pq.FileMetaData) -> None:
-    """Refuse before reading what would unfold to far more than the file could honestly hold."""
-    groups = [meta.row_group(i) for i in range(meta.num_row_groups)]
-    values = max((sum(g.column(i).num_values for g in groups) for i in range(meta.num_columns)), default=0)
-    unfolded = sum(g.column(i).total_uncompressed_size for g in groups for i in range(meta.num_columns))
-    for count, least, per_byte, what in (
-        (max(meta.num_rows, sum(g.num_rows for g in groups)), MAX_ROWS, ROWS_PER_BYTE, "rows"),
-        (values, MAX_VALUES, VALUES_PER_BYTE, "values"),
-        (unfolded, MAX_BYTES, BYTES_PER_BYTE, "bytes"),
-    ):
-        if count > max(least, per_byte * size):
-            raise InputError(f"{path} would unfold from {size:,} bytes to {count:,} {what}: refused")
-
-
-def _check_columns(path: Path, schema: pa.Schema, wanted: Mapping[str, type]) -> None:
-    for name in ("model", "split", "id", *(("cluster",) if path.name == TEXTS else ("role", *TOKEN_SCORE_FIELDS))):
-        if name not in schema.names:
-            raise InputError(f"{path} has no column '{name}'")
-    for field in schema:
-        kind = wanted.get(field.name)
-        if field.name.startswith(LOGGED) and field.name.removeprefix(LOGGED) in METRICS:
-            kind = float
-        if kind is None or not _is(field.type, kind, field.name):
-            raise InputError(f"{path}: column '{field.name[:80]}' of type {str(field.type)[:80]} does not belong there")
-    if len({*schema.names}) < len(schema.names):
-        raise InputError(f"{path} has a column twice")
-
-
-def _is(found: pa.DataType, kind: type, name: str) -> bool:
-    if kind is list:
-        return bool(found == pa.list_(_element(name)))
-    return bool(found == _ARROW[kind] or (kind is str and found == pa.dictionary(pa.int32(), pa.string())))
+def _type(name: str, kind: type) -> pa.DataType:
+    return pa.list_(_element(name)) if kind is list else _ARROW[kind]
 
 
 def _element(name: str) -> pa.DataType:
@@ -376,11 +337,14 @@ def _token_scores(table: pa.Table, path: Path) -> Iterable[TokenScores | MeanLos
     if any(column.values.null_count for column in columns):
         raise InputError(f"{path}: a list holds a null")
     flat = [column.values.to_numpy(zero_copy_only=False) for column in columns]
-    if (flat[list(TOKEN_SCORE_FIELDS).index("logprob")] > ROUNDING).any():
+    logprob, *moments = flat[2:]
+    if (logprob > ROUNDING).any():
         raise InputError(f"{path}: a log-probability is above 0")
+    if any(np.isinf(values).any() for values in moments):
+        raise InputError(f"{path}: a mean or variance is infinite")
     losses = _plain(table, "loss") if "loss" in table.column_names else [None] * len(table)
     for start, stop, loss in zip(starts[:-1].tolist(), starts[1:].tolist(), losses, strict=True):
-        if loss is not None and not 0 <= loss <= MAX_LOSS:
+        if loss is not None and not 0 <= loss <= MAX_NUMBER:
             raise InputError(f"{path}: {loss:g} is no mean loss")
         elif loss is not None:
             yield MeanLoss(loss)
@@ -410,7 +374,7 @@ def _token_table(observations: Observations) -> pa.Table:
                     rows.append(row | {"loss": scores.loss} | dict.fromkeys(TOKEN_SCORE_FIELDS, ()))
                 else:
                     rows.append(row | {name: getattr(scores, name) for name in TOKEN_SCORE_FIELDS})
-    schema = [(n, pa.list_(_element(n)) if kind is list else _ARROW[kind]) for n, kind in TOKEN_COLUMNS.items()]
+    schema = [(n, _type(n, kind)) for n, kind in TOKEN_COLUMNS.items()]
     return pa.Table.from_pylist(rows, pa.schema(schema))
 
 

@@ -21,6 +21,9 @@ Floats: TypeAlias = NDArray[np.floating[Any]]
 class InputError(Exception):
     """Something the user gave is wrong. The message is one line: what, where, and what to do."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.splitlines()))  # names and library errors may bring lines of their own
+
 
 def first_line(error: Exception) -> str:
     """What an error of a library says, for an InputError; its type if it says nothing."""
