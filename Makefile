@@ -31,6 +31,9 @@ SHARED ?= ../shared
 fidelity: .venv/installed-test
 	.venv/bin/python tests/fidelity.py $(SHARED) > .fidelity.md && mv .fidelity.md docs/fidelity.md
 
+benchmarks-page: .venv/installed-test
+	.venv/bin/python tests/benchmarks_page.py docs/benchmarks.md
+
 bench: .venv/installed-test
 	.venv/bin/python tests/benchmarks/bench.py $(SHARED) > .performance.md && mv .performance.md docs/performance.md
 	cat docs/performance.md
@@ -38,4 +41,4 @@ bench: .venv/installed-test
 clean:
 	rm -rf .venv dist build .mypy_cache .ruff_cache .pytest_cache
 
-.PHONY: demo test fidelity bench clean
+.PHONY: demo test fidelity benchmarks-page bench clean

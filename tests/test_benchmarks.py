@@ -6,6 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import benchmarks_page
 import pytest
 from lm_eval.models.huggingface import HFLM
 from plain import LLAMA3, OFFLINE, ask, command, exact, forward, prob, read, strength, text_of, write
@@ -118,6 +119,13 @@ def test_yaml_agrees_with_the_registry(data, benchmark):
             assert entry["aggregation"] == ("mean_scored" if "generation" in metric.needs else "mean"), entry
         assert task.config.dataset_path == next(path for prefix, path in HUB.items() if benchmark.startswith(prefix))
         assert task.config.output_type == "generate_until"
+
+
+def test_the_benchmarks_page_is_not_stale():
+    before = (Path(__file__).parent.parent / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    assert benchmarks_page.page(before) == before, "make benchmarks-page"
+    for name in [*SUITES, *LM_EVAL_OWN, *OWN, *METRICS]:
+        assert f"| `{name}`" in before
 
 
 # --- the stock command --------------------------------------------------------------------------------------------
