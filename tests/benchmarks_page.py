@@ -37,7 +37,8 @@ def page(before: str) -> str:
     ]
     return (
         f"{head}{MARKER}\n## The benchmarks\n\nUnder lm-eval, the group `NAME_suite`.\n\n"
-        f"{table(('benchmark', 'tasks', 'source'), benchmarks)}\n## The tasks\n\nArrows: what is good on this split.\n\n"
+        f"{table(('benchmark', 'tasks', 'source'), benchmarks)}"
+        "\n## The tasks\n\nArrows: what is good on this split.\n\n"
         f"{table(('task', 'split', 'metrics', 'data: hub id, configuration, split', 'text generated'), tasks)}"
         "\n## The metrics\n\nArrows: where a model stands that knows the text and speaks.\n\n"
         f"{table(('metric', 'facet', 'of', 'what it is', 'source of the definition'), metrics)}"
