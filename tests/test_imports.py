@@ -63,14 +63,14 @@ def muse_log(n: int = 6) -> dict[str, Any]:
             {
                 "rouge1_recall": 0.5,
                 "rougeL_recall": 0.5,
-                "rougeL_f1": 0.4,
+                "rougeL_f1": 1 / 3,
                 "input": prompt.format(i),
                 "ground_truth": "running fast",
                 "generation": "she runs so slow",
             }
             for i in range(n)
         ]
-        return {"agg_value": 0.4, "value_by_index": by_row(rows)}
+        return {"agg_value": 1 / 3, "value_by_index": by_row(rows)}
 
     def attack(forget: float, holdout: float) -> dict[str, Any]:
         both = {"forget": scored([forget + i for i in range(n)]), "holdout": scored([holdout + i for i in range(n)])}
@@ -172,10 +172,23 @@ def test_muse_log(tmp_path):
     assert scores["forget"]["rouge"].value == 0.5  # recall: "run" of "run fast"; stemmed on both sides
     assert scores["forget_privleak"]["min_k"].value == 2.5
     assert scores["holdout_privleak"]["loss"].value == 3.5
-    assert {"extraction_strength", "exact_memorization", "min_k"} <= set(record.imported.as_logged)
+    wins = sum((h + 2.5 > f) + 0.5 * (h + 2.5 == f) for f in range(6) for h in range(6))
+    assert record.composites["uncontrolled"]["auc_min_k"].value == pytest.approx(wins / 36)
+    assert scores["forget"]["rouge_f1"].value == pytest.approx(1 / 3)  # stemmed, as logged; unstemmed it is 0
+    assert {"extraction_strength", "exact_memorization", "rouge_f1", "min_k"} <= set(record.imported.as_logged)
     assert not {"loss", "rouge"} & set(record.imported.as_logged)
     assert any("not imported: 'mia_gradnorm'" in note for note in record.imported.notes)
     assert imports.FLOOR in record.imported.notes
+
+
+def test_muse_privleak(tmp_path):
+    mine, theirs = muse_log(), muse_log()
+    theirs["mia_min_k"]["holdout"] = scored([0.5 + i for i in range(6)])
+    logs = write(tmp_path / "mine.json", mine), write(tmp_path / "theirs.json", theirs)
+    record, _ = imports.import_log("open-unlearning", *logs, benchmark="muse_books")
+    # holdout + 2.5 beats forget in 30 of 36 pairs, holdout + 0.5 in 21
+    assert record.composites["uncontrolled"]["privleak"].value == pytest.approx(100 * ((6 / 36) / (15 / 36) - 1))
+    assert "privleak" not in record.composites["retain_only"]
 
 
 @pytest.mark.parametrize(
