@@ -60,11 +60,9 @@ def record(
     wall_seconds: float,
 ) -> RunRecord:
     """The record of a run that has just been scored. tasks, firsts: by split; firsts are the first documents."""
-    data = {split: data_hash(task) for split, task in tasks.items()}
-    prompts = {split: prompt_of(task, firsts[split]) for split, task in tasks.items()}
     return RunRecord(
         schema=SCHEMA,
-        signature=signature.make(benchmark, signature_fields(data, prompts, lm, control, settings)),
+        signature=signature_of(benchmark, tasks, firsts, lm, control, settings),
         name=name,
         benchmark=benchmark,
         verdict=report.verdict(scores, control),
@@ -72,9 +70,9 @@ def record(
         scores=scores,
         composites=composites,
         checkpoints=dict(checkpoints),
-        data=data,
+        data={split: data_hash(task) for split, task in tasks.items()},
         task_versions={task.task_name: str(task.VERSION) for task in tasks.values()},
-        prompts=prompts,
+        prompts={split: prompt_of(task, firsts[split]) for split, task in tasks.items()},
         settings=resolved(lm, settings),
         software=software(),
         git=git_state(),
@@ -110,7 +108,9 @@ def fingerprint(tasks: Tasks, lm: HFLM, checkpoints: Mapping[str, CheckpointInfo
         "checkpoints": {role: asdict(info) | {"path": None} for role, info in checkpoints.items()},
         "data": {split: data_hash(task) for split, task in tasks.items()},
         "tasks": {split: task.dump_config() for split, task in tasks.items()},
-        "settings": asdict(settings) | {"name": None} | resolved(lm, settings),
+        "settings": asdict(settings)
+        | dict.fromkeys(("name", "retain_model", "reference_record"))
+        | resolved(lm, settings),
         "software": software() | {"code": short_hash(code.values())},
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
@@ -160,28 +160,29 @@ def git_state() -> GitState | None:
     return None if commit is None or changes is None else GitState(commit.strip(), bool(changes))
 
 
-def signature_fields(
-    data: Mapping[str, str], prompts: Mapping[str, Prompt], lm: HFLM, control: Control, settings: Settings
-) -> dict[str, str]:
-    """What `signature.FIELDS` describes, of this run. data: split -> hash."""
+def signature_of(
+    benchmark: str, tasks: Tasks, firsts: Mapping[str, Document], lm: HFLM, control: Control, settings: Settings
+) -> str:
+    """The signature of a run, see signature.py. firsts: the first document of each split, as it was asked."""
     if control.method == "none":
         ctl = "none"
     elif control.keep is None:
         ctl = f"{control.method}.alpha{control.alpha:g}"
     else:
         ctl = f"{control.method}.es.keep{control.keep:g}"
-    return {
+    fields = {
         "n": str(settings.limit or "all"),
         "tmpl": "chat" if settings.apply_chat_template else "none",
-        "prompt": short_hash(prompt.example for prompt in prompts.values()),
+        "prompt": short_hash(firsts[split]["prompt"] for split in tasks),
         "eos": "prob+",
         "ctl": ctl,
         "dtype": dtype(lm),
-        "data": short_hash(data.values()),
+        "data": short_hash(data_hash(task) for task in tasks.values()),
         "seed": str(settings.seed),
         "lm-eval": importlib.metadata.version("lm-eval"),
         "v": __version__,
     }
+    return signature.make(benchmark, fields)
 
 
 def short_hash(parts: Iterable[str]) -> str:

@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 from lm_eval.models.huggingface import HFLM
 
-from unlearn_metrics import harness, provenance
+from unlearn_metrics import harness, provenance, runs, signature
 from unlearn_metrics.backends import hf
+from unlearn_metrics.composites import whole
 from unlearn_metrics.control.calibration import calibrate
 from unlearn_metrics.control.checkpoints import (
     Checkpoint,
@@ -26,6 +27,7 @@ from unlearn_metrics.folder import Stages, stages
 from unlearn_metrics.metrics import JUDGED, METRICS
 from unlearn_metrics.runs import halves, score_all
 from unlearn_metrics.types import (
+    CheckpointInfo,
     Control,
     Document,
     InputError,
@@ -165,21 +167,34 @@ def run(
         raise InputError(
             f"{benchmark} has no retain split to calibrate on; pass --retain beside --forget, --alpha or --control none"
         )
+    if settings.reference_record is not None:
+        earlier, known, answered = open_reference(settings.reference_record, settings.reference_from, benchmark)
     say(f"checking {original} and {unlearned}")
     o, u = open_pair(original, unlearned)
     checkpoints = {"original": identify(o), "unlearned": identify(u)}
-    for note in u.notes:
+    notes = u.notes
+    if settings.retain_model is not None:
+        say(f"checking {settings.retain_model}")
+        base, r = open_pair(original, settings.retain_model)
+        checkpoints["retain_only"] = identify(r)
+        notes = (*notes, *r.notes)
+    elif settings.reference_record is not None:
+        checkpoints["retain_only"] = known
+    for note in notes:
         say(note)
     lm = build_lm(o, settings)
     stage = stages(partial, provenance.fingerprint(tasks, lm, checkpoints, settings), hf.work(lm), say)
 
-    def observe(alpha: float) -> dict[str, list[Document]]:
-        mix_into(lm.model, o, u, alpha)
+    def observe(alpha: float, low: Checkpoint = o, high: Checkpoint = u) -> dict[str, list[Document]]:
+        mix_into(lm.model, low, high, alpha)
         return harness.evaluate(lm, tasks, settings.limit, settings.apply_chat_template)
 
     say("evaluating the original")
     seen: Observations = {"original": stage("original", lambda: observe(0))}
     firsts = {split: documents[0] for split, documents in seen["original"].items()}
+    if settings.reference_record is not None:
+        mine = provenance.signature_of(benchmark, tasks, firsts, lm, Control("none", 1.0), settings)
+        check_reference(settings.reference_record, earlier.signature, mine, answered, seen["original"])
     # calibrating reads only the original's retain documents; it comes before the rest so that its refusals do
     if settings.keep is not None:
         say("calibrating the control")
@@ -197,6 +212,11 @@ def run(
         else:
             say(f"evaluating the unlearned model under control (alpha {control.alpha:.4g})")
             seen["controlled"] = stage("controlled", lambda: observe(control.alpha))
+    if settings.retain_model is not None:
+        say("evaluating the retain-only model")
+        seen["retain_only"] = stage("retain_only", lambda: observe(1, base, r))
+    elif settings.reference_record is not None:
+        seen["retain_only"] = answered
     say("judging the generations by the original")
     spoken = [d for splits in seen.values() for documents in splits.values() for d in documents if "generation" in d]
 
@@ -228,6 +248,34 @@ def run(
         wall_seconds=time.monotonic() - start + stage.seconds,
     )
     return record, seen
+
+
+# model of a run -> its checkpoint's role in the record
+ROLES = {"retain_only": "retain_only", "uncontrolled": "unlearned", "original": "original"}
+
+
+def open_reference(
+    folder: Path, model: str, benchmark: str
+) -> tuple[RunRecord, CheckpointInfo, dict[str, list[Document]]]:
+    """(record, checkpoint, documents by split) of a model of an earlier run. InputError if it is not there."""
+    record = runs.load_record(folder)
+    if model not in record.scores or ROLES[model] not in record.checkpoints:
+        there = ", ".join(m for m in record.scores if m in ROLES)
+        raise InputError(f"{folder} holds no {model} model; --reference-from takes {there}")
+    if record.benchmark != benchmark:
+        raise InputError(f"{folder} is a run of {record.benchmark}, not of {benchmark}")
+    return record, record.checkpoints[ROLES[model]], whole(runs.load_documents(folder).get(model, {}))
+
+
+def check_reference(
+    folder: Path, theirs: str, mine: str, documents: dict[str, list[Document]], asked: dict[str, list[Document]]
+) -> None:
+    """InputError unless an earlier run asked the same in the same way. theirs, mine: signatures."""
+    if differing := signature.differences(theirs, mine, besides=("ctl",)):
+        raise InputError(f"{folder} can't be the reference of this run: {'; '.join(differing)}")
+    for split in asked:
+        if [d.get("question") for d in documents.get(split, [])] != [d["question"] for d in asked[split]]:
+            raise InputError(f"{folder} can't be the reference of this run: it holds other questions of {split}")
 
 
 def _judged(task: harness.TokenScoreTask) -> list[str]:

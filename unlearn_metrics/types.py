@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
 import numpy as np
@@ -90,7 +91,11 @@ class MeanLoss:
 
 @dataclass(frozen=True)
 class Settings:
-    """What the user chose. Exactly one of keep and alpha is set, or neither: no control."""
+    """What the user chose. Exactly one of keep and alpha is set, or neither: no control.
+
+    retain_model: the checkpoint that never saw the forget set; or reference_record, an earlier run whose model
+    reference_from stands for it.
+    """
 
     keep: float | None = 0.95
     alpha: float | None = None
@@ -98,6 +103,9 @@ class Settings:
     device: str | None = None
     dtype: str | None = None
     name: str | None = None
+    retain_model: str | None = None
+    reference_record: Path | None = None
+    reference_from: str = "retain_only"
     apply_chat_template: bool = False
     batch_size: int = 1
     seed: int = 0

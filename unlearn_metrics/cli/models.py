@@ -37,6 +37,12 @@ class StoredDType(StrEnum):
     float16 = "float16"
 
 
+class ReferenceModel(StrEnum):
+    retain_only = "retain_only"
+    uncontrolled = "uncontrolled"
+    original = "original"
+
+
 class DType(StrEnum):
     auto = "auto"
     float32 = "float32"
@@ -70,6 +76,16 @@ Prefix = Annotated[
     float,
     typer.Option(help="Plain text is split after this share of its words, or after this many if 1 or more.", min=0),
 ]
+RetainModel = Annotated[
+    str | None,
+    typer.Option(help="Checkpoint that never saw the forget set: the reference of forget quality and privacy."),
+]
+ReferenceRecord = Annotated[
+    Path | None, typer.Option(help="An earlier run that scored the reference, instead of --retain-model.")
+]
+ReferenceFrom = Annotated[
+    ReferenceModel, typer.Option(help="Which model of that run is the reference.", show_default=True)
+]
 Keep = Annotated[
     float | None,
     typer.Option(help="Calibrate: the largest alpha that keeps this share of the original's retention [0.95]."),
@@ -90,7 +106,9 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run th
 
 @app.command(
     epilog="[bold]Example[/]: unlearn-metrics score --original orig --unlearned ga-52 --benchmark tofu_forget05 "
-    "--data tofu/ --out runs/ga-52\n\n"
+    "--data tofu/ --retain-model retain95 --out runs/ga-52\n\n"
+    "unlearn-metrics score --original orig --unlearned ga-78 --benchmark tofu_forget05 --data tofu/ "
+    "--reference-record runs/ga-52 --out runs/ga-78\n\n"
     "unlearn-metrics score --original orig --unlearned ga-52 --forget mine.jsonl --retain other.jsonl --out runs/mine"
 )
 def score(
@@ -109,6 +127,9 @@ def score(
     control: Annotated[
         ControlChoice, typer.Option(help="mix: towards the original; none: raw numbers only.")
     ] = ControlChoice.mix,
+    retain_model: RetainModel = None,
+    reference_record: ReferenceRecord = None,
+    reference_from: ReferenceFrom = ReferenceModel.retain_only,
     name: Annotated[
         str | None, typer.Option(help="What tables call the unlearned checkpoint. Default: as given.", metavar="TEXT")
     ] = None,
@@ -126,7 +147,15 @@ def score(
     settings = _settings(
         keep, alpha, limit, device, dtype, apply_chat_template, batch_size, control is ControlChoice.mix
     )
-    settings = replace(settings, name=name)
+    if retain_model is not None and reference_record is not None:
+        raise InputError("--retain-model and --reference-record exclude each other")
+    settings = replace(
+        settings,
+        name=name,
+        retain_model=retain_model,
+        reference_record=reference_record,
+        reference_from=reference_from.value,
+    )
     from unlearn_metrics.folder import check_out
 
     check_out(out_folder, overwrite)
