@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from scipy.stats import ks_2samp
 
-from unlearn_metrics import imports, runs, signature
+from unlearn_metrics import imports, logs, runs, signature
 from unlearn_metrics.types import InputError
 
 SHARED = Path(os.environ.get("UNLEARN_SHARED", Path(__file__).parent.parent.parent / "shared"))
@@ -47,7 +47,7 @@ def tofu_log(n: int = 40, shift: float = 0.0) -> dict[str, Any]:
             "rougeL_recall": by_row([2 / 3] * n),
         }
 
-    return {name: task([2.0, 4.0]) for name in imports.TOFU_SPLITS}
+    return {name: task([2.0, 4.0]) for name in logs.TOFU_SPLITS}
 
 
 def scored(items: list[float]) -> dict[str, Any]:
@@ -222,7 +222,7 @@ def test_broken_logs_are_refused(tmp_path, break_it, says):
     ],
 )
 def test_question_of_a_prompt(prompt: str, asked: str):
-    assert imports.question(prompt) == asked
+    assert logs.question(prompt) == asked
 
 
 def run(*arguments: Any) -> subprocess.CompletedProcess[str]:
@@ -304,7 +304,7 @@ PEER = {
     "exact_memorization": ("forget", "exact_memorization"),
     **{
         f"{short}_{theirs}": (split, ours)
-        for short, split in imports.OPEN_UNLEARNING_SPLITS.items()
+        for short, split in logs.OPEN_UNLEARNING_SPLITS.items()
         for theirs, ours in (
             ("Q_A_Prob", "probability"),
             ("Q_A_PARA_Prob", "probability_paraphrased_answer"),
