@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 
 from rich.table import Table
@@ -145,6 +146,13 @@ def table(record: RunRecord, everything: bool = False) -> Table:
     return result
 
 
+def escape_markdown(text: str) -> str:
+    """A stranger's text as text: what could be Markdown, HTML or a link becomes a character reference."""
+    text = "".join(c if c.isprintable() else "\ufffd" for c in text)
+    risky = r"[^\w /,.:;=()%'-]|:(?!\s)|(?<!\d)\.(?!\s)|(?<=\d)\.(?![\d\s])|(?<![^\W_])_|_(?![^\W_])"
+    return re.sub(risky, lambda found: f"&#{ord(found[0])};", text)
+
+
 def markdown(record: RunRecord) -> str:
     """The same table for a README."""
     models = [model for model in COLUMNS if model in record.scores]
@@ -157,7 +165,7 @@ def markdown(record: RunRecord) -> str:
         cells = [
             facet,
             f"{metric} {ARROW[good(metric, split)]}",
-            split,
+            escape_markdown(split),
             *map(cell, found),
             _documents(found),
         ]

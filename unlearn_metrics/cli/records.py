@@ -110,6 +110,34 @@ def compare(
         console.print(Text(line, style="bold"))
 
 
+@app.command(
+    epilog="[bold]Examples[/]: unlearn-metrics publish runs/ga-52 --model-card README.md\n\n"
+    "unlearn-metrics publish runs/ga-52 --model-card README.md --push me/ga-52"
+)
+def publish(
+    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    model_card: Annotated[
+        Path, typer.Option("--model-card", help="README.md of the unlearned model; edited in place.")
+    ],
+    push: Annotated[
+        str | None,
+        typer.Option(help="Then upload it as the README.md of this model on the hub.", metavar="REPO_ID"),
+    ] = None,
+) -> None:
+    """Write a run's results into a Hugging Face model card: metadata that the hub reads, and a table.
+
+    Nothing else in the card changes; a later run on the same benchmark replaces what an earlier one wrote.
+    --push needs your own login (hf auth login).
+    """
+    from unlearn_metrics import publish as job
+    from unlearn_metrics.runs import load_record
+
+    changed = job.publish(load_record(run), model_card)
+    err.print(f"{'wrote' if changed else 'nothing to change in'} {model_card}")
+    if push is not None:
+        out.print(job.push(model_card, push))
+
+
 @app.command()
 def schema() -> None:
     """Print the JSON Schema of record.json."""
