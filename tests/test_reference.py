@@ -73,7 +73,7 @@ def test_an_earlier_run_gives_the_same(scored, tmp_path):
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        (("--limit", 5), "n is 30 in one, 5 in the other"),
+        (("--limit", 5), "is a run of 30 documents of each split, this one is of 5"),
         (("--benchmark", "demo"), "is a run of demo_privacy, not of demo"),
         (("--retain-model", CHECKPOINTS / "retain"), "exclude each other"),
     ],

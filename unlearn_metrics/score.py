@@ -168,7 +168,9 @@ def run(
             f"{benchmark} has no retain split to calibrate on; pass --retain beside --forget, --alpha or --control none"
         )
     if settings.reference_record is not None:
-        earlier, known, answered = open_reference(settings.reference_record, settings.reference_from, benchmark)
+        earlier, known, answered = open_reference(
+            settings.reference_record, settings.reference_from, benchmark, tasks, settings.limit
+        )
     say(f"checking {original} and {unlearned}")
     o, u = open_pair(original, unlearned)
     checkpoints = {"original": identify(o), "unlearned": identify(u)}
@@ -194,7 +196,9 @@ def run(
     firsts = {split: documents[0] for split, documents in seen["original"].items()}
     if settings.reference_record is not None:
         mine = provenance.signature_of(benchmark, tasks, firsts, lm, Control("none", 1.0), settings)
-        check_reference(settings.reference_record, earlier.signature, mine, answered, seen["original"])
+        if differing := signature.differences(earlier.signature, mine, besides=("ctl",)):
+            where = f"{settings.reference_record} can't be the reference of this run"
+            raise InputError(f"{where}: {'; '.join(differing)}")
     # calibrating reads only the original's retain documents; it comes before the rest so that its refusals do
     if settings.keep is not None:
         say("calibrating the control")
@@ -255,27 +259,24 @@ ROLES = {"retain_only": "retain_only", "uncontrolled": "unlearned", "original": 
 
 
 def open_reference(
-    folder: Path, model: str, benchmark: str
+    folder: Path, model: str, benchmark: str, tasks: provenance.Tasks, limit: int | None
 ) -> tuple[RunRecord, CheckpointInfo, dict[str, list[Document]]]:
-    """(record, checkpoint, documents by split) of a model of an earlier run. InputError if it is not there."""
+    """(record, checkpoint, documents by split) of a model of an earlier run. InputError if it is not there, or if that
+    run was of other documents."""
     record = runs.load_record(folder)
     if model not in record.scores or ROLES[model] not in record.checkpoints:
         there = ", ".join(m for m in record.scores if m in ROLES)
         raise InputError(f"{folder} holds no {model} model; --reference-from takes {there}")
     if record.benchmark != benchmark:
         raise InputError(f"{folder} is a run of {record.benchmark}, not of {benchmark}")
+    if (theirs := record.settings.get("limit")) != limit:
+        raise InputError(
+            f"{folder} is a run of {theirs or 'all'} documents of each split, this one is of {limit or 'all'}"
+        )
+    for split, task in tasks.items():
+        if record.data.get(split) != provenance.data_hash(task):
+            raise InputError(f"{folder} can't be the reference of this run: its {split} documents are others")
     return record, record.checkpoints[ROLES[model]], whole(runs.load_documents(folder).get(model, {}))
-
-
-def check_reference(
-    folder: Path, theirs: str, mine: str, documents: dict[str, list[Document]], asked: dict[str, list[Document]]
-) -> None:
-    """InputError unless an earlier run asked the same in the same way. theirs, mine: signatures."""
-    if differing := signature.differences(theirs, mine, besides=("ctl",)):
-        raise InputError(f"{folder} can't be the reference of this run: {'; '.join(differing)}")
-    for split in asked:
-        if [d.get("question") for d in documents.get(split, [])] != [d["question"] for d in asked[split]]:
-            raise InputError(f"{folder} can't be the reference of this run: it holds other questions of {split}")
 
 
 def _judged(task: harness.TokenScoreTask) -> list[str]:
