@@ -161,7 +161,7 @@ def parquet_bytes(data: bytes, rng: random.Random) -> bytes:
             case 3:
                 table = table.slice(0, rng.randrange(table.num_rows + 1))
             case 4:
-                table = table.take(pa.array([rng.randrange(table.num_rows) for _ in range(table.num_rows)]))
+                table = table.take(pa.array([rng.randrange(table.num_rows) for _ in range(table.num_rows)], pa.int64()))
             case 5:
                 values = table.column(i).to_pylist()
                 for _ in range(rng.choice((1, 3))):
