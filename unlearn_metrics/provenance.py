@@ -11,12 +11,12 @@ import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from lm_eval.models.huggingface import HFLM
 
-from unlearn_metrics import __version__, report, signature
+from unlearn_metrics import __version__, ability, report, signature
 from unlearn_metrics.backends import hf
 from unlearn_metrics.harness import TokenScoreTask
 from unlearn_metrics.runs import SCHEMA
@@ -58,11 +58,16 @@ def record(
     composites: dict[str, dict[str, Score]],
     settings: Settings,
     wall_seconds: float,
+    others: ability.Loaded,
+    directions: dict[str, Literal["higher", "lower"]],
 ) -> RunRecord:
-    """The record of a run that has just been scored. tasks, firsts: by split; firsts are the first documents."""
+    """The record of a run that has just been scored. tasks, firsts: by split; firsts are the first documents.
+
+    others: lm-eval tasks beside the benchmark; directions: their metrics.
+    """
     return RunRecord(
         schema=SCHEMA,
-        signature=signature_of(benchmark, tasks, firsts, lm, control, settings),
+        signature=signature_of(benchmark, tasks, firsts, lm, control, settings, others),
         name=name,
         benchmark=benchmark,
         verdict=report.verdict(scores, control),
@@ -70,8 +75,9 @@ def record(
         scores=scores,
         composites=composites,
         checkpoints=dict(checkpoints),
-        data={split: data_hash(task) for split, task in tasks.items()},
-        task_versions={task.task_name: str(task.VERSION) for task in tasks.values()},
+        data={split: data_hash(task) for split, task in tasks.items()}
+        | {name: ability.data_hash(loaded) for name, loaded in others.items()},
+        task_versions={task.task_name: str(task.VERSION) for task in tasks.values()} | ability.versions(others),
         prompts={split: prompt_of(task, firsts[split]) for split, task in tasks.items()},
         settings=resolved(lm, settings),
         software=software(),
@@ -80,6 +86,7 @@ def record(
         work=dict(hf.work(lm)),
         wall_seconds=wall_seconds,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        ability=directions,
     )
 
 
@@ -88,6 +95,7 @@ def resolved(lm: HFLM, settings: Settings) -> dict[str, str | int | float | bool
     gpu = torch.cuda.get_device_name(lm.device) if lm.device.type == "cuda" else None
     return {
         "limit": settings.limit,
+        "utility_limit": settings.utility_limit,
         "device": str(lm.device),
         "gpu": gpu,
         "threads": torch.get_num_threads(),
@@ -101,13 +109,20 @@ def resolved(lm: HFLM, settings: Settings) -> dict[str, str | int | float | bool
     }
 
 
-def fingerprint(tasks: Tasks, lm: HFLM, checkpoints: Mapping[str, CheckpointInfo], settings: Settings) -> str:
+def fingerprint(
+    tasks: Tasks,
+    lm: HFLM,
+    checkpoints: Mapping[str, CheckpointInfo],
+    settings: Settings,
+    others: ability.Loaded,
+) -> str:
     """sha256 over everything that determines what is observed: two runs with the same would see the same."""
     code = {path.name: path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parent.rglob("*.py"))}
     parts = {
         "checkpoints": {role: asdict(info) | {"path": None} for role, info in checkpoints.items()},
         "data": {split: data_hash(task) for split, task in tasks.items()},
         "tasks": {split: task.dump_config() for split, task in tasks.items()},
+        "others": {name: ability.data_hash(loaded) for name, loaded in others.items()},
         "settings": asdict(settings)
         | dict.fromkeys(("name", "retain_model", "reference_record"))
         | resolved(lm, settings),
@@ -161,7 +176,13 @@ def git_state() -> GitState | None:
 
 
 def signature_of(
-    benchmark: str, tasks: Tasks, firsts: Mapping[str, Document], lm: HFLM, control: Control, settings: Settings
+    benchmark: str,
+    tasks: Tasks,
+    firsts: Mapping[str, Document],
+    lm: HFLM,
+    control: Control,
+    settings: Settings,
+    others: ability.Loaded,
 ) -> str:
     """The signature of a run, see signature.py. firsts: the first document of each split, as it was asked."""
     if control.method == "none":
@@ -178,11 +199,16 @@ def signature_of(
         "ctl": ctl,
         "dtype": dtype(lm),
         "data": short_hash(data_hash(task) for task in tasks.values()),
+        **({"util": others_hash(others, settings)} if others else {}),
         "seed": str(settings.seed),
         "lm-eval": importlib.metadata.version("lm-eval"),
         "v": __version__,
     }
     return signature.make(benchmark, fields)
+
+
+def others_hash(others: ability.Loaded, settings: Settings) -> str:
+    return short_hash([str(settings.utility_limit), *(ability.data_hash(loaded) for loaded in others.values())])
 
 
 def short_hash(parts: Iterable[str]) -> str:

@@ -30,6 +30,7 @@ HEADLINE: dict[str, list[tuple[str, str]]] = {
         ("*", "rouge"),
         ("*", "rouge_f1"),
     ],
+    "General ability": [],  # whatever other tasks were asked for
     "Forget quality": [
         ("forget", "extraction_strength"),
         ("forget", "exact_memorization"),
@@ -51,6 +52,8 @@ def rows(names: Mapping[str, Collection[str]], everything: bool = False) -> list
         for split in splits
         if (split == pattern or pattern == ("forget" if is_forget(split) else "*")) and metric in names[split]
     ]
+    found += [(facet_of(m, split), split, m) for split in splits for m in names[split] if m not in METRICS]
+    found.sort(key=lambda row: list(HEADLINE).index(row[0]))
     if everything:
         rest = [(facet_of(metric, split), split, metric) for split in splits for metric in names[split]]
         found = sorted(dict.fromkeys([*found, *rest]), key=lambda row: list(HEADLINE).index(row[0]))
@@ -58,6 +61,8 @@ def rows(names: Mapping[str, Collection[str]], everything: bool = False) -> list
 
 
 def facet_of(metric: str, split: str) -> str:
+    if metric not in METRICS:
+        return "General ability"
     if METRICS[metric].facet == "fluency":
         return "Fluency"
     return "Forget quality" if is_forget(split) else "Knowledge retention"
@@ -70,6 +75,10 @@ def measured(scores: Scores) -> dict[str, dict[str, None]]:
         for split, metrics in splits.items():
             names.setdefault(split, {}).update(dict.fromkeys(metrics))
     return names
+
+
+def arrow(record: RunRecord, metric: str, split: str) -> str:
+    return ARROW[record.ability.get(metric) or good(metric, split)]
 
 
 def number(value: float) -> str:
@@ -131,7 +140,7 @@ def table(record: RunRecord, everything: bool = False) -> Table:
             facet = row_facet
         found = [record.scores[model].get(split, {}).get(metric) for model in models]
         result.add_row(
-            Text(f"  {metric} {ARROW[good(metric, split)]}"),
+            Text(f"  {metric} {arrow(record, metric, split)}"),
             split,
             *(Text(cell(score)) for score in found),
             _documents(found),
@@ -164,7 +173,7 @@ def markdown(record: RunRecord) -> str:
         found = [record.scores[model].get(split, {}).get(metric) for model in models]
         cells = [
             facet,
-            f"{metric} {ARROW[good(metric, split)]}",
+            f"{metric} {arrow(record, metric, split)}",
             escape_markdown(split),
             *map(cell, found),
             _documents(found),

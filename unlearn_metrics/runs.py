@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +35,7 @@ SCHEMA = "unlearn-metrics/record/2"
 RECORD_TYPE = TypeAdapter(RunRecord)
 SCORED_ROLES = ("answer", "paraphrased_question", "true_answer", "wrong_answers", "judged_generation")
 MODELS = ("original", "uncontrolled", "controlled", "retain_only")
+ABILITY = re.compile(r"[\w-]{1,100}\.[\w.,@=-]{1,100}", re.ASCII)  # a metric of another lm-eval task: TASK.METRIC
 MAX_RECORD_BYTES = 1 << 26
 # of documents from others: more splits than any benchmark has, texts that take long to compare
 MAX_SPLITS, MAX_TEXT = 1_000, 100_000
@@ -54,7 +56,7 @@ def summarise(documents: Sequence[Document], metrics: Iterable[str], seed: int =
         np.array(list(found.values())).reshape(len(names), len(clusters)),
         clusters,
         seed,
-        [METRICS[name].geometric for name in names],
+        [name in METRICS and METRICS[name].geometric for name in names],
     )
     return dict(zip(names, scored, strict=True))
 
@@ -87,7 +89,7 @@ def rescore(folder: Path, more: Iterable[str] = ()) -> RunRecord:
             names = available(documents)
             wanted.setdefault(model, {})[split] = [
                 n for n in METRICS if n in had or (n in names and {n, "all"} & {*more})
-            ]
+            ] + [n for n in record.ability if n in had]
     found = {name for splits in wanted.values() for names in splits.values() for name in names} | {"all"}
     for name in more:
         if name not in METRICS and name != "all":
@@ -205,13 +207,16 @@ def _check(path: Path, record: RunRecord) -> None:
     named: list[tuple[str, Iterable[str], Iterable[str]]] = [
         ("model", record.scores, MODELS),
         ("model", record.composites, MODELS),
-        ("metric", scored, METRICS),
+        ("metric", scored, METRICS.keys() | record.ability.keys()),
         ("composite", [name for names in record.composites.values() for name in names], COMPOSITES),
     ]
     for what, names, known in named:
         for name in names:
             if name not in known:
                 raise InputError(f"{path} has an unknown {what} '{name[:80]}'; a newer version may know it")
+    for name in record.ability:
+        if name in METRICS or not ABILITY.fullmatch(name):
+            raise InputError(f"{path} is not a valid record: '{name[:80]}' is no TASK.METRIC of another lm-eval task")
     for contradiction in _contradictions(record):
         raise InputError(f"{path} is not a valid record: {contradiction}")
 
@@ -256,7 +261,8 @@ _ARROW = {str: pa.string(), int: pa.int32(), float: pa.float64()}
 
 def load_documents(folder: Path) -> Observations:
     """The documents of a run as they were scored, bit for bit. InputError if the files are not what `save` writes."""
-    texts, tokens = _read(folder / TEXTS), _read(folder / TOKENS)
+    foreign = load_record(folder).ability if (folder / RECORD).exists() else ()
+    texts, tokens = _read(folder / TEXTS, foreign), _read(folder / TOKENS)
     observations: Observations = {}
     by_key: dict[tuple[Any, ...], Document] = {}
     columns = {name: _plain(texts, name) for name in texts.column_names}
@@ -296,10 +302,10 @@ def load_documents(folder: Path) -> Observations:
     return observations
 
 
-def _read(path: Path) -> pa.Table:
+def _read(path: Path, foreign: Iterable[str] = ()) -> pa.Table:
     wanted = TEXT_COLUMNS if path.name == TEXTS else TOKEN_COLUMNS
     columns = {name: parquet.STRING if kind is str else _type(name, kind) for name, kind in wanted.items()}
-    columns |= {LOGGED + name: pa.float64() for name in (METRICS if path.name == TEXTS else ())}
+    columns |= {LOGGED + name: pa.float64() for name in ([*METRICS, *foreign] if path.name == TEXTS else ())}
     keys = ("model", "split", "id", "cluster" if path.name == TEXTS else "role")
     table = parquet.read(path, columns, [*keys, *(TOKEN_SCORE_FIELDS if path.name == TOKENS else ())])
     for name in keys:

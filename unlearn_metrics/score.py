@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from lm_eval.models.huggingface import HFLM
 
-from unlearn_metrics import harness, provenance, runs, signature
+from unlearn_metrics import ability, harness, provenance, runs, signature
 from unlearn_metrics.backends import hf
 from unlearn_metrics.composites import whole
 from unlearn_metrics.control.calibration import calibrate
@@ -36,6 +36,7 @@ from unlearn_metrics.types import (
     Settings,
     TokenScores,
     first_line,
+    is_forget,
 )
 
 RETENTION_METRIC = "extraction_strength"
@@ -171,6 +172,9 @@ def run(
         earlier, known, answered = open_reference(
             settings.reference_record, settings.reference_from, benchmark, tasks, settings.limit
         )
+    others = ability.load(settings.utility_tasks, settings.include_path) if settings.utility_tasks else {}
+    if taken := [name for name in others if name in tasks or is_forget(name)]:
+        raise InputError(f"the task {taken[0]} has the name of a split of {benchmark}; copy it under another")
     say(f"checking {original} and {unlearned}")
     o, u = open_pair(original, unlearned)
     checkpoints = {"original": identify(o), "unlearned": identify(u)}
@@ -185,18 +189,19 @@ def run(
     for note in notes:
         say(note)
     lm = build_lm(o, settings)
-    stage = stages(partial, provenance.fingerprint(tasks, lm, checkpoints, settings), hf.work(lm), say)
+    stage = stages(partial, provenance.fingerprint(tasks, lm, checkpoints, settings, others), hf.work(lm), say)
 
     def observe(alpha: float, low: Checkpoint = o, high: Checkpoint = u) -> dict[str, list[Document]]:
         mix_into(lm.model, low, high, alpha)
-        return harness.evaluate(lm, tasks, settings.limit, settings.apply_chat_template)
+        seen = harness.evaluate(lm, tasks, settings.limit, settings.apply_chat_template)
+        return seen | ability.evaluate(lm, others, settings.utility_limit, settings.apply_chat_template)
 
     say("evaluating the original")
     seen: Observations = {"original": stage("original", lambda: observe(0))}
-    firsts = {split: documents[0] for split, documents in seen["original"].items()}
+    firsts = {split: seen["original"][split][0] for split in tasks}
     if settings.reference_record is not None:
-        mine = provenance.signature_of(benchmark, tasks, firsts, lm, Control("none", 1.0), settings)
-        if differing := signature.differences(earlier.signature, mine, besides=("ctl",)):
+        mine = provenance.signature_of(benchmark, tasks, firsts, lm, Control("none", 1.0), settings, {})
+        if differing := signature.differences(earlier.signature, mine, besides=("ctl", "util")):
             where = f"{settings.reference_record} can't be the reference of this run"
             raise InputError(f"{where}: {'; '.join(differing)}")
     # calibrating reads only the original's retain documents; it comes before the rest so that its refusals do
@@ -220,7 +225,7 @@ def run(
         say("evaluating the retain-only model")
         seen["retain_only"] = stage("retain_only", lambda: observe(1, base, r))
     elif settings.reference_record is not None:
-        seen["retain_only"] = answered
+        seen["retain_only"] = {split: documents for split, documents in answered.items() if split in tasks}
     say("judging the generations by the original")
     spoken = [d for splits in seen.values() for documents in splits.values() for d in documents if "generation" in d]
 
@@ -235,8 +240,10 @@ def run(
         for splits in seen.values():
             splits["retain_calibration"], splits["retain"] = halves(splits["retain"])
         control = replace(control, achieved_held_out=mean_retention(seen["controlled"]["retain"]))
+    directions = ability.directions(others, seen["original"])
     of_split = {split: [*task.metrics, *_judged(task)] for split, task in tasks.items()}
-    metrics = {m: {split: of_split[split.removesuffix("_calibration")] for split in seen[m]} for m in seen}
+    of_split |= {name: list(seen["original"][name][0]["logged"]) for name in others}
+    metrics = {m: {split: of_split.get(split.removesuffix("_calibration"), []) for split in seen[m]} for m in seen}
     scores, composites = score_all(seen, metrics, settings.seed)
     record = provenance.record(
         name=settings.name or unlearned,
@@ -250,6 +257,8 @@ def run(
         composites=composites,
         settings=settings,
         wall_seconds=time.monotonic() - start + stage.seconds,
+        others=others,
+        directions=directions,
     )
     return record, seen
 

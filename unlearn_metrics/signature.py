@@ -21,6 +21,7 @@ FIELDS = {
     "ctl": "the control and its target",
     "dtype": "precision of the model",
     "data": "the documents (hash)",
+    "util": "other lm-eval tasks, their documents and number (hash)",
     "seed": "the resampling of the intervals",
     "src": "the evaluator whose log was imported",
     "lm-eval": "its version",

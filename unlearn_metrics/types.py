@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 from annotated_types import Ge, Le, MaxLen
@@ -94,7 +94,7 @@ class Settings:
     """What the user chose. Exactly one of keep and alpha is set, or neither: no control.
 
     retain_model: the checkpoint that never saw the forget set; or reference_record, an earlier run whose model
-    reference_from stands for it.
+    reference_from stands for it. utility_tasks: lm-eval tasks beside the benchmark, from include_path too.
     """
 
     keep: float | None = 0.95
@@ -106,6 +106,9 @@ class Settings:
     retain_model: str | None = None
     reference_record: Path | None = None
     reference_from: str = "retain_only"
+    utility_tasks: tuple[str, ...] = ()
+    include_path: Path | None = None
+    utility_limit: int | None = None
     apply_chat_template: bool = False
     batch_size: int = 1
     seed: int = 0
@@ -243,7 +246,8 @@ class RunRecord:
 
     name: what a table calls the unlearned checkpoint. composites: model -> name -> figures of several splits or models.
     checkpoints: "original", "unlearned", and "retain_only" where forget quality has a reference. imported: None where
-    the package measured the record itself. What could not be known is None or absent, never a default.
+    the package measured the record itself. ability: metrics of other lm-eval tasks, TASK.METRIC -> which way is
+    good. What could not be known is None or absent, never a default.
     """
 
     __pydantic_config__ = STRICT
@@ -267,3 +271,4 @@ class RunRecord:
     work: dict[Text, Count]
     wall_seconds: float | None
     created: Text
+    ability: dict[Text, Literal["higher", "lower"]] = field(default_factory=dict)

@@ -86,6 +86,11 @@ ReferenceRecord = Annotated[
 ReferenceFrom = Annotated[
     ReferenceModel, typer.Option(help="Which model of that run is the reference.", show_default=True)
 ]
+UtilityTasks = Annotated[
+    str, typer.Option(help="Any lm-eval tasks or groups beside the benchmark: general ability.", metavar="TASK,...")
+]
+IncludePath = Annotated[Path | None, typer.Option(help="Folder with task YAML of your own, for --utility-tasks.")]
+UtilityLimit = Annotated[int | None, typer.Option(help="Only the first N documents of each of these tasks.", min=1)]
 Keep = Annotated[
     float | None,
     typer.Option(help="Calibrate: the largest alpha that keeps this share of the original's retention [0.95]."),
@@ -130,6 +135,9 @@ def score(
     retain_model: RetainModel = None,
     reference_record: ReferenceRecord = None,
     reference_from: ReferenceFrom = ReferenceModel.retain_only,
+    utility_tasks: UtilityTasks = "",
+    include_path: IncludePath = None,
+    utility_limit: UtilityLimit = None,
     name: Annotated[
         str | None, typer.Option(help="What tables call the unlearned checkpoint. Default: as given.", metavar="TEXT")
     ] = None,
@@ -155,6 +163,9 @@ def score(
         retain_model=retain_model,
         reference_record=reference_record,
         reference_from=reference_from.value,
+        utility_tasks=tuple(name.strip() for name in utility_tasks.split(",") if name.strip()),
+        include_path=include_path,
+        utility_limit=utility_limit,
     )
     from unlearn_metrics.folder import check_out
 

@@ -97,7 +97,7 @@ def value(name: str, document: Document) -> float:
     """
     if name in document.get("logged", ()):
         return float(document["logged"][name])
-    return METRICS[name](document) if METRICS[name].can_score(document) else math.nan
+    return METRICS[name](document) if name in METRICS and METRICS[name].can_score(document) else math.nan
 
 
 def _types(field: Any) -> frozenset[type]:

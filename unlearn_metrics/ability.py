@@ -1,0 +1,123 @@
+"""General ability: any lm-eval tasks beside a benchmark, evaluated by lm-eval itself, kept as per-document values."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from lm_eval import evaluator
+from lm_eval.api.metrics import mean
+from lm_eval.api.model import LM
+
+from unlearn_metrics.harness import OurTaskManager, quiet
+from unlearn_metrics.types import Document, InputError, first_line
+
+Loaded = Mapping[str, Mapping[str, Any]]
+
+
+def load(names: Sequence[str], include_path: Path | None = None) -> dict[str, dict[str, Any]]:
+    """name -> what lm-eval loads for it: a task, or a group with its tasks. Few-shot examples and their seed are as
+    lm-eval's command has them by default.
+
+    InputError for an unknown name, data that cannot be read, and a task of which no figure can be kept.
+    """
+    manager = OurTaskManager(include_path=include_path)
+    loaded: dict[str, dict[str, Any]] = {}
+    for name in names:
+        if name not in manager.task_index:
+            near = difflib.get_close_matches(name, list(manager.task_index), n=3, cutoff=0.6)
+            hint = f"; did you mean {' or '.join(near)}?" if near else "; `lm_eval ls tasks` lists them"
+            raise InputError(f"lm-eval has no task '{name}'{hint}")
+        try:
+            with quiet():
+                loaded[name] = dict(manager.load(name))
+        except (OSError, ValueError) as error:  # datasets: no network, no such file
+            raise InputError(f"cannot load the data of {name}: {first_line(error)}") from error
+        for task in loaded[name]["tasks"].values():
+            if task.get_config("num_fewshot") is None:
+                task.set_config(key="num_fewshot", value=0)
+            task.set_fewshot_seed(seed=1234)
+        if not _means(name, loaded[name]):  # perplexities of words, corpus scores, groups that weigh all tasks alike
+            raise InputError(
+                f"no figure of {name} is a mean over its documents, so none can be kept with an interval"
+                + ("; name its tasks" if name in loaded[name]["groups"] else "")
+            )
+    return loaded
+
+
+def evaluate(
+    lm: LM, loaded: Loaded, limit: int | None = None, apply_chat_template: bool = False
+) -> dict[str, list[Document]]:
+    """name -> documents, of a group those of all its tasks, with their metrics in "logged" as NAME.METRIC, or
+    NAME.METRIC,FILTER. A metric stays out if lm-eval's own figure is not the mean of these values.
+    """
+    return {
+        name: _documents(name, _run(lm, tasks, limit, apply_chat_template), _means(name, tasks))
+        for name, tasks in loaded.items()
+    }
+
+
+def _run(lm: LM, tasks: Mapping[str, Any], limit: int | None, apply_chat_template: bool) -> Mapping[str, Any]:
+    with quiet():
+        results = evaluator.evaluate(
+            lm=lm,
+            task_dict=dict(tasks),
+            limit=limit,
+            bootstrap_iters=0,
+            log_samples=True,
+            apply_chat_template=apply_chat_template,
+        )
+    return dict(results)
+
+
+def _means(name: str, loaded: Mapping[str, Any]) -> set[str]:
+    """The metrics of which lm-eval's figure is the mean over all documents."""
+    each = []
+    for task in loaded["tasks"].values():
+        how = task.aggregation()
+        each.append({metric for metric in task.higher_is_better() if how.get(metric, mean) is mean})
+    shared = set.intersection(*each)
+    if name in loaded["tasks"]:
+        return shared
+    weighed = loaded["groups"][name].aggregate_metric_list or []
+    return shared & {how.metric for how in weighed if how.weight_by_size}
+
+
+def _documents(name: str, results: Mapping[str, Any], means: set[str]) -> list[Document]:
+    rows: dict[tuple[str, int], dict[str, float]] = {}
+    for task, samples in results["samples"].items():
+        for sample in samples:
+            logged = rows.setdefault((task, int(sample["doc_id"])), {})
+            for metric in means & {*sample["metrics"]}:
+                logged[f"{name}.{metric}" + ("" if sample["filter"] == "none" else f",{sample['filter']}")] = float(
+                    sample[metric]
+                )
+    return [{"id": i, "split": name, "cluster": i, "logged": rows[key]} for i, key in enumerate(sorted(rows))]
+
+
+def directions(loaded: Loaded, documents: Mapping[str, Sequence[Document]]) -> dict[str, Literal["higher", "lower"]]:
+    """NAME.METRIC -> which way is good, as the tasks say."""
+    found: dict[str, Literal["higher", "lower"]] = {}
+    for name, tasks in loaded.items():
+        better = {m: up for task in tasks["tasks"].values() for m, up in task.higher_is_better().items()}
+        for key in documents[name][0]["logged"]:
+            metric = key.removeprefix(f"{name}.").split(",")[0]
+            found[key] = "higher" if better.get(metric, True) else "lower"
+    return found
+
+
+def data_hash(tasks: Mapping[str, Any]) -> str:
+    """sha256 over the tasks' names, versions, examples and documents, in order."""
+    digest = hashlib.sha256()
+    for name, task in tasks["tasks"].items():
+        digest.update(f"{name} {task.VERSION} {task.get_config('num_fewshot')}".encode())
+        for doc in task.eval_docs:
+            digest.update(repr(sorted(doc.items())).encode())
+    return digest.hexdigest()
+
+
+def versions(loaded: Loaded) -> dict[str, str]:
+    return {name: str(task.VERSION) for tasks in loaded.values() for name, task in tasks["tasks"].items()}
