@@ -60,11 +60,13 @@ def comparable(line: str) -> tuple[tuple[str, str], ...]:
     return tuple(sorted(fields.items()))
 
 
-def differences(a: str, b: str, besides: Collection[str] = ()) -> list[str]:
+def differences(
+    a: str, b: str, besides: Collection[str] = (), words: tuple[str, str] = ("in one", "in the other")
+) -> list[str]:
     """In which fields that matter two signatures differ, besides those named, in words; empty: they may be compared."""
     one, two = dict(comparable(a)), dict(comparable(b))
     return [
-        f"{key} is {one.get(key, 'not given')} in one, {two.get(key, 'not given')} in the other"
+        f"{key} is {one.get(key, 'not given')} {words[0]}, {two.get(key, 'not given')} {words[1]}"
         for key in ("benchmark", *FIELDS)
         if key not in besides and one.get(key) != two.get(key)
     ]

@@ -13,7 +13,8 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from unlearn_metrics.cli.console import err, out, wide
+from unlearn_metrics.cli.console import err, out, status, wide
+from unlearn_metrics.types import InputError
 
 app = typer.Typer()
 SHOWN = 10  # differences listed
@@ -144,3 +145,44 @@ def schema() -> None:
     from unlearn_metrics.runs import record_schema
 
     print(json.dumps(record_schema(), indent=2))
+
+
+@app.command(
+    epilog="[bold]Examples[/]: unlearn-metrics leaderboard runs/ --out site\n\n"
+    "unlearn-metrics leaderboard runs/ga-52 submitted/npo/record.json --out site --strict"
+)
+def leaderboard(
+    records: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUNS...", help="Runs, record.json files, or folders that hold runs at any depth."),
+    ],
+    out_folder: Annotated[
+        Path, typer.Option("--out", help="Folder for leaderboard.json, .csv, .md, .tex and index.html.")
+    ],
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Fail, and write nothing, if a record cannot be used.")
+    ] = False,
+) -> None:
+    """Rank runs by what is left of the forget set under control; one table for what may be compared.
+
+    Reads record.json files alone. One that is malformed is named on stderr and left out.
+    """
+    from unlearn_metrics.leaderboard import files, rows
+
+    with status() as say:
+        files.check_out(out_folder)
+        say(f"reading records in {', '.join(map(str, records))}")
+        found, bad = rows.read(records)
+        for line in bad:
+            err.print(Text(files.shown(f"left out: {line}")), soft_wrap=True)
+        if strict and bad:
+            raise InputError(f"{len(bad)} of the records cannot be used; without --strict they are left out")
+        if not found:
+            raise InputError("there is no record to make a leaderboard of")
+        groups = rows.groups(found)
+        files.write(out_folder, groups, say)
+    kept = sum(len(group.rows) for group in groups)
+    tables = f"{kept} row{'s'[: kept > 1]} in {len(groups)} table{'s'[: len(groups) > 1]}"
+    ranked = sum(group.ranked for group in groups)
+    older = f"; {len(found) - kept} older records of the same runs left out" if len(found) > kept else ""
+    out.print(Text(f"{tables}, {ranked} ranked{older}: {out_folder / 'index.html'}"), soft_wrap=True)

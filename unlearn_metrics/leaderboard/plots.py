@@ -1,0 +1,208 @@
+"""Two plots of a group as inline SVG: what is left against what is retained, and the calibration.
+
+matplotlib draws; then every style attribute, which the page's Content-Security-Policy forbids, becomes a presentation
+attribute, its colours those of the page. Names of rows come in afterwards, as escaped tooltips: no text from a record
+is ever laid out or parsed by matplotlib.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure as Canvas
+
+from unlearn_metrics.leaderboard.rows import Group, Row
+
+SERIES = 8  # colours; the numbers of the rows tell apart what shares one
+BARS, NUMBERS = 12, 40  # in a group of more rows: no error bars, no numbers in the points
+# what matplotlib draws in -> what the page makes of it
+INK, MUTED, LINE, PAGE = "#010101", "#020202", "#030303", "#040404"
+COLOURS = {INK: "currentColor", MUTED: "var(--muted)", LINE: "var(--line)", PAGE: "var(--card)"}
+COLOURS |= {f"#0a0b{i:02x}": f"var(--s{i})" for i in range(SERIES)}
+STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "unlearn-metrics",
+    "text.parse_math": False,
+    "font.size": 8,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": LINE,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": LINE,
+    "grid.linewidth": 0.4,
+    "xtick.color": LINE,
+    "ytick.color": LINE,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "lines.solid_capstyle": "round",
+}
+SIZE = (4.6, 3.3)  # inches of 72 units: on a phone about one pixel each
+
+
+def colour(place: int) -> str:
+    return f"#0a0b{place % SERIES:02x}"
+
+
+def trade_off(group: Group, names: Sequence[str]) -> str | None:
+    """x = retention, y = what is left of the forget set; a line from each row's raw point to the one under control.
+
+    Only measured points are drawn; the lines join them and say nothing of what lies between. None if there is none.
+    """
+
+    def draw(axes: Axes) -> bool:
+        for place, row in enumerate(group.rows):
+            tint, gid, above = colour(place), f"row{place}", _above(place, group)
+            raw, held = (_point(row, side) for side in ("uncontrolled", "controlled"))
+            if raw and held:
+                axes.plot(*zip(raw, held, strict=True), color=tint, lw=1, alpha=0.6, zorder=2, gid=f"{gid}-path")
+            if held and len(group.rows) <= BARS:
+                kept, left = (row.figures[column]["controlled"] for column in ("retention", "left"))
+                if kept.ci_low is not None and kept.ci_high is not None:
+                    axes.hlines(held[1], kept.ci_low, kept.ci_high, color=tint, lw=0.8, zorder=2, gid=f"{gid}-kept")
+                if left.ci_low is not None and left.ci_high is not None:
+                    axes.vlines(held[0], left.ci_low, left.ci_high, color=tint, lw=0.8, zorder=2, gid=f"{gid}-left")
+            if raw:
+                axes.plot(*raw, "o", mfc=PAGE, mec=tint, mew=1.3, ms=5, zorder=above, gid=f"{gid}-raw")
+            if held:
+                _spot(axes, *held, place, group)
+        if not axes.lines:
+            return False
+        if (original := _original(group.rows)) is not None:
+            axes.plot(*original, "+", color=INK, ms=9, mew=1.4, zorder=5, gid="original")
+        if (target := _target(group.rows)) is not None:
+            axes.axvline(target, color=MUTED, lw=0.9, ls=(0, (4, 3)), zorder=1)
+            axes.annotate("target", (target, 1.06), ha="right", va="bottom", color=MUTED, annotation_clip=False)
+        axes.set_xlabel("retention: extraction strength on retain")
+        axes.set_ylabel("left: extraction strength on forget")
+        return True
+
+    return _svg(draw, f"{group.id}-t", "What is left of the forget set against retention", names)
+
+
+def calibration(group: Group, names: Sequence[str]) -> str | None:
+    """x = alpha, y = retention on the calibrating half, at every alpha that the calibration evaluated."""
+
+    def draw(axes: Axes) -> bool:
+        for place, row in enumerate(group.rows):
+            trace = sorted((point.alpha, point.retention) for point in row.record.control.trace)
+            if not trace:
+                continue
+            line: Any = {"color": colour(place), "lw": 1, "ms": 2.2, "zorder": 2, "gid": f"row{place}-trace"}
+            axes.plot(*zip(*trace, strict=True), "o-", **line)
+            for alpha, retention in trace:
+                if alpha == row.alpha:
+                    _spot(axes, alpha, retention, place, group)
+        if not axes.lines:
+            return False
+        targets = {row.record.control.target for row in group.rows if row.record.control.trace}
+        if len(targets) == 1 and (target := targets.pop()) is not None:
+            axes.axhline(target, color=MUTED, lw=0.9, ls=(0, (4, 3)), zorder=1)
+            axes.annotate("target", (0, target), ha="left", va="bottom", color=MUTED)
+        axes.set_xlabel("alpha: weight of the unlearned model (0 = original)")
+        axes.set_ylabel("retention on the calibrating half")
+        return True
+
+    return _svg(draw, f"{group.id}-c", "Retention at each alpha that the calibration tried", names)
+
+
+def _spot(axes: Axes, x: float, y: float, place: int, group: Group) -> None:
+    """A filled point, its row's number in it if there is room for numbers."""
+    gid, above, room = f"row{place}", _above(place, group), len(group.rows) <= NUMBERS
+    axes.plot(x, y, "o", color=colour(place), mec=PAGE, mew=0.7, ms=9.5 if room else 4, zorder=above, gid=f"{gid}-held")
+    if room:
+        inside: Any = {"ha": "center", "va": "center_baseline", "fontsize": 6.5, "color": PAGE, "clip_on": True}
+        axes.text(x, y, str(place + 1), **inside, zorder=above, gid=f"{gid}-number")
+
+
+def _above(place: int, group: Group) -> float:
+    """Earlier rows lie on top."""
+    return 3 + (len(group.rows) - place) / (len(group.rows) + 1)
+
+
+def _point(row: Row, side: str) -> tuple[float, float] | None:
+    x, y = (row.figures[column][side].value for column in ("retention", "left"))
+    return None if x is None or y is None else (x, y)
+
+
+def _original(rows: Sequence[Row]) -> tuple[float, float] | None:
+    for row in rows:
+        splits = row.record.scores.get("original", {})
+        found = [splits.get(split, {}).get("extraction_strength") for split in ("retain", "forget")]
+        x, y = (None if score is None else score.value for score in found)
+        if x is not None and y is not None:
+            return x, y
+    return None
+
+
+def _target(rows: Sequence[Row]) -> float | None:
+    return next((row.target for row in rows if row.target is not None), None)
+
+
+def _svg(draw: Callable[[Axes], bool], prefix: str, label: str, names: Sequence[str]) -> str | None:
+    with mpl.rc_context(STYLE):
+        canvas = Canvas(figsize=SIZE)
+        FigureCanvasSVG(canvas)
+        axes = canvas.add_axes((0.115, 0.14, 0.865, 0.79))
+        axes.set_xlim(-0.03, 1.05)
+        axes.set_ylim(-0.03, 1.05)
+        if not draw(axes):
+            return None
+        text = io.StringIO()
+        canvas.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return inline(text.getvalue(), prefix, label, names)
+
+
+_SVG, _LINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}href"
+
+
+def inline(text: str, prefix: str, label: str, names: Sequence[str]) -> str:
+    """matplotlib's SVG for a page: ids prefixed, no style, colours of the page, parts of a row marked data-row.
+
+    names: of the rows, which a pointer on a row's parts is told.
+    """
+    root = ET.fromstring(text)
+    used = set(re.findall(r"""(?:url\(|href=")#([^)"]+)""", text))
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.tag in (f"{_SVG}style", f"{_SVG}metadata") or (child.tag == f"{_SVG}defs" and not len(child)):
+                parent.remove(child)
+    for node in root.iter():
+        node.tag = node.tag.removeprefix(_SVG)
+        for key, value in [pair.split(":", 1) for pair in node.attrib.pop("style", "").split(";") if ":" in pair]:
+            node.set(key.strip(), value.strip())
+        for key in ("font", "font-family"):
+            if key in node.attrib:
+                size = re.search(r"([\d.]+)px", node.attrib.pop(key))
+                if size:
+                    node.set("font-size", size[1])
+        for key in ("fill", "stroke"):
+            if key in node.attrib:
+                node.set(key, COLOURS.get(node.attrib[key], node.attrib[key]))
+        if _LINK in node.attrib:
+            node.set("href", "#" + prefix + node.attrib.pop(_LINK).removeprefix("#"))
+        if "clip-path" in node.attrib:
+            node.set("clip-path", node.attrib["clip-path"].replace("url(#", f"url(#{prefix}"))
+        name = node.attrib.pop("id", "")
+        if name in used:
+            node.set("id", prefix + name)
+        elif found := re.match(r"row(\d+)-", name):
+            node.set("data-row", found[1])
+            title = ET.Element("title")
+            title.text = f"{int(found[1]) + 1}: {names[int(found[1])]}"
+            node.insert(0, title)
+    for key in ("width", "height", "version"):
+        root.attrib.pop(key, None)
+    root.set("role", "img")
+    root.set("aria-label", label)
+    return ET.tostring(root, encoding="unicode")
