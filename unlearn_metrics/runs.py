@@ -230,6 +230,9 @@ def _contradictions(record: RunRecord) -> Iterable[str]:
         yield "its signature and 'imported' disagree on whether it was imported"
     if "ctl" in fields and (fields["ctl"] == "none") != (control.method == "none"):
         yield "its signature and 'control' disagree on whether there was a control"
+    kept = fields.get("ctl", "").partition(".keep")[2]
+    if kept != ("" if control.keep is None else f"{control.keep:g}"):
+        yield "its signature and 'control' disagree on the share of retention that was kept"
     if control.method == "none" and (control.alpha != 1 or "controlled" in record.scores):
         yield "it has no control, but a controlled model"
     if control.keep is not None and not 0 < control.keep <= 1:

@@ -351,9 +351,8 @@ def facets(record: RunRecord) -> tuple[list[str], dict[str, list[tuple[str, list
         for name, arrow in names.items():
             scores = [table.get(name) for table in tables[split]]
             if any(scores):
-                cells = ["—" if score is None else report.cell(score) for score in scores]
                 n = " / ".join(sorted({f"{score.n:,}" for score in scores if score}))
-                found.setdefault(split, []).append((f"{name} {arrow}", cells, n))
+                found.setdefault(split, []).append((f"{name} {arrow}", [report.cell(score) for score in scores], n))
     return models, found
 
 

@@ -106,10 +106,7 @@ def read(paths: Iterable[Path]) -> tuple[list[Found], list[str]]:
             try:
                 if path.resolve() in found:
                     continue
-                if not path.is_file():  # a pipe of that name would be waited for
-                    raise InputError(f"{path} is no file")
                 record = load_record(path)
-                _check_intervals(path, record)
                 found[path.resolve()] = Found(source, hashlib.sha256(path.read_bytes()).hexdigest(), record)
             except (InputError, OSError) as error:
                 bad.append(" ".join(str(error).split()))
@@ -129,15 +126,6 @@ def _sources(given: Path, bad: list[str]) -> Iterable[tuple[str, Path]]:
         if RECORD in files:
             path = Path(folder, RECORD)
             yield str(top.name / path.relative_to(top)), path
-
-
-def _check_intervals(path: Path, record: RunRecord) -> None:
-    tables = [*record.composites.values(), *(t for splits in record.scores.values() for t in splits.values())]
-    for name, score in (item for table in tables for item in table.items()):
-        if (score.ci_low is None) != (score.ci_high is None):
-            raise InputError(f"{path} is not a valid record: half an interval of {name}")
-        if score.ci_low is not None and score.ci_high is not None and score.ci_low > score.ci_high:
-            raise InputError(f"{path} is not a valid record: an interval of {name} that ends before it starts")
 
 
 def newest(found: Iterable[Found]) -> tuple[list[Found], dict[str, list[str]]]:
