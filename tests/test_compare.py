@@ -160,7 +160,7 @@ def save(
         name=name or folder.name,
         benchmark=signature.split("|")[0],
         verdict="",
-        control=Control("mix", 0.5),
+        control=Control("mix", 0.5, keep=0.95),
         scores=scores,
         composites=composites,
         checkpoints={"original": CheckpointInfo("o", None, None, None, None)},

@@ -7,7 +7,6 @@ import contextlib
 import csv
 import hashlib
 import io
-import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +20,7 @@ from pydantic import TypeAdapter
 
 from unlearn_metrics import __version__, report, signature
 from unlearn_metrics.composites import COMPOSITES
+from unlearn_metrics.folder import prepared
 from unlearn_metrics.leaderboard import plots
 from unlearn_metrics.leaderboard.rows import COLUMNS, SIDES, Figure, Group, Row
 from unlearn_metrics.metrics import METRICS, good
@@ -64,20 +64,15 @@ def write(out: Path, groups: list[Group], say: Callable[[str], None] = lambda me
     """Write the five files; each is replaced whole, the page last. InputError if `out` cannot take them."""
     check_out(out)
     makers = dict(zip(FILES, (as_json, as_csv, as_markdown, as_latex, as_html), strict=True))
-    partial = {name: out / f".{name}.partial-{os.getpid()}" for name in FILES}
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for name, path in partial.items():
-            say(f"writing {name}")
-            path.write_text(makers[name](groups), encoding="utf-8", newline="")
-        for name, path in partial.items():
-            os.replace(path, out / name)
+        with contextlib.ExitStack() as stack:  # nothing is replaced before all are on disk; the page, first in, last
+            for name in reversed(FILES):
+                say(f"writing {name}")
+                data = makers[name](groups).encode()
+                stack.enter_context(prepared(out / name, lambda file, data=data: file.write(data)))  # type: ignore[misc]
     except OSError as error:
         raise InputError(f"{out} cannot be written: {error}") from None
-    finally:
-        for path in partial.values():
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
     return [out / name for name in FILES]
 
 
@@ -376,7 +371,7 @@ def as_html(groups: list[Group]) -> str:
     def drawn(group: Group) -> list[tuple[Markup, str]]:
         names = [shown(row.name, NAME) for row in group.rows]
         pairs = [(plots.trade_off(group, names), TRADE_OFF), (plots.calibration(group, names), CALIBRATION)]
-        return [(Markup(svg), words) for svg, words in pairs if svg]
+        return [(Markup(svg), words) for svg, words in pairs if svg]  # our own SVG; its names are escaped
 
     return environment.get_template("leaderboard.html").render(
         groups=groups,

@@ -12,8 +12,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from unlearn_metrics import signature
+from unlearn_metrics.folder import RECORD
 from unlearn_metrics.report import number
-from unlearn_metrics.runs import RECORD, load_record
+from unlearn_metrics.runs import load_record
 from unlearn_metrics.stats import MIN_CLUSTERS
 from unlearn_metrics.types import InputError, RunRecord, Score
 
