@@ -583,7 +583,7 @@ const light = (colour) => {
 const ground = (e) => {
   for (; e; e = e.parentElement) {
     const colour = getComputedStyle(e).backgroundColor;
-    if (!/, 0\\)$/.test(colour)) return colour;
+    if (!/^rgba.*, 0\\)$/.test(colour)) return colour;
   }
   return "white";
 };

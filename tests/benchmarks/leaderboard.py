@@ -36,7 +36,8 @@ def main(run: Path, n: int = 1000) -> None:
             (Path(folder) / "runs" / str(i)).mkdir(parents=True)
             (Path(folder) / "runs" / str(i) / "record.json").write_bytes(RECORD_TYPE.dump_json(varied))
         start = time.monotonic()
-        command = [sys.executable, "-m", "unlearn_metrics.cli", "leaderboard", f"{folder}/runs", "--out", f"{folder}/site"]
+        command = [sys.executable, "-m", "unlearn_metrics.cli", "leaderboard", f"{folder}/runs"]
+        command += ["--out", f"{folder}/site"]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         seconds = time.monotonic() - start
         sizes = ", ".join(f"{p.name} {p.stat().st_size / 1e6:.1f} MB" for p in sorted(Path(folder, "site").iterdir()))

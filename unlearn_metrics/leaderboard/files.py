@@ -22,7 +22,7 @@ from unlearn_metrics import __version__, report, signature
 from unlearn_metrics.composites import COMPOSITES
 from unlearn_metrics.folder import prepared
 from unlearn_metrics.leaderboard import plots
-from unlearn_metrics.leaderboard.rows import COLUMNS, SIDES, Figure, Group, Row
+from unlearn_metrics.leaderboard.rows import COLUMNS, NAME, SIDES, Figure, Group, Row
 from unlearn_metrics.metrics import METRICS, good
 from unlearn_metrics.types import InputError, RunRecord
 
@@ -48,7 +48,6 @@ HEADINGS = {
 SIDE_NAMES = {"controlled": "under control", "uncontrolled": "raw"}
 GOOD = {"higher": "↑", "lower": "↓", "zero": "→ 0", "half": "→ ½"}
 MODEL_NAMES = report.COLUMNS | {"uncontrolled": "raw"}
-NAME = 80  # characters of a name in a table; it is whole in the CSV, the JSON and the page's details
 
 
 @dataclass(frozen=True)
@@ -340,7 +339,7 @@ def facets(record: RunRecord) -> tuple[list[str], dict[str, list[tuple[str, list
     tables = {split: [record.scores[model].get(split, {}) for model in models] for split in splits}
     tables["all splits"] = [record.composites.get(model, {}) for model in models]
     ways = {split: {name: GOOD[good(name, split)] for name in METRICS} for split in splits}
-    ways["all splits"] = {name: GOOD[way] for name, way in COMPOSITES.items()}
+    ways["all splits"] = {name: GOOD[composite.better] for name, composite in COMPOSITES.items()}
     found: dict[str, list[tuple[str, list[str], str]]] = {}
     for split, names in ways.items():
         for name, arrow in names.items():

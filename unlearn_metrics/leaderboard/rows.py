@@ -31,6 +31,7 @@ COMPOSED = {
     "forget_quality": "needs a retain-only model that answered the same questions",
     "privleak": "needs a holdout split and a retain-only model",
 }
+NAME = 80  # characters of a name in a table or a sentence; it is whole in the CSV, the JSON and the page's details
 COLUMNS = (*MEASURED, *COMPOSED)
 SIDES = ("controlled", "uncontrolled")
 
@@ -244,7 +245,7 @@ def row(item: Found, replaces: list[str]) -> Row:
 
 def _figure(record: RunRecord, column: str, side: str) -> Figure:
     def unknown(why: str) -> Figure:
-        return Figure(None, None, None, 0, 0, why)
+        return Figure(None, None, None, 0, 0, why=why)
 
     if side not in record.scores:
         return unknown("not put under control" if side == "controlled" else "the record does not hold this model")
@@ -261,7 +262,7 @@ def _figure(record: RunRecord, column: str, side: str) -> Figure:
             return unknown(f"{metric} was not measured on {split}")
     why = None
     if score.value is None:
-        why = f"none of {score.n + score.unscored} documents could be scored"
+        why = score.undefined or f"none of {score.n + score.unscored} documents could be scored"
     elif score.ci_low is None:
         why = f"no interval: fewer than {MIN_CLUSTERS} independent clusters of documents"
     return Figure(**asdict(score), why=why)
@@ -306,6 +307,6 @@ def _group(key: object, rows: list[Row]) -> Group:
 def _apart(group: Group, largest: Group) -> list[str]:
     words = signature.differences(group.signatures[0], largest.signatures[0], words=("here", "there"))
     if (group.base_weights_sha256, group.base) != (largest.base_weights_sha256, largest.base):
-        mine, its = (f"{g.base} (weights {(g.base_weights_sha256 or 'unknown')[:8]})" for g in (group, largest))
+        mine, its = (f"{g.base[:NAME]} (weights {(g.base_weights_sha256 or 'unknown')[:8]})" for g in (group, largest))
         words.append(f"the original model is {mine} here, {its} there")
     return words

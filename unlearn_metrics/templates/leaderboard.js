@@ -74,7 +74,9 @@
     byId("count").value = count === total ? `${total} rows` : `${count} of ${total} rows`;
     byId("nothing").hidden = count > 0;
   };
-  for (const id of ["benchmark", "base", "search"]) byId(id).addEventListener("input", filter);
+  for (const id of ["benchmark", "base", "search"]) {
+    for (const on of ["input", "change"]) byId(id).addEventListener(on, filter);
+  }
   filter();
   follow();
 }
