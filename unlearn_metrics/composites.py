@@ -7,6 +7,7 @@ of a split and for all models, since they answered the same questions. docs/comp
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -98,7 +99,11 @@ class Model:
 
     def average(self, split: str, what: str, values: Floats) -> Floats:
         """[1 + resamples] means of a figure of the documents, [n]."""
-        result = stats.aggregate(values, self.weights(split))
+        scored = values[~np.isnan(values)]
+        point = math.fsum(scored.tolist()) / len(scored) if len(scored) else math.nan
+        clusters = np.array([d["cluster"] for d in self.documents(split)])
+        drawn = stats.resampled_means(values[None], clusters, [self.seed, *split.encode()])[0]
+        result = np.concatenate([[point], drawn])
         if np.isnan(result[0]):
             raise Undefined(f"{what} is unscored for all {len(values)} documents of {split}")
         return result

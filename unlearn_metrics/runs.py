@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -50,28 +51,35 @@ def halves(documents: Sequence[Document]) -> tuple[list[Document], list[Document
 
 def summarise(documents: Sequence[Document], metrics: Iterable[str], seed: int = 0) -> dict[str, Score]:
     """metric -> Score over the documents, clusters resampled together, one resampling for all metrics."""
-    names = list(metrics)
-    found, clusters = values(names, documents), np.array([d["cluster"] for d in documents])
-    scored = stats.scores(
-        np.array(list(found.values())).reshape(len(names), len(clusters)),
-        clusters,
-        seed,
-        [name in METRICS and METRICS[name].geometric for name in names],
-    )
-    return dict(zip(names, scored, strict=True))
+    return _summary(documents, values(list(metrics), documents), seed)
+
+
+def _summary(documents: Sequence[Document], found: Mapping[str, Sequence[float]], seed: int) -> dict[str, Score]:
+    clusters = np.array([d["cluster"] for d in documents])
+    figures = np.array(list(found.values())).reshape(len(found), len(documents))
+    scored = stats.scores(figures, clusters, seed, [name in METRICS and METRICS[name].geometric for name in found])
+    return dict(zip(found, scored, strict=True))
 
 
 def score_all(
     observations: Observations, metrics: Mapping[str, Mapping[str, Iterable[str]]], seed: int
 ) -> tuple[Scores, dict[str, dict[str, Score]]]:
     """(scores, composites) of all models. metrics: model -> split -> the metrics wanted."""
-    scores = {
-        model: {split: summarise(documents, metrics[model][split], seed) for split, documents in splits.items()}
-        for model, splits in observations.items()
-    }
-    reference, original = observations.get("retain_only"), observations.get("original")
+    scores: Scores = {model: {} for model in observations}
+    known: Observations = {model: {} for model in observations}
+    for model, splits in observations.items():
+        for split, documents in splits.items():
+            found = values(list(metrics[model][split]), documents)
+            scores[model][split] = _summary(documents, found, seed)
+            # composites take what has been computed as they take what was logged
+            rows = zip(*found.values(), strict=True) if found else ((),) * len(documents)
+            known[model][split] = [
+                d | {"logged": d.get("logged", {}) | dict(zip(found, row, strict=True))}
+                for d, row in zip(documents, rows, strict=True)
+            ]
+    reference, original = known.get("retain_only"), known.get("original")
     try:
-        return scores, {model: compose(splits, reference, original, seed) for model, splits in observations.items()}
+        return scores, {model: compose(splits, reference, original, seed) for model, splits in known.items()}
     except ValueError as error:
         raise InputError(f"the retain-only model was asked something else: {error}") from None
 
@@ -81,7 +89,12 @@ def rescore(folder: Path, more: Iterable[str] = ()) -> RunRecord:
 
     "all" in more: every metric that the documents allow. InputError for an unknown metric, or one that no split has.
     """
-    record, observations = load_record(folder), load_documents(folder)
+    record = load_record(folder)
+    gc.disable()  # a million objects that stay: the collector would look through them again and again
+    try:
+        observations = load_documents(folder)
+    finally:
+        gc.enable()
     wanted: dict[str, dict[str, list[str]]] = {}
     for model, splits in observations.items():
         for split, documents in splits.items():
