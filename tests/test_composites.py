@@ -219,7 +219,8 @@ def naive(name: str, mine: dict[str, Any], retain: dict[str, Any], original: dic
 def test_value_and_interval_are_those_of_a_loop_over_drawn_documents(name, monkeypatch):
     """Each draw takes whole clusters, the same for all three models and all metrics of a split."""
     draws = 120
-    monkeypatch.setattr(stats.bootstrap_weights, "__defaults__", (draws,))
+    for function in (stats.bootstrap_weights, stats.resampled_means):
+        monkeypatch.setattr(function, "__defaults__", (draws,))
     original = benchmark(np.random.default_rng(5))
     mine, retain = splits_of(original, 6), splits_of(original, 7)
     found = compose(mine, retain, original, seed=3)[name]
