@@ -520,6 +520,7 @@ FIELDS = {
     "true_answer",
     "wrong_answers",
     "judged_generation",
+    "self_judged_generation",
 }
 
 
@@ -541,6 +542,7 @@ def test_every_metric_reads_its_own_fields():
         "reference": "a b c d e f",
         "generation": "a b a b a",
         "judged_generation": answered("111", 1 / 16),
+        "self_judged_generation": answered("111", 1 / 9),
     }
     expected = {
         "extraction_strength": 2 / 5,
@@ -556,8 +558,13 @@ def test_every_metric_reads_its_own_fields():
         "rouge": 1 / 3,  # a b of six; precision would be 2/5
         "rouge_f1": 4 / 11,  # 2 x 2 / (5 + 6)
         "repetition": 0,  # abab, baba
+        "distinct_1": 2 / 5,
+        "distinct_2": 1 / 2,
+        "token_entropy": 0.4181656600,  # (3/5 log 5/3 + 2/5 log 5/2) / log 5
         "ngram_entropy": 0.945530556,
+        "refusal": 0,
         "perplexity": 16,
+        "self_perplexity": 9,
         "loss": math.log(2),
         "zlib": math.log(2) / 20,  # bytes of the compressed " a b c d e f"
         "min_k": math.log(2),
@@ -572,18 +579,16 @@ def test_every_metric_names_fields_that_its_function_takes(name: str):
     metric = METRICS[name]
     assert set(metric.needs) <= FIELDS
     inspect.signature(metric.fn).bind(*metric.needs)  # TypeError: too few or too many
-    assert (name in JUDGED) == ("judged_generation" in metric.needs)
-    assert name.removesuffix("_paraphrased").startswith(metric.fn.__name__)  # one name, one spelling
-    assert metric.geometric == (name == "perplexity")  # what has no upper bound must not let one document rule
+    assert (name in JUDGED) == ("judged_generation" in " ".join(metric.needs))
+    bare = name.removesuffix("_paraphrased").removeprefix("self_")
+    assert bare.startswith(metric.fn.__name__)  # one name, one spelling
+    assert metric.geometric == ("perplexity" in name)  # what has no upper bound must not let one document rule
 
 
 @pytest.mark.parametrize("name", METRICS)
 def test_every_metric_says_where_it_comes_from(name: str):
     doc = METRICS[name].fn.__doc__ or ""
-    if name == "perplexity":  # no source but the word; what matters is whose perplexity it is
-        assert "judge is the original model" in doc
-    else:
-        assert re.search(r"Source: \w+.* (19|20)\d\d\b|OpenUnlearning's `\w+`", doc)
+    assert re.search(r"Source: (\w|\s)+.* (19|20)\d\d\b|OpenUnlearning's `\w+`", doc)
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -602,15 +607,19 @@ def test_better_is_where_a_model_that_knows_and_speaks_stands(name: str):
         **dict.fromkeys(("answer", "paraphrased_question", "true_answer"), answered("0000", 0.2)),
         "wrong_answers": [answered("0011", 0.2)],
         "reference": text,
-        "generation": "the the the the the the the",
+        "generation": "I do not know, the the the the the the the",
         "judged_generation": answered("0000", 0.2),
     }
     metric = METRICS[name]
+    if metric.better == "neither":
+        assert name == "self_perplexity"
+        return
     assert metric.better == ("higher" if metric(knowing) > metric(broken) else "lower")
 
 
 def test_on_forget_it_is_good_to_hold_less_of_the_text_but_not_to_speak_worse():
-    elsewhere = {"probability_wrong", "repetition", "perplexity", *ATTACKS}
+    elsewhere = {"probability_wrong", "repetition", "perplexity", "refusal", *ATTACKS}
     assert {name for name in METRICS if good(name, "retain") == "lower"} == elsewhere
     # on forget only fluency, and truth_ratio with its own form, keep their direction; a text should look new to attacks
-    assert {name for name in METRICS if good(name, "forget") == "higher"} == {"truth_ratio", "ngram_entropy", *ATTACKS}
+    fluent = {"ngram_entropy", "token_entropy", "distinct_1", "distinct_2"}
+    assert {name for name in METRICS if good(name, "forget") == "higher"} == {"truth_ratio", *fluent, *ATTACKS}

@@ -105,7 +105,7 @@ def expected(lm: HFLM, doc: dict, split: str, prompt: str, other_prompt: str, ga
     said = text_of(lm, prompt)
     scorer = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
     units = re.findall(r"\w+|[^\w\s]", said)
-    two, three, four = ([tuple(units[i : i + n]) for i in range(len(units) - n + 1)] for n in (2, 3, 4))
+    one, two, three, four = ([tuple(units[i : i + n]) for i in range(len(units) - n + 1)] for n in (1, 2, 3, 4))
     values = {
         "extraction_strength": strength(answer["tokens"], answer["argmax"]),
         "exact_memorization": exact(answer),
@@ -116,7 +116,11 @@ def expected(lm: HFLM, doc: dict, split: str, prompt: str, other_prompt: str, ga
         "truth_ratio": min(ratio, 1 / ratio) if split == "forget" else max(0, 1 - ratio),
         "rouge": scorer.score(doc["answer"], said.strip())["rougeL"].recall,
         "repetition": 1 - len(set(four)) / len(four) if four else math.nan,
+        "distinct_1": len(set(one)) / len(one) if one else math.nan,
+        "distinct_2": len(set(two)) / len(two) if two else math.nan,
+        "token_entropy": entropy(one) / math.log2(len(one)) if two else math.nan,
         "ngram_entropy": entropy(two) / 3 + entropy(three) * 2 / 3 if three else math.nan,
+        "refusal": 0.0,  # the demo's models were never taught to
     }
     if other_prompt:
         other = forward(lm, other_prompt, gap + doc["answer"])

@@ -194,7 +194,11 @@ def _tests(a: Run, b: Run, pairs: Pairs, metrics: Collection[str], seed: int) ->
         if not metrics:  # what was asked for when the runs were made
             sides += [list(run.scores.get(split, ())) for run in (a, b)]
         names[split] = [m for m in sides[0] if all(m in side for side in sides)]
-    rows = [row for row in report.rows(names, bool(metrics)) if not metrics or {row[2], "all"} & {*metrics}]
+    rows = [
+        (facet, split, metric)
+        for facet, split, metric in report.rows(names, bool(metrics))
+        if (not metrics or {metric, "all"} & {*metrics}) and good(metric, split) != "neither"
+    ]
     found: dict[tuple[str, str, str], Test] = {}
     for split, both in pairs.items():
         if of_split := [row for row in rows if row[1] == split]:
@@ -211,7 +215,8 @@ def _of_split(
     weights = stats.bootstrap_weights(clusters, seed)
     tests, sums = [], []
     for facet, split, metric in rows:
-        geometric = METRICS[metric].geometric
+        direction, geometric = good(metric, split), METRICS[metric].geometric
+        assert direction != "neither"
         values = np.array([[value(metric, d), value(metric, e)] for d, e in pairs])
         difference = _difference(values, geometric)
         scored = ~np.isnan(difference)
@@ -230,7 +235,7 @@ def _of_split(
                 facet=facet,
                 split=split,
                 metric=metric,
-                good=good(metric, split),
+                good=direction,
                 scale="log" if geometric else "linear",
                 value_baseline=means[0],
                 value_run=means[1],

@@ -12,7 +12,7 @@ from unlearn_metrics.composites import COMPOSITES
 from unlearn_metrics.metrics import METRICS, good
 from unlearn_metrics.types import Control, Imported, RunRecord, Score, Scores, is_forget
 
-ARROW = {"higher": "↑", "lower": "↓", "zero": "→0", "half": "→½"}
+ARROW = {"higher": "↑", "lower": "↓", "zero": "→0", "half": "→½", "neither": "·"}
 COLUMNS = {
     "original": "original",
     "uncontrolled": "unlearned",

@@ -34,7 +34,10 @@ from unlearn_metrics.types import (
 
 SCHEMA = "unlearn-metrics/record/2"
 RECORD_TYPE = TypeAdapter(RunRecord)
-SCORED_ROLES = ("answer", "paraphrased_question", "true_answer", "wrong_answers", "judged_generation")
+SCORED_ROLES = (
+    *("answer", "paraphrased_question", "true_answer", "wrong_answers"),
+    *("judged_generation", "self_judged_generation"),
+)
 MODELS = ("original", "uncontrolled", "controlled", "retain_only")
 ABILITY = re.compile(r"[\w-]{1,100}\.[\w.,@=-]{1,100}", re.ASCII)  # a metric of another lm-eval task: TASK.METRIC
 MAX_RECORD_BYTES = 1 << 26

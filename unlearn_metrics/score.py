@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -193,8 +193,13 @@ def run(
 
     def observe(alpha: float, low: Checkpoint = o, high: Checkpoint = u) -> dict[str, list[Document]]:
         mix_into(lm.model, low, high, alpha)
-        seen = harness.evaluate(lm, tasks, settings.limit, settings.apply_chat_template)
-        return seen | ability.evaluate(lm, others, settings.utility_limit, settings.apply_chat_template)
+        splits = harness.evaluate(lm, tasks, settings.limit, settings.apply_chat_template)
+        documents = spoken(splits)
+        for document, judged in zip(documents, judge(lm, documents), strict=True):
+            document["self_judged_generation"] = judged
+            if alpha == 0:  # the original is the judge
+                document["judged_generation"] = judged
+        return splits | ability.evaluate(lm, others, settings.utility_limit, settings.apply_chat_template)
 
     say("evaluating the original")
     seen: Observations = {"original": stage("original", lambda: observe(0))}
@@ -227,13 +232,13 @@ def run(
     elif settings.reference_record is not None:
         seen["retain_only"] = {split: documents for split, documents in answered.items() if split in tasks}
     say("judging the generations by the original")
-    spoken = [d for splits in seen.values() for documents in splits.values() for d in documents if "generation" in d]
+    unjudged = [d for model, splits in seen.items() if model != "original" for d in spoken(splits)]
 
     def judge_all() -> list[TokenScores | None]:
         mix_into(lm.model, o, u, 0)
-        return judge(lm, spoken)
+        return judge(lm, unjudged)
 
-    for document, judged in zip(spoken, stage("judged generations", judge_all), strict=True):
+    for document, judged in zip(unjudged, stage("judged generations", judge_all), strict=True):
         document["judged_generation"] = judged
 
     if settings.keep is not None:  # reported on the half that did not calibrate; the other half kept beside
@@ -292,12 +297,17 @@ def _judged(task: harness.TokenScoreTask) -> list[str]:
     return sorted(JUDGED) if "generation" in task.needs else []
 
 
+def spoken(splits: Mapping[str, Sequence[Document]]) -> list[Document]:
+    """The documents that a generation was asked for."""
+    return [d for documents in splits.values() for d in documents if "generation" in d]
+
+
 def judge(lm: HFLM, documents: list[Document]) -> list[TokenScores | None]:
     """The token scores of every document's generation under the model as it is; None where it is empty."""
-    spoken = [i for i, d in enumerate(documents) if d["generation"].strip()]
+    said = [i for i, d in enumerate(documents) if d["generation"].strip()]
     # broken bytes decode to replacement characters, which can take more tokens than were generated
-    pairs = [hf.encode(lm, documents[i]["prompt"], documents[i]["generation"], cut=lm.max_length) for i in spoken]
+    pairs = [hf.encode(lm, documents[i]["prompt"], documents[i]["generation"], cut=lm.max_length) for i in said]
     judged: list[TokenScores | None] = [None] * len(documents)
-    for i, scores in zip(spoken, hf.token_scores(lm, pairs), strict=True):
+    for i, scores in zip(said, hf.token_scores(lm, pairs), strict=True):
         judged[i] = scores
     return judged

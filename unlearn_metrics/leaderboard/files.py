@@ -46,7 +46,7 @@ HEADINGS = {
     "privleak": ("privleak", "membership attack relative to the retain-only model (MUSE)", "→ 0"),
 }
 SIDE_NAMES = {"controlled": "under control", "uncontrolled": "raw"}
-GOOD = {"higher": "↑", "lower": "↓", "zero": "→ 0", "half": "→ ½"}
+GOOD = {"higher": "↑", "lower": "↓", "zero": "→ 0", "half": "→ ½", "neither": "·"}
 MODEL_NAMES = report.COLUMNS | {"uncontrolled": "raw"}
 
 

@@ -15,7 +15,8 @@ from unlearn_metrics.types import Document, MeanLoss, is_forget
 class Metric:
     """A pure function and the fields of a Document that it takes, in order.
 
-    better: which way is better for a model that should know the text (`good` says which way on a split).
+    better: which way is better for a model that should know the text (`good` says which way on a split); "neither"
+    where both a low and a high value can be bad.
     geometric: aggregate by the geometric mean. NaN from fn = this document has no such figure.
     loss_is_enough: the function takes a MeanLoss for TokenScores too.
     """
@@ -23,7 +24,7 @@ class Metric:
     fn: Callable[..., float]
     needs: tuple[str, ...]
     facet: Literal["memorization", "retention", "fluency", "privacy"]
-    better: Literal["higher", "lower"] = "higher"
+    better: Literal["higher", "lower", "neither"] = "higher"
     geometric: bool = False
     loss_is_enough: bool = False
 
@@ -65,8 +66,15 @@ METRICS: dict[str, Metric] = {
     "rouge": Metric(retention.rouge, ("generation", "reference"), "retention"),
     "rouge_f1": Metric(retention.rouge_f1, ("generation", "reference"), "retention"),
     "repetition": Metric(fluency.repetition, ("generation",), "fluency", better="lower"),
+    "distinct_1": Metric(fluency.distinct_1, ("generation",), "fluency"),
+    "distinct_2": Metric(fluency.distinct_2, ("generation",), "fluency"),
+    "token_entropy": Metric(fluency.token_entropy, ("generation",), "fluency"),
     "ngram_entropy": Metric(fluency.ngram_entropy, ("generation",), "fluency"),
+    "refusal": Metric(fluency.refusal, ("generation",), "fluency", better="lower"),
     "perplexity": Metric(fluency.perplexity, ("judged_generation",), "fluency", better="lower", geometric=True),
+    "self_perplexity": Metric(
+        fluency.perplexity, ("self_judged_generation",), "fluency", better="neither", geometric=True
+    ),
     "loss": Metric(privacy.loss, ("answer",), "privacy", better="lower", loss_is_enough=True),
     "zlib": Metric(privacy.zlib, ("answer", "reference"), "privacy", better="lower", loss_is_enough=True),
     "min_k": Metric(privacy.min_k, ("answer",), "privacy", better="lower"),
@@ -74,17 +82,22 @@ METRICS: dict[str, Metric] = {
 }
 
 ATTACKS = tuple(name for name, metric in METRICS.items() if metric.facet == "privacy")
-# What a judge model must score first; a stock lm-eval run has no judge.
-JUDGED = frozenset(name for name, metric in METRICS.items() if "judged_generation" in metric.needs)
+# What needs a look at the generation once it is there; a stock lm-eval run has no second round.
+JUDGED = frozenset(
+    name for name, metric in METRICS.items() if {"judged_generation", "self_judged_generation"} & {*metric.needs}
+)
 
 
-def good(name: str, split: str) -> Literal["higher", "lower"]:
+def good(name: str, split: str) -> Literal["higher", "lower", "neither"]:
     """Which way is good on a split: on forget, what the model still holds of the text is bad.
 
-    truth_ratio has a form of its own there (1 = true and wrong answers look alike); fluency is good anywhere. Attack
-    scores are high where a text looks new to the model.
+    truth_ratio has a form of its own there (1 = true and wrong answers look alike); fluency is good anywhere, but
+    whether to refuse what is to be forgotten is a matter of taste. Attack scores are high where a text looks new to the
+    model.
     """
     metric = METRICS[name]
+    if is_forget(split) and name == "refusal":
+        return "neither"
     if not is_forget(split) or metric.facet == "fluency" or name == "truth_ratio":
         return metric.better
     return "higher" if metric.facet == "privacy" else "lower"
