@@ -206,7 +206,7 @@ def run(
     firsts = {split: seen["original"][split][0] for split in tasks}
     if settings.reference_record is not None:
         mine = provenance.signature_of(benchmark, tasks, firsts, lm, Control("none", 1.0), settings, {})
-        if differing := signature.differences(earlier.signature, mine, besides=("ctl", "util")):
+        if differing := signature.differences(earlier.signature, mine, besides=("ctl",)):
             where = f"{settings.reference_record} can't be the reference of this run"
             raise InputError(f"{where}: {'; '.join(differing)}")
     # calibrating reads only the original's retain documents; it comes before the rest so that its refusals do

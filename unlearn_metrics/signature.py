@@ -27,8 +27,9 @@ FIELDS = {
     "lm-eval": "its version",
     "v": "the version of this package",
 }
-# the seed moves intervals a little, not values; what lm-eval feeds the model is in data and prompt
-FREE = ("seed", "lm-eval")
+# the seed moves intervals a little, not values; other tasks in a run move nothing of ours; what lm-eval feeds the model
+# is in data and prompt
+FREE = ("seed", "util", "lm-eval")
 _LINE = re.compile(r"[\w.-]{1,200}(\|[a-z-]{1,20}:[\w.+-]{0,200}){1,20}", re.ASCII)
 
 
