@@ -13,7 +13,7 @@ from plain import LLAMA3, OFFLINE, ask, command, exact, forward, prob, read, str
 from rouge_score import rouge_scorer
 
 import unlearn_metrics
-from unlearn_metrics import harness
+from unlearn_metrics import harness, runs
 from unlearn_metrics.metrics import JUDGED, METRICS, good
 from unlearn_metrics.types import InputError, is_forget
 
@@ -297,3 +297,23 @@ def test_holdout_questions_are_asked_as_the_forget_questions(lm, data):
         assert METRICS["probability"](document) == pytest.approx(
             prob(forward(lm, ask(row["question"]), " " + row["answer"])), rel=1e-4
         )
+
+
+def test_score_on_a_benchmark_of_several_parts(tmp_path):
+    """MUSE: calibrated on knowledge memorization, PrivLeak against the published constant; computed again, the same."""
+    given = ["--original", DEMO / "checkpoints" / "original", "--unlearned", DEMO / "checkpoints" / "moderate"]
+    given += ["--benchmark", "muse_news", "--data", DATA / "muse", "--alpha", 0.5, "--out", "run"]
+    module = (sys.executable, "-m", "unlearn_metrics.cli")
+    done = command(*module, "score", *map(str, given), folder=tmp_path, env=OFFLINE | {"COLUMNS": "160"})
+    assert done.returncode == 0, done.stderr
+    record = runs.load_record(tmp_path / "run")
+    splits = ["forget", "retain", "forget_verbmem", "forget_privleak", "retain_privleak", "holdout_privleak"]
+    assert list(record.scores["controlled"]) == splits
+    for model in ("original", "uncontrolled", "controlled"):
+        found = record.composites[model]
+        assert found["privleak"].undefined.startswith("needs a retain-only model")
+        theirs = 1 - found["auc_min_k"].value
+        assert found["privleak_published"].value == pytest.approx(100 * (theirs / 0.4772 - 1))
+    assert "forget_verbmem" in done.stdout
+    again = command(*module, "rescore", "run", folder=tmp_path, env=OFFLINE)
+    assert again.returncode == 0, again.stderr

@@ -240,13 +240,40 @@ def test_value_and_interval_are_those_of_a_loop_over_drawn_documents(name, monke
     assert found.ci_low < found.ci_high
 
 
+def muse(*forget: float) -> dict[str, list[dict[str, Any]]]:
+    """Whole texts with these losses, and a holdout of losses 1 to 4; the plain forget split is about something else."""
+    parts = {"forget_privleak": forget, "holdout_privleak": (1, 2, 3, 4)}
+    texts = {
+        split: [document(i, split, loss, question="", reference=f"{split} {i}") for i, loss in enumerate(losses)]
+        for split, losses in parts.items()
+    }
+    return texts | {"forget": [document(0, "forget", 9)], "retain_privleak": texts["holdout_privleak"]}
+
+
+def test_attacks_compare_the_same_part_of_forget_and_holdout():
+    """Losses 1.5 and 2.5 against 1 to 4: the holdout's is higher in 5 of 8 pairs. Retrained: 3.5, 4.5: in 1 of 8."""
+    found = compose(muse(1.5, 2.5), muse(3.5, 4.5), benchmark="muse_news")
+    assert found["auc_min_k"].value == 5 / 8
+    assert found["auc_min_k"].n == 6
+    assert found["privleak"].value == pytest.approx(100 * ((3 / 8) / (7 / 8) - 1))
+    assert found["privleak_published"].value == pytest.approx(100 * ((0.375 - 0.4772) / 0.4772))
+    books = compose(muse(1.5, 2.5), benchmark="muse_books")
+    assert books["privleak_published"].value == pytest.approx(100 * ((0.375 - 0.5393) / 0.5393))
+    assert books["privleak"].value is None
+    assert "privleak_published" not in compose(muse(1.5, 2.5))
+    other = muse(1.5, 2.5)
+    other["forget_privleak"][0]["reference"] = "another text"
+    with pytest.raises(ValueError, match="same documents; those of forget_privleak differ"):
+        compose(muse(1.5, 2.5), other)
+
+
 # --- where there is no value ------------------------------------------------------------------------------------------
 
 
 def test_what_is_missing_is_named():
     splits = benchmark(np.random.default_rng(0))
     alone = compose(splits, None, splits)
-    assert all(name in alone for name in COMPOSITES)
+    assert alone.keys() == {name for name, composite in COMPOSITES.items() if composite.only is None}
     for name in ("forget_quality", "privleak", "auc_reference", "privacy_score"):
         assert alone[name].value is None
         assert alone[name].undefined == "needs a retain-only model (--retain-model or --reference-record)"
@@ -261,7 +288,7 @@ def test_what_is_missing_is_named():
 def test_the_retain_only_model_is_not_compared_with_itself():
     splits = benchmark(np.random.default_rng(0))
     found = compose(splits, splits, splits)
-    assert {n for n in COMPOSITES if n not in found} == {n for n, c in COMPOSITES.items() if c.compares}
+    assert {n for n in COMPOSITES if n not in found} == {n for n, c in COMPOSITES.items() if c.compares or c.only}
     assert found["auc_loss"].value is not None
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -36,6 +36,9 @@ UTILITY = [
     for metric in (probability, "rouge", "truth_ratio")
 ]
 MEMBERSHIP = ("forget", "holdout")
+# 1 - the AUC of forget against holdout by Min-40 % of the models that MUSE's authors retrained without the forget set
+# (Shi et al. 2024, the constants of their code; 7B models)
+PUBLISHED = {"muse_news": 0.4772, "muse_books": 0.5393}
 SCALED_ATTACKS = ("loss", "zlib", "min_k", "min_k_plus_plus")
 
 
@@ -47,9 +50,14 @@ class Model:
     """What composites ask of one model's documents: figures as [1 + resamples] values. Everything is computed once."""
 
     def __init__(
-        self, splits: Splits, seed: int, reference: Model | None = None, original: Model | None = None
+        self,
+        splits: Splits,
+        seed: int,
+        reference: Model | None = None,
+        original: Model | None = None,
+        benchmark: str = "",
     ) -> None:
-        self.splits, self.seed = splits, seed
+        self.splits, self.seed, self.benchmark = splits, seed, benchmark
         self._reference, self._original = reference, original
         self._known: dict[tuple[str, ...], Floats] = {}
 
@@ -70,6 +78,16 @@ class Model:
         if self._original is None:
             raise Undefined("needs the original model")
         return self._original
+
+    @property
+    def membership(self) -> tuple[str, str]:
+        """The splits that attacks compare: forget and holdout, or the same part of both (`forget_privleak`, ...)."""
+        parts = sorted(split.removeprefix("holdout") for split in self.splits if split.startswith("holdout"))
+        return next((pair for p in parts if (pair := (f"forget{p}", f"holdout{p}"))[0] in self.splits), MEMBERSHIP)
+
+    def about(self, splits: Sequence[str]) -> Sequence[str]:
+        """The splits of a composite, by the names that this benchmark has for them."""
+        return (*self.membership, *(s for s in splits if s not in MEMBERSHIP)) if "holdout" in splits else splits
 
     def documents(self, split: str) -> Sequence[Document]:
         if not self.splits.get(split):
@@ -130,8 +148,8 @@ class Model:
         """[1 + resamples] areas under the curve, forget against holdout."""
 
         def areas() -> Floats:
-            scores = [np.array(list(self.attack(attack, split).values())) for split in MEMBERSHIP]
-            weights = _paired(*(self.weights(split) for split in MEMBERSHIP))
+            scores = [np.array(list(self.attack(attack, split).values())) for split in self.membership]
+            weights = _paired(*(self.weights(split) for split in self.membership))
             return privacy.weighted_aucs(*scores, *weights)
 
         return self._once(("auc", attack), areas)
@@ -145,7 +163,7 @@ def _paired(*resampled: Floats) -> list[Floats]:
 def questions(documents: Sequence[Document]) -> list[str]:
     """What was asked, apart from how it was prompted: two models may have templates of their own, and logs rows of
     their own. A question that comes again is told by its number; where no text is known, the row stands for it."""
-    texts = [str(d.get("question", d.get("reference", f"row {d['id']}"))) for d in documents]
+    texts = [str(d.get("question") or d.get("reference", f"row {d['id']}")) for d in documents]
     seen: Counter[str] = Counter()
     keys = []
     for text in texts:
@@ -213,7 +231,19 @@ def privleak(m: Model) -> Floats:
     under-unlearned, above: over-unlearned. Source: Shi et al. 2024 (MUSE, arXiv 2407.06460), eq. 1, in OpenUnlearning's
     orientation.
     """
-    mine, theirs = _paired(m.auc("min_k"), m.reference.auc("min_k"))
+    return _leak(*_paired(m.auc("min_k"), m.reference.auc("min_k")))
+
+
+def privleak_published(m: Model) -> Floats:
+    """privleak against the AUC of the model that MUSE's authors retrained, as they published it, not measured again.
+
+    Meaningful for models of the kind that they retrained. Its interval takes the constant to be exact.
+    """
+    mine = m.auc("min_k")
+    return _leak(mine, np.full_like(mine, 1 - PUBLISHED[m.benchmark]))
+
+
+def _leak(mine: Floats, theirs: Floats) -> Floats:
     if theirs[0] == 1:
         raise Undefined("the retain-only model separates forget from holdout perfectly")
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -285,13 +315,14 @@ def tradeoff_score(m: Model) -> Floats:
 class Composite:
     """fn gives the figure and its resamples. splits: what a benchmark must have for it to be a question at all.
 
-    compares: with the retain-only model, which is not compared with itself.
+    compares: with the retain-only model, which is not compared with itself. only: the benchmarks it is defined for.
     """
 
     fn: Callable[[Model], Floats]
     splits: tuple[str, ...]
     better: Literal["higher", "zero", "half"] = "higher"
     compares: bool = False
+    only: Collection[str] | None = None
 
 
 _NINE = ("retain", "real_authors", "world_facts")
@@ -299,6 +330,7 @@ COMPOSITES: dict[str, Composite] = {
     "model_utility": Composite(model_utility, _NINE),
     "forget_quality": Composite(forget_quality, ("forget",), compares=True),
     "privleak": Composite(privleak, MEMBERSHIP, "zero", compares=True),
+    "privleak_published": Composite(privleak_published, MEMBERSHIP, "zero", only=PUBLISHED),
     **{f"auc_{attack}": Composite(partial(auc, attack=attack), MEMBERSHIP, "half") for attack in ATTACKS},
     "auc_reference": Composite(partial(auc, attack="reference"), MEMBERSHIP, "half", compares=True),
     "memorization_score": Composite(memorization_score, ("forget",)),
@@ -310,7 +342,11 @@ COMPOSITES: dict[str, Composite] = {
 
 
 def compose(
-    splits: Splits, reference: Splits | None = None, original: Splits | None = None, seed: int = 0
+    splits: Splits,
+    reference: Splits | None = None,
+    original: Splits | None = None,
+    seed: int = 0,
+    benchmark: str = "",
 ) -> dict[str, Score]:
     """name -> Score for every composite whose splits the benchmark has; one without a value says why (`undefined`).
 
@@ -320,7 +356,7 @@ def compose(
     """
     base = None if reference is None else Model(whole(reference), seed)
     start = None if original is None else Model(whole(original), seed)
-    model = Model(whole(splits), seed, base, start)
+    model = Model(whole(splits), seed, base, start, benchmark)
     if original is splits:
         model._original = model
     result = {}
@@ -331,16 +367,19 @@ def compose(
         about = compose(mine, theirs, first, seed)
         result = {name: score for name, score in about.items() if COMPOSITES[name].splits == MEMBERSHIP}
     for name, composite in COMPOSITES.items():
-        if not set(composite.splits) <= model.splits.keys() or (composite.compares and reference is splits):
+        about = model.about(composite.splits)
+        if not set(about) <= model.splits.keys() or (composite.compares and reference is splits):
             continue
-        n = sum(len(model.splits[split]) for split in composite.splits)
+        if composite.only is not None and benchmark not in composite.only:
+            continue
+        n = sum(len(model.splits[split]) for split in about)
         try:
             values = composite.fn(model)
         except Undefined as why:
             result[name] = Score(None, None, None, 0, n, str(why))
         else:
             # what an interval over several splits rests on is the one with the fewest clusters
-            fewest = min(len({d["cluster"] for d in model.splits[split]}) for split in composite.splits)
+            fewest = min(len({d["cluster"] for d in model.splits[split]}) for split in about)
             result[name] = Score(float(values[0]), *stats.interval(values[1:], fewest), n, 0)
     return result
 

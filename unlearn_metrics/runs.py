@@ -65,7 +65,7 @@ def _summary(documents: Sequence[Document], found: Mapping[str, Sequence[float]]
 
 
 def score_all(
-    observations: Observations, metrics: Mapping[str, Mapping[str, Iterable[str]]], seed: int
+    observations: Observations, metrics: Mapping[str, Mapping[str, Iterable[str]]], seed: int, benchmark: str = ""
 ) -> tuple[Scores, dict[str, dict[str, Score]]]:
     """(scores, composites) of all models. metrics: model -> split -> the metrics wanted."""
     scores: Scores = {model: {} for model in observations}
@@ -82,7 +82,7 @@ def score_all(
             ]
     reference, original = known.get("retain_only"), known.get("original")
     try:
-        return scores, {model: compose(splits, reference, original, seed) for model, splits in known.items()}
+        return scores, {m: compose(s, reference, original, seed, benchmark) for m, s in known.items()}
     except ValueError as error:
         raise InputError(f"the retain-only model was asked something else: {error}") from None
 
@@ -113,7 +113,7 @@ def rescore(folder: Path, more: Iterable[str] = ()) -> RunRecord:
         if name not in found:
             raise InputError(f"{folder} holds nothing that {name} could be computed from")
     seed = record.settings.get("seed")
-    scores, composites = score_all(observations, wanted, seed if isinstance(seed, int) else 0)
+    scores, composites = score_all(observations, wanted, seed if isinstance(seed, int) else 0, record.benchmark)
     verdict = report.verdict(scores, record.control, record.imported)
     return replace(record, scores=scores, composites=composites, verdict=verdict)
 

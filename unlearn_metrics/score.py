@@ -249,7 +249,7 @@ def run(
     of_split = {split: [*task.metrics, *_judged(task)] for split, task in tasks.items()}
     of_split |= {name: list(seen["original"][name][0]["logged"]) for name in others}
     metrics = {m: {split: of_split.get(split.removesuffix("_calibration"), []) for split in seen[m]} for m in seen}
-    scores, composites = score_all(seen, metrics, settings.seed)
+    scores, composites = score_all(seen, metrics, settings.seed, benchmark)
     record = provenance.record(
         name=settings.name or unlearned,
         benchmark=benchmark,
