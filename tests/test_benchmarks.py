@@ -30,6 +30,7 @@ SUITES |= {f"muse_{corpus}": [f"muse_{corpus}_{task}" for task in MUSE] for corp
 RWKU = ["forget_level2", "neighbor_level2", "forget_level1", "forget_level3", "neighbor_level1", "mia_forget"]
 SUITES["rwku"] = [f"rwku_{task}" for task in [*RWKU, "mia_retain", "utility_fluency"]]
 SUITES["demo"] = ["demo_forget", "demo_retain"]
+SUITES["demo_privacy"] = [*SUITES["demo"], "demo_holdout"]
 LM_EVAL_OWN = {"wmdp": ["wmdp_bio", "wmdp_cyber", "wmdp_chem", "mmlu"]}
 OWN = ["custom_forget", "custom_retain", "custom_holdout"]
 HUB = {"tofu": "locuslab/TOFU", "muse_news": "muse-bench/MUSE-News", "muse_books": "muse-bench/MUSE-Books"}
@@ -51,6 +52,7 @@ def data(tmp_path_factory) -> Path:
         write(folder / f"{name}_perturbed.json", retain[:6])
     for n in NUMBERS:
         write(folder / f"holdout{n}.json", holdout[:6])
+    write(folder / "holdout.json", holdout[:6])
     return folder
 
 
@@ -154,7 +156,14 @@ def test_stock_ls_and_validate_know_all_tasks_and_groups(tmp_path):
 
 def test_stock_run_of_every_further_task_reports_every_metric_off_the_network(tmp_path, data, checkpoint):
     """TOFU's and the demo's other tasks run in test_tasks."""
-    names = ["muse_news_suite", "muse_books_suite", "rwku_suite", *(f"tofu_holdout{n}" for n in NUMBERS), *OWN]
+    names = [
+        "muse_news_suite",
+        "muse_books_suite",
+        "rwku_suite",
+        *(f"tofu_holdout{n}" for n in NUMBERS),
+        "demo_holdout",
+        *OWN,
+    ]
     own = {f"{split}_file": str(data / "knowmem" / "retain_qa.json") for split in ("forget", "retain", "holdout")}
     done = command(
         *(str(BIN / "lm_eval"), "run", "--model", "hf", "--device", "cpu", "--log_samples"),
@@ -168,7 +177,14 @@ def test_stock_run_of_every_further_task_reports_every_metric_off_the_network(tm
     assert not (tmp_path / "network").exists(), (tmp_path / "network").read_text()
     (path,) = (tmp_path / "out").glob("*/results_*.json")
     results = json.loads(path.read_text())
-    tasks = [*SUITES["muse_news"], *SUITES["muse_books"], *SUITES["rwku"], *(f"tofu_holdout{n}" for n in NUMBERS), *OWN]
+    tasks = [
+        *SUITES["muse_news"],
+        *SUITES["muse_books"],
+        *SUITES["rwku"],
+        *(f"tofu_holdout{n}" for n in NUMBERS),
+        "demo_holdout",
+        *OWN,
+    ]
     for task in tasks:
         metrics = [m["metric"] for m in results["configs"][task]["metric_list"]]
         values = {m: results["results"][task][f"{m},none"] for m in metrics}

@@ -360,12 +360,6 @@ def compose(
     if original is splits:
         model._original = model
     result = {}
-    if all(f"{split}_privleak" in splits for split in MEMBERSHIP):  # MUSE attacks texts of their own
-        known = {id(s): None if s is None else _attacked(s) for s in (splits, reference, original)}
-        mine, theirs, first = (known[id(s)] for s in (splits, reference, original))
-        assert mine is not None
-        about = compose(mine, theirs, first, seed)
-        result = {name: score for name, score in about.items() if COMPOSITES[name].splits == MEMBERSHIP}
     for name, composite in COMPOSITES.items():
         about = model.about(composite.splits)
         if not set(about) <= model.splits.keys() or (composite.compares and reference is splits):
@@ -382,11 +376,6 @@ def compose(
             fewest = min(len({d["cluster"] for d in model.splits[split]}) for split in about)
             result[name] = Score(float(values[0]), *stats.interval(values[1:], fewest), n, 0)
     return result
-
-
-def _attacked(splits: Splits) -> dict[str, Sequence[Document]]:
-    """The texts that are attacked, under the names that attacks know."""
-    return {split: splits.get(f"{split}_privleak", ()) for split in MEMBERSHIP}
 
 
 def whole(splits: Splits) -> dict[str, list[Document]]:
