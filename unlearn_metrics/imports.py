@@ -86,7 +86,7 @@ def import_log(
         notes |= dict.fromkeys(_same_questions(observations, retain_log))
         notes[f"retain-only model: {_clean(retain_log.name)}, sha256 {_sha256(retain_log)}"] = None
     wanted = {m: {split: _metrics(split, d) for split, d in splits.items()} for m, splits in observations.items()}
-    scores, composites = runs.score_all(observations, wanted, seed=0)
+    scores, composites = runs.score_all(observations, wanted, seed=0, benchmark=benchmark)
     notes |= dict.fromkeys(_summary(raws["uncontrolled"], composites["uncontrolled"]))
     control = Control(method="none", alpha=1.0)
     imported = Imported(
