@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -30,6 +32,18 @@ class Metric:
 
     def __call__(self, document: Document) -> float:
         return self.fn(*[document[name] for name in self.needs])
+
+    @property
+    def definition(self) -> str:
+        """The docstring up to its source."""
+        return inspect.getdoc(self.fn).partition("Source:")[0].strip()  # type: ignore[union-attr]
+
+    @property
+    def source(self) -> str:
+        """Whose definition it is, as the docstring says."""
+        doc = " ".join(str(inspect.getdoc(self.fn)).split())
+        named = re.search(r"OpenUnlearning's `\w+`", doc)
+        return doc.partition("Source: ")[2] or (named.group() if named else "")
 
     def can_score(self, document: Document) -> bool:
         """Whether the document holds all that fn takes."""

@@ -1,0 +1,106 @@
+"""Every metric as an `evaluate.Metric`, made from the registry over the same functions: no lm-eval, no network.
+
+    from unlearn_metrics.evaluate_metrics import load
+    load("rouge").compute(predictions=["In Oslo."], references=["She was born in Oslo."])
+    load("extraction_strength").compute(answer=[[tokens, argmax, logprob, mean, variance]])
+
+`evaluate.combine([load(a), load(b)])` runs several at once. A generation is `predictions`, a reference answer
+`references`; token scores are five lists each, as in the `resps` of lm-eval's samples (TokenScores.to_lists).
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+import datasets
+import evaluate
+import numpy as np
+
+from unlearn_metrics import stats
+from unlearn_metrics.metrics import METRICS
+from unlearn_metrics.types import TOKEN_SCORE_FIELDS, InputError, TokenScores
+
+TEXT = datasets.Value("string")
+SCORES = datasets.List(datasets.List(datasets.Value("float64")))
+# field of a document -> its name and type as an input here; every other field is the token scores of one answer
+INPUTS = {
+    "generation": ("predictions", TEXT),
+    "reference": ("references", TEXT),
+    "split": ("split", TEXT),
+    "wrong_answers": ("wrong_answers", datasets.List(SCORES)),
+}
+
+
+def load(name: str, **kwargs: Any) -> evaluate.Metric:
+    """The metric of that name in METRICS. kwargs: evaluate.Metric's; keep_in_memory unless num_process is above 1.
+
+    Its `compute` gives {name: mean (geometric for perplexities), name_unscored: documents that have no value and are in
+    no mean}; with aggregate=False, {name: one value per document, NaN where there is none}.
+    """
+    if name not in METRICS:
+        near = difflib.get_close_matches(name, METRICS, n=3) or list(METRICS)
+        raise InputError(f"unknown metric '{name}'; did you mean {' or '.join(near)}?")
+    module = type(name, (_Module,), {"__doc__": METRICS[name].fn.__doc__})
+    return module(**{"keep_in_memory": kwargs.get("num_process", 1) == 1} | kwargs)
+
+
+class _Module(evaluate.Metric):
+    """evaluate takes the name of a module from its class."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        metric = METRICS[type(self).__name__]
+        inputs = [INPUTS.get(need, (need, SCORES)) for need in metric.needs]
+        said = "; ".join(f"{name}: {_describe(kind)}" for name, kind in inputs)
+        return evaluate.MetricInfo(
+            description=metric.definition,
+            citation=metric.source,
+            inputs_description=f"\nArgs, one item per document: {said}. aggregate=False: one value per document.\n",
+            features=datasets.Features(dict(inputs)),
+        )
+
+    def _infer_feature_from_batch(self, batch: dict[str, Any]) -> Any:
+        missing = [name for name, values in batch.items() if values is None]
+        if missing:
+            raise ValueError(f"{self.name} needs {', '.join(missing)}")
+        return super()._infer_feature_from_batch(batch)
+
+    def _compute(self, *, aggregate: bool = True, **columns: Any) -> dict[str, Any]:
+        name, metric = type(self).__name__, METRICS[type(self).__name__]
+        # evaluate.combine hands every module the inputs of all
+        unknown = columns.keys() - {"predictions", "references", *(need for m in METRICS.values() for need in m.needs)}
+        if unknown:
+            raise TypeError(f"{name} takes no argument {min(unknown)!r}")
+        inputs = [columns[INPUTS.get(need, (need,))[0]] for need in metric.needs]
+        rows = zip(*inputs, strict=True)
+        values = [
+            metric.fn(*(_field(need, value, i) for need, value in zip(metric.needs, row, strict=True)))
+            for i, row in enumerate(rows)
+        ]
+        if not aggregate:
+            return {name: values}
+        scored = ~np.isnan(values)
+        ones = np.ones((1, int(scored.sum())))
+        mean = stats.aggregate(np.array(values)[scored], ones, metric.geometric)[0] if scored.any() else np.nan
+        return {name: float(mean), f"{name}_unscored": int((~scored).sum())}
+
+
+def _field(need: str, value: Any, document: int) -> Any:
+    """A field of a document as the metric takes it. ValueError, naming the document, for what are no token scores."""
+    if need in ("generation", "reference", "split") or value is None:
+        return value
+    if need == "wrong_answers":
+        return [_field("", item, document) for item in value]
+    lengths = {len(values) for values in value}
+    if len(value) != len(TOKEN_SCORE_FIELDS) or len(lengths) != 1 or min(lengths) < 2:
+        raise ValueError(
+            f"document {document}: token scores are the lists {', '.join(TOKEN_SCORE_FIELDS)}, of equal length, "
+            "one item for each answer token and one for end-of-sequence"
+        )
+    return TokenScores.from_lists(value)
+
+
+def _describe(kind: Any) -> str:
+    if kind is TEXT:
+        return "a text"
+    return "five lists (" + ", ".join(TOKEN_SCORE_FIELDS) + ")" + ("" if kind is SCORES else " per wrong answer")
