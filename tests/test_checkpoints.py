@@ -379,12 +379,15 @@ def test_adapter_is_the_merged_model(tmp_path, kind, dtype):
 
 
 def test_adapter_by_parts(tmp_path, monkeypatch):
-    """Rows of the product, read in parts of many shapes, are those of the whole product."""
+    """Rows of the product, read in parts, are those of the whole: to float32's rounding, which depends on the BLAS."""
     config = LlamaConfig(**LLAMA | {"hidden_size": 384, "intermediate_size": 520})
-    _, merged = adapter(tmp_path, config, torch.bfloat16, r=16, target_modules="all-linear")
+    _, merged = adapter(tmp_path, config, r=16, target_modules="all-linear")
     monkeypatch.setattr(tensors, "PART", 5000)
     _, unlearned = pair(tmp_path)
-    same({n: t.read() for n, t in unlearned.tensors.items()}, {n: t.bfloat16() for n, t in state(merged).items()})
+    expected = state(merged)
+    assert unlearned.tensors.keys() == expected.keys()
+    for name, tensor in unlearned.tensors.items():
+        torch.testing.assert_close(tensor.read(), expected[name], rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("targets", [["c_attn"], ["c_attn", "c_proj", "c_fc"]])

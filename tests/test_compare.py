@@ -160,7 +160,7 @@ def save(
         name=name or folder.name,
         benchmark=signature.split("|")[0],
         verdict="",
-        control=Control("mix", 0.5, keep=0.95),
+        control=Control("mix", 0.5, keep=float(signature.partition("keep")[2].split("|")[0])),
         scores=scores,
         composites=composites,
         checkpoints={"original": CheckpointInfo("o", None, None, None, None)},

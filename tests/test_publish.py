@@ -59,7 +59,7 @@ def record(value: float | None = 0.25, **changes) -> RunRecord:
         "name": "/home/me/secret/ga-52",
         "benchmark": SIGNATURE.split("|")[0],
         "verdict": "",
-        "control": Control("mix", 0.3),
+        "control": Control("mix", 0.3, keep=0.95),
         "scores": {"original": scores(1.0), "uncontrolled": scores(0.001), "controlled": scores(value)},
         "composites": {"controlled": {"model_utility": Score(0.6, 0.5, 0.7, 817, 0)}},
         "checkpoints": {"original": CheckpointInfo("locuslab/tofu_ft_phi", None, None, None, None)},

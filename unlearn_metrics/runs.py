@@ -246,13 +246,13 @@ def _contradictions(record: RunRecord) -> Iterable[str]:
         yield "its signature and 'imported' disagree on whether it was imported"
     if "ctl" in fields and (fields["ctl"] == "none") != (control.method == "none"):
         yield "its signature and 'control' disagree on whether there was a control"
+    if control.keep is not None and not 0 < control.keep <= 1:
+        yield f"control keeps a share of {control.keep:g}"
     kept = fields.get("ctl", "").partition(".keep")[2]
     if kept != ("" if control.keep is None else f"{control.keep:g}"):
         yield "its signature and 'control' disagree on the share of retention that was kept"
     if control.method == "none" and (control.alpha != 1 or "controlled" in record.scores):
         yield "it has no control, but a controlled model"
-    if control.keep is not None and not 0 < control.keep <= 1:
-        yield f"control keeps a share of {control.keep:g}"
     groups: list[tuple[str, bool, Mapping[str, Score]]] = [
         *((f"{m}, {split}", True, scores) for m, splits in record.scores.items() for split, scores in splits.items()),
         *((m, False, scores) for m, scores in record.composites.items()),
