@@ -95,7 +95,7 @@ def shown(text: str, limit: int | None = None) -> str:
     r"""A text of a stranger on one line: control and formatting characters as \uXXXX, cut to `limit` characters."""
     if limit is not None and len(text) > limit:
         text = text[: limit - 1] + "…"
-    if text.isascii() and text.isprintable():
+    if text.isprintable():
         return text
     keep = "\u200c\u200d"  # joiners: Persian and emoji need them
     return "".join(
