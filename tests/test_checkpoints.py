@@ -372,7 +372,7 @@ ADAPTERS = {
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("kind", ADAPTERS)
 def test_adapter_is_the_merged_model(tmp_path, kind, dtype):
-    """Bit for bit PEFT's merge_and_unload, at every alpha."""
+    """PEFT's merge_and_unload, at every alpha: bit for bit where a tensor is one part."""
     base, merged = adapter(tmp_path, LlamaConfig(**LLAMA), dtype, **ADAPTERS[kind])
     assert any("LoRA adapter" in note for note in pair(tmp_path)[1].notes)
     mixes(tmp_path, between(state(base), {n: t.to(dtype) for n, t in state(merged).items()}))
@@ -558,7 +558,8 @@ def load_file_all(folder: Path, files: set[str]) -> dict[str, torch.Tensor]:
 
 
 MEMORY = """
-import sys, resource, threading, time, torch
+import sys, torch
+from pathlib import Path
 from transformers import AutoModelForCausalLM
 from unlearn_metrics.control.checkpoints import open_checkpoint
 from unlearn_metrics.control.mixing import mix_into, write_mix
@@ -574,7 +575,7 @@ open("/proc/self/clear_refs", "w").write("5")  # reset the peak
 if what == "into":
     mix_into(model, o, u, 0.5)
 elif what == "write":
-    write_mix(o, u, 0.5, __import__("pathlib").Path(folder + "/m"))
+    write_mix(o, u, 0.5, Path(folder + "/m"))
 else:  # the check can fail
     mixed = {n: torch.lerp(o.tensors[n].read(), u.tensors[n].read(), 0.5) for n in o.tensors}
 peak = int(next(l for l in open("/proc/self/status") if l.startswith("VmHWM")).split()[1])
@@ -584,10 +585,10 @@ print((peak - before) / 1024)
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
-    """Two checkpoints of 201 MB in shards of 50 MB at most; the largest tensor is 33.6 MB."""
+    """Two checkpoints of 268 MB in shards of 80 MB at most; the largest tensor is 67 MB."""
     folder = tmp_path_factory.mktemp("large")
     config = LlamaConfig(
-        vocab_size=8192,
+        vocab_size=16384,
         hidden_size=1024,
         intermediate_size=4096,
         num_hidden_layers=2,
@@ -596,7 +597,7 @@ def large(tmp_path_factory):
         tie_word_embeddings=False,
     )
     for name, seed in (("o", 0), ("u", 1)):
-        build(folder / name, config, seed, max_shard_size="50MB")
+        build(folder / name, config, seed, max_shard_size="80MB")
     return folder
 
 
@@ -610,7 +611,7 @@ def added(folder: Path, what: str) -> float:
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux's /proc")
 def test_mixing_adds_at_most_one_tensor_to_memory(large):
-    largest = 8192 * 1024 * 4 / 2**20
+    largest = 16384 * 1024 * 4 / 2**20
     assert added(large, "write") <= largest
     assert added(large, "into") <= largest
-    assert added(large, "naive") > 100  # the measure sees what a mix in memory takes
+    assert added(large, "naive") > 200  # the measure sees what a mix in memory takes

@@ -51,6 +51,8 @@ def lerp(original: torch.Tensor, unlearned: torch.Tensor, alpha: float) -> torch
     """
     if not unlearned.is_floating_point():
         return unlearned
+    if original.dtype == unlearned.dtype:  # torch computes it in float32 and rounds once
+        return torch.lerp(original, unlearned, alpha)
     return torch.lerp(original.float(), unlearned.float(), alpha).to(unlearned.dtype)
 
 

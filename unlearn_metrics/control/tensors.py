@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import pickle
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,9 @@ from safetensors import SafetensorError, safe_open
 
 from unlearn_metrics.types import InputError, first_line
 
-PART = 1 << 17  # elements that are read, mixed and written at once: they stay in the processor's cache
-WRITERS = 2  # one reads or writes while the other computes
+PART = 1 << 18  # elements that are read, mixed and written at once: about what stays in a processor's cache
+READERS = 2  # threads that read and compute parts, while one more writes them
+AHEAD = 2  # parts that wait to be written
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -146,39 +147,37 @@ def _state_dict(path: Path, loaded: Any) -> dict[str, torch.Tensor]:
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, LazyTensor]) -> None:
-    """Write a safetensors file part by part: no more than WRITERS parts are in memory.
+    """Write a safetensors file part by part: no more than AHEAD + 1 parts are in memory.
 
     Format: length of the header (8 bytes, little-endian), header (JSON, padded to 8 bytes), tensors one after another,
     widest types first so that each is aligned.
     """
     ordered = sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    places, end = [], 0
+    end = 0
     for name, tensor in ordered:
         begin, end = end, end + tensor.nbytes
         entry = {"dtype": DTYPE_NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
         header[name] = entry
-        places.append((tensor, begin))
     raw = json.dumps(header, separators=(",", ":")).encode()
     raw += b" " * (-len(raw) % 8)
-    pool = ThreadPoolExecutor(WRITERS)
-    with path.open("wb") as file:
-        try:
+    threads, pool = torch.get_num_threads(), ThreadPoolExecutor(READERS)
+    torch.set_num_threads(1)  # parts are small: readers with threads of their own get in each other's way
+    try:
+        with path.open("wb") as file:
             file.write(len(raw).to_bytes(8, "little") + raw)
-            file.flush()
+            ahead: deque[Future[torch.Tensor]] = deque()
+            for _, tensor in ordered:
+                for part in tensor.parts():
+                    ahead.append(pool.submit(tensor.rows, *part))
+                    if len(ahead) > AHEAD:
+                        file.write(_bytes(ahead.popleft().result()))
+            while ahead:
+                file.write(_bytes(ahead.popleft().result()))
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
 
-            def write(tensor: LazyTensor, start: int, stop: int, place: int) -> None:
-                left = memoryview(tensor.rows(start, stop).contiguous().view(torch.uint8).numpy().data).cast("B")
-                while left:
-                    written = os.pwrite(file.fileno(), left, place)
-                    left, place = left[written:], place + written
 
-            jobs = [
-                pool.submit(write, t, *part, 8 + len(raw) + begin + part[0] * t.width * t.dtype.itemsize)
-                for t, begin in places
-                for part in t.parts()
-            ]
-            for job in jobs:
-                job.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+def _bytes(tensor: torch.Tensor) -> memoryview:
+    return tensor.contiguous().view(torch.uint8).numpy().data.cast("B")
