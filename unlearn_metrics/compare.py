@@ -223,10 +223,7 @@ def _of_split(
         score = stats.score(difference, clusters, weights)
         counts = np.bincount(member[scored], minlength=len(labels))
         total = np.bincount(member[scored], difference[scored], minlength=len(labels))
-        means = [
-            None if not score.n else float(stats.aggregate(side[scored], np.ones((1, score.n)), geometric)[0])
-            for side in values.T
-        ]
+        means = [stats.mean(side[scored], geometric) if score.n else None for side in values.T]
         sums.append(total)
         tests.append(
             Test(

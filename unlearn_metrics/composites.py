@@ -7,7 +7,6 @@ of a split and for all models, since they answered the same questions. docs/comp
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from functools import partial
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import expit
 from scipy.stats import hmean, ks_2samp
 
@@ -94,13 +94,16 @@ class Model:
             raise Undefined(f"needs {split} documents of the model compared with")
         return self.splits[split]
 
+    def _draw(self, split: str) -> tuple[NDArray[np.integer], list[int]]:
+        """(clusters [n], seed) of a split's resampling: another stream for every split."""
+        return np.array([d["cluster"] for d in self.documents(split)]), [self.seed, *split.encode()]
+
     def weights(self, split: str) -> Floats:
-        """[1 + resamples, n]: every document once, then the draws. Another stream for every split."""
+        """[1 + resamples, n]: every document once, then the draws."""
 
         def draw() -> Floats:
-            clusters = np.array([d["cluster"] for d in self.documents(split)])
-            drawn = stats.bootstrap_weights(clusters, [self.seed, *split.encode()])
-            return np.vstack([np.ones(len(clusters)), drawn])
+            clusters, stream = self._draw(split)
+            return np.vstack([np.ones(len(clusters)), stats.bootstrap_weights(clusters, stream)])
 
         return self._once(("weights", split), draw)
 
@@ -117,11 +120,8 @@ class Model:
 
     def average(self, split: str, what: str, values: Floats) -> Floats:
         """[1 + resamples] means of a figure of the documents, [n]."""
-        scored = values[~np.isnan(values)]
-        point = math.fsum(scored.tolist()) / len(scored) if len(scored) else math.nan
-        clusters = np.array([d["cluster"] for d in self.documents(split)])
-        drawn = stats.resampled_means(values[None], clusters, [self.seed, *split.encode()])[0]
-        result = np.concatenate([[point], drawn])
+        drawn = stats.resampled_means(values[None], *self._draw(split))[0]
+        result = np.concatenate([[stats.mean(values[~np.isnan(values)])], drawn])
         if np.isnan(result[0]):
             raise Undefined(f"{what} is unscored for all {len(values)} documents of {split}")
         return result

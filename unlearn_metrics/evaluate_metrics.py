@@ -80,9 +80,8 @@ class _Module(evaluate.Metric):
         if not aggregate:
             return {name: values}
         scored = ~np.isnan(values)
-        ones = np.ones((1, int(scored.sum())))
-        mean = stats.aggregate(np.array(values)[scored], ones, metric.geometric)[0] if scored.any() else np.nan
-        return {name: float(mean), f"{name}_unscored": int((~scored).sum())}
+        mean = stats.mean(np.array(values)[scored], metric.geometric)
+        return {name: mean, f"{name}_unscored": int((~scored).sum())}
 
 
 def _field(need: str, value: Any, document: int) -> Any:

@@ -75,7 +75,7 @@ def record(
         scores=scores,
         composites=composites,
         checkpoints=dict(checkpoints),
-        data={split: data_hash(task) for split, task in tasks.items()}
+        data={split: task.data_sha256 for split, task in tasks.items()}
         | {name: ability.data_hash(loaded) for name, loaded in others.items()},
         task_versions={task.task_name: str(task.VERSION) for task in tasks.values()} | ability.versions(others),
         prompts={split: prompt_of(task, firsts[split]) for split, task in tasks.items()},
@@ -120,7 +120,7 @@ def fingerprint(
     code = {path.name: path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parent.rglob("*.py"))}
     parts = {
         "checkpoints": {role: asdict(info) | {"path": None} for role, info in checkpoints.items()},
-        "data": {split: data_hash(task) for split, task in tasks.items()},
+        "data": {split: task.data_sha256 for split, task in tasks.items()},
         "tasks": {split: task.dump_config() for split, task in tasks.items()},
         "others": {name: ability.data_hash(loaded) for name, loaded in others.items()},
         "settings": asdict(settings)
@@ -144,14 +144,6 @@ def dtype(lm: HFLM) -> str:
 
 def chat_template_hash(lm: HFLM) -> str:
     return hashlib.sha256(str(lm.chat_template(True)).encode()).hexdigest()
-
-
-def data_hash(task: TokenScoreTask) -> str:
-    """sha256 over the documents in order."""
-    digest = hashlib.sha256()
-    for doc in task.eval_docs:
-        digest.update(repr(sorted(doc.items())).encode())
-    return digest.hexdigest()
 
 
 def prompt_of(task: TokenScoreTask, first: Document) -> Prompt:
@@ -198,7 +190,7 @@ def signature_of(
         "eos": "prob+",
         "ctl": ctl,
         "dtype": dtype(lm),
-        "data": short_hash(data_hash(task) for task in tasks.values()),
+        "data": short_hash(task.data_sha256 for task in tasks.values()),
         **({"util": others_hash(others, settings)} if others else {}),
         "seed": str(settings.seed),
         "lm-eval": importlib.metadata.version("lm-eval"),

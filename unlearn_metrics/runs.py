@@ -52,12 +52,8 @@ def halves(documents: Sequence[Document]) -> tuple[list[Document], list[Document
     return list(documents[0::2]), list(documents[1::2])
 
 
-def summarise(documents: Sequence[Document], metrics: Iterable[str], seed: int = 0) -> dict[str, Score]:
-    """metric -> Score over the documents, clusters resampled together, one resampling for all metrics."""
-    return _summary(documents, values(list(metrics), documents), seed)
-
-
 def _summary(documents: Sequence[Document], found: Mapping[str, Sequence[float]], seed: int) -> dict[str, Score]:
+    """metric -> Score over the documents, from their values; clusters resampled together, alike for all metrics."""
     clusters = np.array([d["cluster"] for d in documents])
     figures = np.array(list(found.values())).reshape(len(found), len(documents))
     scored = stats.scores(figures, clusters, seed, [name in METRICS and METRICS[name].geometric for name in found])

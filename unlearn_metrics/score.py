@@ -288,7 +288,7 @@ def open_reference(
             f"{folder} is a run of {theirs or 'all'} documents of each split, this one is of {limit or 'all'}"
         )
     for split, task in tasks.items():
-        if record.data.get(split) != provenance.data_hash(task):
+        if record.data.get(split) != task.data_sha256:
             raise InputError(f"{folder} can't be the reference of this run: its {split} documents are others")
     return record, record.checkpoints[ROLES[model]], whole(runs.load_documents(folder).get(model, {}))
 

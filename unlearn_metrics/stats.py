@@ -18,6 +18,15 @@ PERMUTATIONS = 9999  # up to 13 clusters all sign flips are fewer, and are enume
 MIN_CLUSTERS = 5  # resampling fewer gives intervals that are far too narrow: better none
 
 
+def mean(values: Floats, geometric: bool = False) -> float:
+    """Mean, or geometric mean, of values, [n]; NaN for none. Summed exactly, so the same in any order."""
+    if not len(values):
+        return math.nan
+    known = values.astype(np.float64)
+    average = math.fsum((np.log(known) if geometric else known).tolist()) / len(known)
+    return float(np.exp(average)) if geometric else average
+
+
 def aggregate(values: Floats, weights: Floats, geometric: bool = False) -> Floats:
     """Weighted mean over documents, for each row of weights.
 
@@ -119,9 +128,7 @@ def _score(values: Floats, clusters: NDArray[np.integer], resampled: Floats, geo
     unscored = len(values) - n
     if n == 0:
         return Score(None, None, None, 0, unscored)
-    known = values[scored].astype(np.float64)
-    mean = math.fsum((np.log(known) if geometric else known).tolist()) / n  # exact: the same in any order
-    value = float(np.exp(mean)) if geometric else mean
+    value = mean(values[scored], geometric)
     if not math.isfinite(value):
         return Score(None, None, None, n, unscored)
     count = len(np.unique(clusters[scored]))

@@ -7,10 +7,12 @@ that lm-eval does not look for them on the network.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import random
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +113,14 @@ class TokenScoreTask(ConfigurableTask):
         return {need for name in metrics for need in METRICS[name].needs if need in ROLES}
 
     # --- data
+
+    @cached_property
+    def data_sha256(self) -> str:
+        """sha256 over the documents in order."""
+        digest = hashlib.sha256()
+        for doc in self.eval_docs:
+            digest.update(repr(sorted(doc.items())).encode())
+        return digest.hexdigest()
 
     def download(self, dataset_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         fields = self._fields()

@@ -15,7 +15,6 @@ from collections import Counter
 from pathlib import Path
 
 from unlearn_metrics import runs
-from unlearn_metrics.composites import compose
 from unlearn_metrics.metrics import value
 from unlearn_metrics.types import Document, Observations
 
@@ -79,10 +78,9 @@ def main() -> None:
                     for document in found:
                         value(name, document)
                     lap(name)
-                runs.summarise(found, [], 0)
-                lap("draw")
-            compose(splits, again.get("retain_only"), 0)
-            lap("composites, metrics again included")
+        start = time.perf_counter()
+        runs.score_all(again, metrics, 0)
+        lap("all at once: metrics again, intervals and composites")
         del again
         print(f"{documents:,} documents, {size:.0f} MB on disk")
         for what, seconds in sorted(spent.items(), key=lambda item: -item[1]):
