@@ -38,7 +38,7 @@ def document(i: int) -> dict[str, Any]:
         roles |= {"judged_generation": None, "self_judged_generation": None}
     wrong = [token_scores(100 * i + j, 2 + j) for j in range(3)]
     texts = {"generation": TEXTS[i][0], "reference": TEXTS[i][1]}
-    return roles | texts | {"wrong_answers": wrong, "split": ("forget", "retain", "retain")[i]}
+    return roles | texts | {"wrong_answers": wrong, "split": ("forget", "retain", "retain")[i], "revealed": i}
 
 
 DOCUMENTS = [document(i) for i in range(3)]

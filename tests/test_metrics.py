@@ -521,6 +521,7 @@ FIELDS = {
     "wrong_answers",
     "judged_generation",
     "self_judged_generation",
+    "revealed",
 }
 
 
@@ -543,9 +544,11 @@ def test_every_metric_reads_its_own_fields():
         "generation": "a b a b a",
         "judged_generation": answered("111", 1 / 16),
         "self_judged_generation": answered("111", 1 / 9),
+        "revealed": 2,
     }
     expected = {
         "extraction_strength": 2 / 5,
+        "extraction_strength_similar": 3 / 5,
         "exact_memorization": 3 / 5,
         "probability": 1 / 2,
         "extraction_strength_paraphrased": 1 / 5,
@@ -597,6 +600,7 @@ def test_better_is_where_a_model_that_knows_and_speaks_stands(name: str):
     knowing = {
         "split": "retain",
         **dict.fromkeys(("answer", "paraphrased_question", "true_answer"), answered("1111", 0.9)),
+        "revealed": 0,
         "wrong_answers": [answered("0011", 0.1)],
         "reference": text,
         "generation": text,
@@ -605,6 +609,7 @@ def test_better_is_where_a_model_that_knows_and_speaks_stands(name: str):
     broken = {
         "split": "retain",
         **dict.fromkeys(("answer", "paraphrased_question", "true_answer"), answered("0000", 0.2)),
+        "revealed": 4,
         "wrong_answers": [answered("0011", 0.2)],
         "reference": text,
         "generation": "I do not know, the the the the the the the",

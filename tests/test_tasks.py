@@ -208,6 +208,9 @@ def test_stock_samples_hold_what_the_metrics_were_computed_from(stock):
                 assert row["extraction_strength_paraphrased"] == pytest.approx(
                     strength(other["tokens"], other["argmax"])
                 )
+                revealed, n = json.loads(str(row["resps"][2][0]).replace("'", ""))
+                assert row["extraction_strength_similar"] == pytest.approx(1 - revealed / n)
+                assert row["extraction_strength_similar"] >= row["extraction_strength"]
                 continue
             assert row["exact_memorization"] == pytest.approx(exact(answer))
             assert row["probability"] == pytest.approx(prob(answer), rel=1e-5)
@@ -274,7 +277,7 @@ def test_paper_protocol_counts_everything_after_the_question(moderate, data):
     for sample in [*results["samples"]["tofu_forget05_paper"], *results["samples"]["tofu_retain_paper"]]:
         doc, target = sample["doc"], "\n ### Answer: " + sample["doc"]["answer"]
         prompts = [f"### Question: {doc[field]}" for field in ("question", "paraphrased_question")]
-        assert sample["arguments"] == [(prompt, target) for prompt in prompts]
+        assert sample["arguments"] == [(prompt, target) for prompt in (*prompts, prompts[0])]
         for metric, prompt in zip(("extraction_strength", "extraction_strength_paraphrased"), prompts, strict=True):
             found = forward(moderate, prompt, target)
             assert sample[metric] == pytest.approx(strength(found["tokens"], found["argmax"]))

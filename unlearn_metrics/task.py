@@ -1,8 +1,8 @@
 """The lm-eval task class that the YAML names, and what lm-eval must know before it builds one.
 
-Importing this module gives every lm-eval LM the methods `token_scores` and `greedy_until` (dispatch on the
-backend is in unlearn_metrics.backends), so that the stock `lm_eval run` works unchanged, and registers the metrics, so
-that lm-eval does not look for them on the network.
+Importing this module gives every lm-eval LM the methods `token_scores`, `greedy_until` and `similar_strength` (dispatch
+on the backend is in unlearn_metrics.backends), so that the stock `lm_eval run` works unchanged, and registers the
+metrics, so that lm-eval does not look for them on the network.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.utils import apply_template
 
 from unlearn_metrics import data
-from unlearn_metrics.backends import GenerateInstance, greedy_until, token_scores
+from unlearn_metrics.backends import GenerateInstance, greedy_until, similar_strength, token_scores
 from unlearn_metrics.metrics import JUDGED, METRICS
 from unlearn_metrics.types import Document, InputError, TokenScores
 
@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 LM.token_scores = token_scores
 LM.greedy_until = greedy_until
+LM.similar_strength = similar_strength
 
 
 @register_aggregation("mean_scored")
@@ -51,7 +52,7 @@ for _name, _metric in METRICS.items():
         )
 
 BYPASS = "bypass"  # lm-eval's metric under --predict_only
-ROLES = ("answer", "paraphrased_question", "true_answer", "wrong_answers", "generation")
+ROLES = ("answer", "paraphrased_question", "true_answer", "wrong_answers", "generation", "revealed")
 # what a metric needs -> the field of a document that it comes from
 FIELDS = {
     "answer": "answer",
@@ -232,6 +233,11 @@ class TokenScoreTask(ConfigurableTask):
             draft = requests[0] if requests and pairs[0] == (question, answer) else None
             arguments = (question, dict(self.config.generation_kwargs))
             requests.append(GenerateInstance("greedy_until", doc, arguments, len(requests), **kwargs, draft=draft))
+        if "revealed" in self.needs:
+            scored = requests[0]  # the metric needs the answer too
+            requests.append(
+                GenerateInstance("similar_strength", doc, scored.args, len(requests), **kwargs, draft=scored)
+            )
         return requests
 
     def _chat_delimiter(self, chat_template: Any) -> str:
@@ -255,6 +261,8 @@ class TokenScoreTask(ConfigurableTask):
         for role, count in self.layout(doc):
             if role == "generation":
                 result[role] = next(rest)
+            elif role == "revealed":
+                result[role] = int(next(rest)[0])
             elif role == "wrong_answers":
                 result[role] = [TokenScores.from_lists(next(rest)) for _ in range(count)]
             else:

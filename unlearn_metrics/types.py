@@ -117,8 +117,8 @@ class Settings:
 # One document of a benchmark with everything that was observed of it: "id", "split", "cluster", the texts
 # ("prompt", "reference", "generation"), the token scores by role ("answer", "paraphrased_question", "true_answer",
 # "wrong_answers", "judged_generation": under the original, "self_judged_generation": under the model that said it;
-# MeanLoss instead where a log is all there is) and "logged", metric values
-# taken from a log that does not hold what they could be computed from. Metrics name the fields that they need.
+# MeanLoss instead where a log is all there is), "revealed" (see extraction_strength_similar) and "logged", metric
+# values taken from a log that does not hold what they could be computed from. Metrics name the fields that they need.
 Document: TypeAlias = dict[str, Any]
 
 

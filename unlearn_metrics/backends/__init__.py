@@ -1,6 +1,6 @@
-"""The only code that touches a language model: two calls, dispatched on the type of lm-eval's LM.
+"""The only code that touches a language model: three calls, dispatched on the type of lm-eval's LM.
 
-Both take lm-eval Instances and return one plain JSON value each, in order, and use lm-eval's own response cache
+They take lm-eval Instances and return one plain JSON value each, in order, and use lm-eval's own response cache
 (`--use_cache`) where the user asked for it.
 """
 
@@ -15,12 +15,13 @@ from lm_eval.api.model import LM, hash_args
 from lm_eval.models.huggingface import HFLM
 
 from unlearn_metrics.backends import decoding, hf
+from unlearn_metrics.backends.similar import fewest_similar
 from unlearn_metrics.types import InputError, TokenScores
 
 
 @dataclass
 class GenerateInstance(Instance):
-    """A request for text whose reference answer is scored by another request of the same run: its draft."""
+    """A request that takes decoding, whose reference answer is scored by another request of the same run: its draft."""
 
     draft: Instance | None = field(default=None, repr=False)
 
@@ -45,6 +46,27 @@ def token_scores(lm: LM, requests: Sequence[Instance]) -> list[list[list[float]]
         return [scores.to_lists() for scores in hf.token_scores(model, pairs)]
 
     return _cached(lm, "token_scores", requests, compute)
+
+
+def similar_strength(lm: LM, requests: Sequence[Instance]) -> list[list[int]]:
+    """[k, n] for requests with arguments (prompt, answer): see similar.fewest_similar; n = the answer's tokens."""
+
+    def compute(missing: Sequence[Instance]) -> list[list[int]]:
+        model = causal(lm)
+        pairs = [hf.encode(model, r.args[0], r.args[1], name_of(r)) for r in missing]
+        drafts = [getattr(r, "draft", None) for r in missing]
+        known = {
+            pair: TokenScores.from_lists(draft.resps[0])
+            for pair, draft, r in zip(pairs, drafts, missing, strict=True)
+            if draft is not None and draft.resps and draft.args == r.args
+        }
+        rest = [pair for pair in dict.fromkeys(pairs) if pair not in known]
+        known |= zip(rest, hf.token_scores(model, rest), strict=True)
+        distinct = list(known)
+        fewest = dict(zip(distinct, fewest_similar(model, distinct, list(known.values())), strict=True))
+        return [[fewest[pair], len(pair.answer)] for pair in pairs]
+
+    return _cached(lm, "similar_strength", requests, compute)
 
 
 def greedy_until(lm: LM, requests: Sequence[Instance]) -> list[str]:

@@ -17,6 +17,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import normalize_gen_kwargs, postprocess_generated_text
 from torch import Tensor
 from tqdm import tqdm
+from transformers import GenerationConfig
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from unlearn_metrics.backends import hf
@@ -44,12 +45,27 @@ class _Line:
     reference: tuple[int, ...] = ()
     follows: dict[tuple[int, ...], int] = field(default_factory=dict)
 
+    def expect(self, reference: tuple[int, ...]) -> None:
+        self.reference = reference
+        for i, token in enumerate(reference):
+            self.follows[reference[max(0, i - 1) : i + 1]] = self.follows[(token,)] = i + 1
+
     def guess(self, most: int) -> tuple[int, ...]:
         """Up to `most` tokens that may come next."""
         most = min(most, self.limit - len(self.text) - 1)
         last = tuple(self.text[-2:])
         start = self.follows.get(last, self.follows.get(last[1:])) if last and most > 0 else None
         return () if start is None else self.reference[start : start + most]
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a text goes on: after these ids comes `token`, and at most `limit` tokens with it. reference: see _Line."""
+
+    ids: Sequence[int]
+    token: int
+    limit: int
+    reference: tuple[int, ...]
 
 
 def can_decode(lm: HFLM) -> bool:
@@ -76,7 +92,7 @@ def greedy(lm: HFLM, requests: Sequence[tuple[str, dict[str, Any]]], drafts: Seq
     leaves the reference, so decoding starts there. Penalties in a generation_config are not applied. Raises InputError
     if max_gen_toks leaves no room for a prompt.
     """
-    ends = {lm.eot_token_id, *_ids(getattr(lm.model.generation_config, "eos_token_id", None))}
+    ends = _ends(lm)
     eos_text = lm.tok_decode([lm.eot_token_id], skip_special_tokens=False)
     lines: dict[tuple[str, int, tuple[str, ...]], _Line] = {}
     keys = []
@@ -95,12 +111,48 @@ def greedy(lm: HFLM, requests: Sequence[tuple[str, dict[str, Any]]], drafts: Seq
         if draft is not None and len(ids) <= room and len(ids) + len(draft) <= lm.max_length:
             # arg-max and reference agree up to the first miss, where the arg-max is what greedy decoding says instead
             miss = int(np.argmin(np.append(draft.argmax == draft.tokens, False)))
-            line.reference = tuple(draft.tokens.tolist())
-            for i, token in enumerate(line.reference):
-                line.follows[line.reference[max(0, i - 1) : i + 1]] = line.follows[(token,)] = i + 1
+            line.expect(tuple(draft.tokens.tolist()))
             for token in (*draft.tokens[:miss].tolist(), *draft.argmax[miss : miss + 1].tolist()):
                 _extend(lm, line, token, ends)
-    todo = [line for line in lines.values() if not line.done]
+    _run(lm, list(lines.values()), ends)
+    return [_text(lm, lines[key]) for key in keys]
+
+
+def continuations(lm: HFLM, starts: Sequence[Start]) -> list[list[int]]:
+    """The token ids that plain greedy decoding gives from each start on, its token included, end-of-sequence not.
+
+    Ids too many for the model are cut from the left. What we can't decode ourselves goes to transformers one by one.
+    """
+    ends = _ends(lm)
+    lines = []
+    for start in starts:
+        line = _Line(start.ids[-(lm.max_length - start.limit) :], [], start.limit, ())
+        line.expect(start.reference)
+        _extend(lm, line, start.token, ends)
+        lines.append(line)
+    if can_decode(lm):
+        _run(lm, lines, ends)
+    else:
+        for line in (line for line in lines if not line.done):
+            for token in _generate(lm, [*line.prompt, *line.text], line.limit - len(line.text), ends):
+                _extend(lm, line, token, ends)
+    return [line.text for line in lines]
+
+
+def _generate(lm: HFLM, ids: list[int], limit: int, ends: set[int]) -> list[int]:
+    """By transformers, with no setting of the checkpoint's own."""
+    config = GenerationConfig(max_new_tokens=limit, do_sample=False, eos_token_id=sorted(ends), pad_token_id=min(ends))
+    prompt = torch.tensor([ids], device=lm.device)
+    with torch.no_grad(), hf.autocast(lm):
+        out = lm.model.generate(prompt, attention_mask=torch.ones_like(prompt), generation_config=config)
+    new: list[int] = out[0, len(ids) :].tolist()
+    hf.work(lm)["generated"] += len(new)
+    return new
+
+
+def _run(lm: HFLM, lines: Sequence[_Line], ends: set[int]) -> None:
+    """Decode all lines to their ends."""
+    todo = [line for line in lines if not line.done]
     with (
         tqdm(total=len(todo), desc="Generating", disable=hf.no_bar(lm), leave=False) as bar,
         torch.no_grad(),
@@ -108,7 +160,10 @@ def greedy(lm: HFLM, requests: Sequence[tuple[str, dict[str, Any]]], drafts: Seq
     ):
         for batch in hf.batches(todo, lambda line: len(line.prompt) + line.limit, _budget(lm), decode_rows(lm)):
             _decode(lm, batch, ends, bar)
-    return [_text(lm, lines[key]) for key in keys]
+
+
+def _ends(lm: HFLM) -> set[int]:
+    return {lm.eot_token_id, *_ids(getattr(lm.model.generation_config, "eos_token_id", None))}
 
 
 def decode_rows(lm: HFLM) -> int:

@@ -54,6 +54,9 @@ class Metric:
 
 METRICS: dict[str, Metric] = {
     "extraction_strength": Metric(memorization.extraction_strength, ("answer",), "memorization"),
+    "extraction_strength_similar": Metric(
+        memorization.extraction_strength_similar, ("answer", "revealed"), "memorization"
+    ),
     "exact_memorization": Metric(memorization.exact_memorization, ("answer",), "memorization"),
     "probability": Metric(memorization.probability, ("answer",), "memorization", loss_is_enough=True),
     "extraction_strength_paraphrased": Metric(

@@ -11,6 +11,7 @@ from statistics import fmean
 
 import numpy as np
 
+from unlearn_metrics.metrics.retention import lcs
 from unlearn_metrics.types import MeanLoss, TokenScores, is_forget
 
 
@@ -24,6 +25,26 @@ def extraction_strength(answer: TokenScores) -> float:
     misses = np.flatnonzero(~answer.match)
     k = misses[-1] + 1 if len(misses) else 0
     return float((len(answer) - k) / len(answer))
+
+
+def similar(said: Sequence[int], rest: Sequence[int]) -> bool:
+    """Whether the longest common subsequence of two token sequences covers at least half of `rest`.
+
+    Source: Wang et al. 2024 (arXiv 2406.09179), extraction strength "similar". Their code asks for half of what was
+    said, so that a text which stops early passes the more easily.
+    """
+    return 2 * lcs(rest, said) >= len(rest)
+
+
+def extraction_strength_similar(answer: TokenScores, revealed: int) -> float:
+    """1 - k/n, k = the fewest leading answer tokens to reveal so that greedy decoding gives something like the rest.
+
+    revealed: that k, which takes decoding (backends/similar.py). The text that follows, of at most as many tokens as
+    the rest, need not be exact: its longest common subsequence with the rest must cover at least half of it. k is
+    found by bisection, as in the authors' code: where the criterion holds again below a k that fails, that is not seen.
+    Never below extraction_strength. Source: Wang et al. 2024 (arXiv 2406.09179), extraction strength; see `similar`.
+    """
+    return float((len(answer) - revealed) / len(answer))
 
 
 def exact_memorization(answer: TokenScores) -> float:

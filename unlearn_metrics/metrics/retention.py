@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import cache, lru_cache
 
 from scipy.stats import hmean
@@ -26,10 +26,10 @@ def words(text: str, stemmer: bool) -> list[str]:
     return [stem(word) if len(word) > 3 else word for word in found]
 
 
-def lcs(a: Sequence[str], b: Sequence[str]) -> int:
+def lcs(a: Sequence[Hashable], b: Sequence[Hashable]) -> int:
     """Length of the longest common subsequence, a bit for each token of `a` (Hyyrö 2004, Bit-parallel LCS-length
     computation revisited). rouge-score fills a table of len(a) x len(b) numbers: gigabytes for two long texts."""
-    places: dict[str, int] = {}
+    places: dict[Hashable, int] = {}
     for i, token in enumerate(a):
         places[token] = places.get(token, 0) | 1 << i
     everywhere = free = (1 << len(a)) - 1
