@@ -38,7 +38,12 @@ def document(i: int) -> dict[str, Any]:
         roles |= {"judged_generation": None, "self_judged_generation": None}
     wrong = [token_scores(100 * i + j, 2 + j) for j in range(3)]
     texts = {"generation": TEXTS[i][0], "reference": TEXTS[i][1]}
-    return roles | texts | {"wrong_answers": wrong, "split": ("forget", "retain", "retain")[i], "revealed": i}
+    return (
+        roles
+        | texts
+        | {"wrong_answers": wrong, "split": ("forget", "retain", "retain")[i], "revealed": i}
+        | {"clean_probability": (0.9, None, 0.25)[i]}
+    )
 
 
 DOCUMENTS = [document(i) for i in range(3)]

@@ -522,6 +522,7 @@ FIELDS = {
     "judged_generation",
     "self_judged_generation",
     "revealed",
+    "clean_probability",
 }
 
 
@@ -545,6 +546,7 @@ def test_every_metric_reads_its_own_fields():
         "judged_generation": answered("111", 1 / 16),
         "self_judged_generation": answered("111", 1 / 9),
         "revealed": 2,
+        "clean_probability": 3 / 7,
     }
     expected = {
         "extraction_strength": 2 / 5,
@@ -566,6 +568,7 @@ def test_every_metric_reads_its_own_fields():
         "token_entropy": 0.4181656600,  # (3/5 log 5/3 + 2/5 log 5/2) / log 5
         "ngram_entropy": 0.945530556,
         "refusal": 0,
+        "gibberish": 4 / 7,
         "perplexity": 16,
         "self_perplexity": 9,
         "loss": math.log(2),
@@ -582,7 +585,7 @@ def test_every_metric_names_fields_that_its_function_takes(name: str):
     metric = METRICS[name]
     assert set(metric.needs) <= FIELDS
     inspect.signature(metric.fn).bind(*metric.needs)  # TypeError: too few or too many
-    assert (name in JUDGED) == ("judged_generation" in " ".join(metric.needs))
+    assert (name in JUDGED) == bool(re.search("judged_generation|clean_probability", " ".join(metric.needs)))
     bare = name.removesuffix("_paraphrased").removeprefix("self_")
     assert bare.startswith(metric.fn.__name__)  # one name, one spelling
     assert metric.geometric == ("perplexity" in name)  # what has no upper bound must not let one document rule
@@ -601,6 +604,7 @@ def test_better_is_where_a_model_that_knows_and_speaks_stands(name: str):
         "split": "retain",
         **dict.fromkeys(("answer", "paraphrased_question", "true_answer"), answered("1111", 0.9)),
         "revealed": 0,
+        "clean_probability": 0.9,
         "wrong_answers": [answered("0011", 0.1)],
         "reference": text,
         "generation": text,
@@ -610,6 +614,7 @@ def test_better_is_where_a_model_that_knows_and_speaks_stands(name: str):
         "split": "retain",
         **dict.fromkeys(("answer", "paraphrased_question", "true_answer"), answered("0000", 0.2)),
         "revealed": 4,
+        "clean_probability": 0.2,
         "wrong_answers": [answered("0011", 0.2)],
         "reference": text,
         "generation": "I do not know, the the the the the the the",
@@ -623,7 +628,7 @@ def test_better_is_where_a_model_that_knows_and_speaks_stands(name: str):
 
 
 def test_on_forget_it_is_good_to_hold_less_of_the_text_but_not_to_speak_worse():
-    elsewhere = {"probability_wrong", "repetition", "perplexity", "refusal", *ATTACKS}
+    elsewhere = {"probability_wrong", "repetition", "perplexity", "refusal", "gibberish", *ATTACKS}
     assert {name for name in METRICS if good(name, "retain") == "lower"} == elsewhere
     # on forget only fluency, and truth_ratio with its own form, keep their direction; a text should look new to attacks
     fluent = {"ngram_entropy", "token_entropy", "distinct_1", "distinct_2"}

@@ -22,14 +22,14 @@ from unlearn_metrics.metrics import METRICS
 from unlearn_metrics.types import TOKEN_SCORE_FIELDS, InputError, TokenScores
 
 TEXT = datasets.Value("string")
-COUNT = datasets.Value("int32")
+NUMBERS = {"revealed": datasets.Value("int32"), "clean_probability": datasets.Value("float64")}
 SCORES = datasets.List(datasets.List(datasets.Value("float64")))
 # field of a document -> its name and type as an input here; every other field is the token scores of one answer
 INPUTS = {
     "generation": ("predictions", TEXT),
     "reference": ("references", TEXT),
     "split": ("split", TEXT),
-    "revealed": ("revealed", COUNT),
+    **{name: (name, kind) for name, kind in NUMBERS.items()},
     "wrong_answers": ("wrong_answers", datasets.List(SCORES)),
 }
 
@@ -88,7 +88,7 @@ class _Module(evaluate.Metric):
 
 def _field(need: str, value: Any, document: int) -> Any:
     """A field of a document as the metric takes it. ValueError, naming the document, for what are no token scores."""
-    if need in ("generation", "reference", "split", "revealed") or value is None:
+    if need in ("generation", "reference", "split", *NUMBERS) or value is None:
         return value
     if need == "wrong_answers":
         return [_field("", item, document) for item in value]
@@ -104,6 +104,6 @@ def _field(need: str, value: Any, document: int) -> Any:
 def _describe(kind: Any) -> str:
     if kind is TEXT:
         return "a text"
-    if kind is COUNT:
-        return "a number of tokens"
+    if kind in NUMBERS.values():
+        return "a number"
     return "five lists (" + ", ".join(TOKEN_SCORE_FIELDS) + ")" + ("" if kind is SCORES else " per wrong answer")

@@ -105,6 +105,7 @@ def resolved(lm: HFLM, settings: Settings) -> dict[str, str | int | float | bool
         "chat_template_sha256": chat_template_hash(lm) if settings.apply_chat_template else None,
         "max_length": lm.max_length,
         "batch_size": settings.batch_size,
+        "gibberish_model": settings.gibberish_model,
         "seed": settings.seed,
     }
 

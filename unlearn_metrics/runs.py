@@ -268,6 +268,7 @@ def _contradictions(record: RunRecord) -> Iterable[str]:
 
 TEXT_COLUMNS: dict[str, type] = {"model": str, "split": str, "id": int, "cluster": int}
 TEXT_COLUMNS |= dict.fromkeys(("question", "prompt", "reference", "generation"), str) | {"revealed": int}
+TEXT_COLUMNS |= {"clean_probability": float}
 LOGGED = "logged_"  # + a metric's name: its value in the log that a record was imported from
 TOKEN_COLUMNS: dict[str, type] = {"model": str, "split": str, "id": int, "role": str, "index": int, "loss": float}
 TOKEN_COLUMNS |= dict.fromkeys(TOKEN_SCORE_FIELDS, list)

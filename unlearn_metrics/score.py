@@ -11,7 +11,7 @@ import torch
 from lm_eval.models.huggingface import HFLM
 
 from unlearn_metrics import ability, harness, provenance, runs, signature
-from unlearn_metrics.backends import hf
+from unlearn_metrics.backends import classifier, hf
 from unlearn_metrics.composites import whole
 from unlearn_metrics.control.calibration import calibrate
 from unlearn_metrics.control.checkpoints import (
@@ -175,6 +175,7 @@ def run(
     others = ability.load(settings.utility_tasks, settings.include_path) if settings.utility_tasks else {}
     if taken := [name for name in others if name in tasks or is_forget(name)]:
         raise InputError(f"the task {taken[0]} has the name of a split of {benchmark}; copy it under another")
+    reader = None if settings.gibberish_model is None else classifier.open_classifier(settings.gibberish_model)
     say(f"checking {original} and {unlearned}")
     o, u = open_pair(original, unlearned)
     checkpoints = {"original": identify(o), "unlearned": identify(u)}
@@ -240,13 +241,19 @@ def run(
 
     for document, judged in zip(unjudged, stage("judged generations", judge_all), strict=True):
         document["judged_generation"] = judged
+    if reader is not None:
+        say(f"reading the generations by {reader.name}")
+        written = [d for splits in seen.values() for d in spoken(splits)]
+        clean = classifier.clean_probabilities(reader, [d["generation"] for d in written], lm.device)
+        for document, probability in zip(written, clean, strict=True):
+            document["clean_probability"] = probability
 
     if settings.keep is not None:  # reported on the half that did not calibrate; the other half kept beside
         for splits in seen.values():
             splits["retain_calibration"], splits["retain"] = halves(splits["retain"])
         control = replace(control, achieved_held_out=mean_retention(seen["controlled"]["retain"]))
     directions = ability.directions(others, seen["original"])
-    of_split = {split: [*task.metrics, *_judged(task)] for split, task in tasks.items()}
+    of_split = {split: [*task.metrics, *_judged(task, reader is not None)] for split, task in tasks.items()}
     of_split |= {name: list(seen["original"][name][0]["logged"]) for name in others}
     metrics = {m: {split: of_split.get(split.removesuffix("_calibration"), []) for split in seen[m]} for m in seen}
     scores, composites = score_all(seen, metrics, settings.seed, benchmark)
@@ -265,6 +272,8 @@ def run(
         others=others,
         directions=directions,
     )
+    if reader is not None:
+        record = replace(record, settings=record.settings | {"gibberish_sha256": reader.sha256})
     return record, seen
 
 
@@ -293,8 +302,8 @@ def open_reference(
     return record, record.checkpoints[ROLES[model]], whole(runs.load_documents(folder).get(model, {}))
 
 
-def _judged(task: harness.TokenScoreTask) -> list[str]:
-    return sorted(JUDGED) if "generation" in task.needs else []
+def _judged(task: harness.TokenScoreTask, read: bool) -> list[str]:
+    return sorted(JUDGED if read else JUDGED - {"gibberish"}) if "generation" in task.needs else []
 
 
 def spoken(splits: Mapping[str, Sequence[Document]]) -> list[Document]:

@@ -95,6 +95,7 @@ class Settings:
 
     retain_model: the checkpoint that never saw the forget set; or reference_record, an earlier run whose model
     reference_from stands for it. utility_tasks: lm-eval tasks beside the benchmark, from include_path too.
+    gibberish_model: a text classifier for the generations.
     """
 
     keep: float | None = 0.95
@@ -109,6 +110,7 @@ class Settings:
     utility_tasks: tuple[str, ...] = ()
     include_path: Path | None = None
     utility_limit: int | None = None
+    gibberish_model: str | None = None
     apply_chat_template: bool = False
     batch_size: int = 1
     seed: int = 0
@@ -117,8 +119,9 @@ class Settings:
 # One document of a benchmark with everything that was observed of it: "id", "split", "cluster", the texts
 # ("prompt", "reference", "generation"), the token scores by role ("answer", "paraphrased_question", "true_answer",
 # "wrong_answers", "judged_generation": under the original, "self_judged_generation": under the model that said it;
-# MeanLoss instead where a log is all there is), "revealed" (see extraction_strength_similar) and "logged", metric
-# values taken from a log that does not hold what they could be computed from. Metrics name the fields that they need.
+# MeanLoss instead where a log is all there is), "revealed" (see extraction_strength_similar), "clean_probability"
+# (see gibberish) and "logged", metric values taken from a log that does not hold what they could be computed from.
+# Metrics name the fields that they need.
 Document: TypeAlias = dict[str, Any]
 
 

@@ -105,6 +105,14 @@ Precision = Annotated[
 ]
 Chat = Annotated[bool, typer.Option("--apply-chat-template", help="Prompt through the tokenizer's chat template.")]
 Batch = Annotated[int, typer.Option(help="Rows in a batch at most; 1 = as many as memory allows.", min=1)]
+GIBBERISH = "madhurjindal/autonlp-Gibberish-Detector-492513457"
+Gibberish = Annotated[
+    bool, typer.Option("--gibberish", help=f"Let a text classifier read the generations: {GIBBERISH}, from the hub.")
+]
+GibberishModel = Annotated[
+    str | None,
+    typer.Option(help="Or this one: a folder, or a hub id[@revision], with a label 'clean'.", metavar="ID_OR_FOLDER"),
+]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="All metrics, and the work done.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run that --out already holds.")]
 
@@ -138,6 +146,8 @@ def score(
     utility_tasks: UtilityTasks = "",
     include_path: IncludePath = None,
     utility_limit: UtilityLimit = None,
+    gibberish: Gibberish = False,
+    gibberish_model: GibberishModel = None,
     name: Annotated[
         str | None, typer.Option(help="What tables call the unlearned checkpoint. Default: as given.", metavar="TEXT")
     ] = None,
@@ -166,6 +176,7 @@ def score(
         utility_tasks=tuple(name.strip() for name in utility_tasks.split(",") if name.strip()),
         include_path=include_path,
         utility_limit=utility_limit,
+        gibberish_model=gibberish_model or (GIBBERISH if gibberish else None),
     )
     from unlearn_metrics.folder import check_out
 

@@ -88,6 +88,7 @@ METRICS: dict[str, Metric] = {
     "token_entropy": Metric(fluency.token_entropy, ("generation",), "fluency"),
     "ngram_entropy": Metric(fluency.ngram_entropy, ("generation",), "fluency"),
     "refusal": Metric(fluency.refusal, ("generation",), "fluency", better="lower"),
+    "gibberish": Metric(fluency.gibberish, ("clean_probability",), "fluency", better="lower"),
     "perplexity": Metric(fluency.perplexity, ("judged_generation",), "fluency", better="lower", geometric=True),
     "self_perplexity": Metric(
         fluency.perplexity, ("self_judged_generation",), "fluency", better="neither", geometric=True
@@ -100,9 +101,8 @@ METRICS: dict[str, Metric] = {
 
 ATTACKS = tuple(name for name, metric in METRICS.items() if metric.facet == "privacy")
 # What needs a look at the generation once it is there; a stock lm-eval run has no second round.
-JUDGED = frozenset(
-    name for name, metric in METRICS.items() if {"judged_generation", "self_judged_generation"} & {*metric.needs}
-)
+_LATER = {"judged_generation", "self_judged_generation", "clean_probability"}
+JUDGED = frozenset(name for name, metric in METRICS.items() if _LATER & {*metric.needs})
 
 
 def good(name: str, split: str) -> Literal["higher", "lower", "neither"]:

@@ -102,6 +102,15 @@ def perplexity(judged_generation: TokenScores | None) -> float:
     return float(np.exp(-fmean(judged_generation.logprob[:-1].tolist())))
 
 
+def gibberish(clean_probability: float | None) -> float:
+    """1 - the probability that a text classifier gives to the text's being clean. None (an empty text) gives NaN.
+
+    Source: OpenUnlearning's `forget_Q_A_gibberish` (Dorna et al. 2025, arXiv 2506.12618), which is the probability of
+    clean itself, by the classifier that is the default here.
+    """
+    return NAN if clean_probability is None else 1 - clean_probability
+
+
 # In the first OPENING characters of a text, apostrophes and contractions undone. After the phrase lists by which GCG
 # (Zou et al. 2023, arXiv 2307.15043) tells refusals, without those that answers in the third person contain ("as an",
 # "illegal"), and after the ways of not knowing in TOFU's "I don't know" answers (Maini et al. 2024, arXiv 2401.06121).

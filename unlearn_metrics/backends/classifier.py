@@ -1,0 +1,70 @@
+"""A text classifier that says how much a text looks like language: a sequence-classification checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from unlearn_metrics.types import InputError, first_line
+
+CLEAN = "clean"  # beside "mild gibberish", "word salad" and "noise" in the classifier that OpenUnlearning uses
+MAX_TOKENS, ROWS = 512, 32  # as OpenUnlearning's
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """clean: the index of the label that says so."""
+
+    name: str
+    model: Any
+    tokenizer: Any
+    clean: int
+
+    @property
+    def sha256(self) -> str:
+        """Over the names and the bytes of the weights, in order."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+
+def open_classifier(name: str) -> Classifier:
+    """Load a local folder, or a hub id with an optional @revision. Weights are never unpickled, code never run.
+
+    Raises InputError for what is no classifier, or has no label "clean".
+    """
+    repo, _, revision = (name, "", "") if Path(name).is_dir() else name.partition("@")
+    given = {"revision": revision or "main", "trust_remote_code": False}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(repo, **given)
+        model = AutoModelForSequenceClassification.from_pretrained(repo, dtype=torch.float32, **given)
+    except (OSError, ValueError, KeyError, AttributeError, RuntimeError, ImportError) as error:
+        raise InputError(f"gibberish model {name} cannot be loaded as a text classifier: {first_line(error)}") from None
+    labels = [str(model.config.id2label[i]) for i in range(model.config.num_labels)]
+    if CLEAN not in map(str.lower, labels):
+        raise InputError(f"gibberish model {name} has the labels {', '.join(labels)[:200]}; one must be '{CLEAN}'")
+    return Classifier(name, model.eval(), tokenizer, [label.lower() for label in labels].index(CLEAN))
+
+
+def clean_probabilities(classifier: Classifier, texts: Sequence[str], device: torch.device) -> list[float | None]:
+    """P(clean) of each text, its first 512 tokens counting; None for a text without any. Equal texts once."""
+    distinct = sorted({text for text in texts if text.strip()}, key=len)
+    model, tokenizer = classifier.model.to(device), classifier.tokenizer
+    found: dict[str, float] = {}
+    longest = min(MAX_TOKENS, getattr(model.config, "max_position_embeddings", MAX_TOKENS))
+    for i in range(0, len(distinct), ROWS):
+        batch = distinct[i : i + ROWS]
+        inputs = tokenizer(batch, padding=True, truncation=True, max_length=longest, return_tensors="pt").to(device)
+        with torch.no_grad():
+            p = torch.softmax(model(**inputs).logits.float(), -1)[:, classifier.clean]
+        found |= zip(batch, p.tolist(), strict=True)
+    model.to("cpu")
+    return [found.get(text) for text in texts]
