@@ -177,7 +177,7 @@ def test_what_is_no_classifier_is_refused(demo: Path, tmp_path: Path):
     # a pickle that would run code when loaded
     tiny_classifier(tmp_path / "c", ["clean", "not"], ["a"]).save_pretrained(tmp_path / "c")
     (tmp_path / "c" / "model.safetensors").unlink()
-    (tmp_path / "c" / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb(str(tmp_path / "exploded"))))
+    (tmp_path / "c" / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb(str(tmp_path / "exploded")), 2))
     with pytest.raises(InputError, match="cannot be loaded"):
         open_classifier(str(tmp_path / "c"))
     assert not (tmp_path / "exploded").exists()

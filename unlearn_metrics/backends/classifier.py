@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -46,7 +47,7 @@ def open_classifier(name: str) -> Classifier:
     try:
         tokenizer = AutoTokenizer.from_pretrained(repo, **given)
         model = AutoModelForSequenceClassification.from_pretrained(repo, dtype=torch.float32, **given)
-    except (OSError, ValueError, KeyError, AttributeError, RuntimeError, ImportError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, RuntimeError, ImportError, UnpicklingError) as error:
         raise InputError(f"gibberish model {name} cannot be loaded as a text classifier: {first_line(error)}") from None
     labels = [str(model.config.id2label[i]) for i in range(model.config.num_labels)]
     if CLEAN not in map(str.lower, labels):
