@@ -148,11 +148,14 @@ def test_other_architectures(lm: HFLM, pairs: list[Pair], name: str):
     assert any(0 <= k < len(pair.answer) - 1 for k, pair in zip(want, given, strict=True))
 
 
-def test_a_prompt_too_long_is_cut(lm: HFLM, pairs: list[Pair]):
+def test_a_prompt_too_long_is_cut_to_the_window_of_teacher_forcing(lm: HFLM, pairs: list[Pair]):
     long = Pair(pairs[0].context * 12, pairs[0].answer[::-1])
-    assert len(long.context) > lm.max_length
-    (k,) = fewest_similar(lm, [long], hf.token_scores(lm, [long]))
-    assert 0 <= k <= len(long.answer)
+    full = Pair(pairs[0].context, (pairs[0].answer[::-1] * 99)[: lm.max_length])  # the answer alone fills the model
+    for pair in (long, full):
+        cut = Pair(pair.context[-(lm.max_length + 1 - len(pair.answer)) :], pair.answer)
+        assert len(cut.context) < len(pair.context)
+        found = [fewest_similar(lm, [p], hf.token_scores(lm, [p])) for p in (pair, cut)]
+        assert found[0] == found[1]
 
 
 # --- through lm-eval and in a record
@@ -188,7 +191,7 @@ def test_as_an_lm_eval_metric(demo: Path, paper_data: Path, tmp_path: Path):
             assert (prompt, answer) == sample["arguments"][0]
             pair = hf.encode(lm, prompt, answer)
             k = bisected(lm, pair, exact_k(sample["extraction_strength"], pair))
-            assert sample["resps"][-1] == [[k, len(pair.answer)]]
+            assert sample["resps"][-1] == [k]
             assert sample["extraction_strength_similar"] == pytest.approx(1 - k / len(pair.answer))
             higher += sample["extraction_strength_similar"] > sample["extraction_strength"]
         direction = first["higher_is_better"][task]["extraction_strength_similar"]
@@ -213,7 +216,6 @@ def test_in_a_record(demo: Path, paper_data: Path, tmp_path: Path):
 
 def test_without_a_draft(lm: HFLM):
     request = Instance("similar_strength", {}, ("Question: Who?\nAnswer:", " Nobody at all."), 0, metadata=("t", 0, 1))
-    ((k, n),) = similar_strength(lm, [request])
     pair = hf.encode(lm, *request.args)
     (scores,) = hf.token_scores(lm, [pair])
-    assert (k, n) == (bisected(lm, pair, exact_k(extraction_strength(scores), pair)), len(pair.answer))
+    assert similar_strength(lm, [request]) == [bisected(lm, pair, exact_k(extraction_strength(scores), pair))]

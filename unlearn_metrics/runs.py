@@ -299,6 +299,8 @@ def load_documents(folder: Path) -> Observations:
             raise InputError(f"{folder / TEXTS} has an unknown model '{model[:80]}'")
         if any(len(document.get(field, "")) > MAX_TEXT for field in ("reference", "generation")):
             raise InputError(f"{folder / TEXTS}: a text has more than {MAX_TEXT:,} characters")
+        if not 0 <= document.get("clean_probability", 0) <= 1:
+            raise InputError(f"{folder / TEXTS}: {document['clean_probability']:g} is no probability")
         if by_key.setdefault((model, split, document["id"]), document) is not document:
             raise InputError(f"{folder / TEXTS}: document {document['id']} of {model}, {split[:80]} is there twice")
         observations.setdefault(model, {}).setdefault(split, []).append(document)
@@ -315,6 +317,9 @@ def load_documents(folder: Path) -> Observations:
             raise InputError(f"{folder / TOKENS}: {f'{key} {role!r}'[:200]} is there twice")
         else:
             by_key[key][role] = scores
+        length = len(scores) if role == "answer" and isinstance(scores, TokenScores) else np.inf
+        if not 0 <= by_key[key].get("revealed", 0) <= length:
+            raise InputError(f"{folder / TEXTS}: revealed is more than an answer has, or less than nothing")
     return observations
 
 

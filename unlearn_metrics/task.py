@@ -233,11 +233,9 @@ class TokenScoreTask(ConfigurableTask):
             draft = requests[0] if requests and pairs[0] == (question, answer) else None
             arguments = (question, dict(self.config.generation_kwargs))
             requests.append(GenerateInstance("greedy_until", doc, arguments, len(requests), **kwargs, draft=draft))
-        if "revealed" in self.needs:
-            scored = requests[0]  # the metric needs the answer too
-            requests.append(
-                GenerateInstance("similar_strength", doc, scored.args, len(requests), **kwargs, draft=scored)
-            )
+        if "revealed" in self.needs:  # by a metric that needs the answer too, which comes first
+            arguments, draft = requests[0].args, requests[0]
+            requests.append(GenerateInstance("similar_strength", doc, arguments, len(requests), **kwargs, draft=draft))
         return requests
 
     def _chat_delimiter(self, chat_template: Any) -> str:
@@ -259,10 +257,8 @@ class TokenScoreTask(ConfigurableTask):
         result |= {"question": doc["question"]} | ({"reference": doc["answer"]} if "answer" in doc else {})
         rest = iter(responses)
         for role, count in self.layout(doc):
-            if role == "generation":
+            if role in ("generation", "revealed"):
                 result[role] = next(rest)
-            elif role == "revealed":
-                result[role] = int(next(rest)[0])
             elif role == "wrong_answers":
                 result[role] = [TokenScores.from_lists(next(rest)) for _ in range(count)]
             else:

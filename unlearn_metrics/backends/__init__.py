@@ -48,10 +48,10 @@ def token_scores(lm: LM, requests: Sequence[Instance]) -> list[list[list[float]]
     return _cached(lm, "token_scores", requests, compute)
 
 
-def similar_strength(lm: LM, requests: Sequence[Instance]) -> list[list[int]]:
-    """[k, n] for requests with arguments (prompt, answer): see similar.fewest_similar; n = the answer's tokens."""
+def similar_strength(lm: LM, requests: Sequence[Instance]) -> list[int]:
+    """The fewest answer tokens to reveal for requests with arguments (prompt, answer): see similar.fewest_similar."""
 
-    def compute(missing: Sequence[Instance]) -> list[list[int]]:
+    def compute(missing: Sequence[Instance]) -> list[int]:
         model = causal(lm)
         pairs = [hf.encode(model, r.args[0], r.args[1], name_of(r)) for r in missing]
         drafts = [getattr(r, "draft", None) for r in missing]
@@ -62,9 +62,8 @@ def similar_strength(lm: LM, requests: Sequence[Instance]) -> list[list[int]]:
         }
         rest = [pair for pair in dict.fromkeys(pairs) if pair not in known]
         known |= zip(rest, hf.token_scores(model, rest), strict=True)
-        distinct = list(known)
-        fewest = dict(zip(distinct, fewest_similar(model, distinct, list(known.values())), strict=True))
-        return [[fewest[pair], len(pair.answer)] for pair in pairs]
+        fewest = dict(zip(known, fewest_similar(model, list(known), list(known.values())), strict=True))
+        return [fewest[pair] for pair in pairs]
 
     return _cached(lm, "similar_strength", requests, compute)
 

@@ -121,12 +121,13 @@ def greedy(lm: HFLM, requests: Sequence[tuple[str, dict[str, Any]]], drafts: Seq
 def continuations(lm: HFLM, starts: Sequence[Start]) -> list[list[int]]:
     """The token ids that plain greedy decoding gives from each start on, its token included, end-of-sequence not.
 
-    Ids too many for the model are cut from the left. What we can't decode ourselves goes to transformers one by one.
+    Ids too many for the model are cut from the left, to the window that teacher forcing has. What we can't decode
+    ourselves goes to transformers one by one.
     """
     ends = _ends(lm)
     lines = []
     for start in starts:
-        line = _Line(start.ids[-(lm.max_length - start.limit) :], [], start.limit, ())
+        line = _Line(start.ids[-(lm.max_length + 1 - start.limit) :], [], start.limit, ())
         line.expect(start.reference)
         _extend(lm, line, start.token, ends)
         lines.append(line)
