@@ -212,7 +212,7 @@ def test_demo_and_help(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "By raw numbers excessive forgot most; at the same usefulness moderate did." in done.stdout
     assert (tmp_path / "run" / "record.json").exists()
-    for command in ((), ("score",), ("control",), ("control", "mix"), ("tasks",), ("demo",)):
+    for command in ((), ("score",), ("control",), ("tasks",), ("demo",)):
         shown = run(*command, "--help")
         assert shown.returncode == 0
         assert "Usage" in shown.stdout

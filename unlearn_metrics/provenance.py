@@ -178,12 +178,11 @@ def signature_of(
     others: ability.Loaded,
 ) -> str:
     """The signature of a run, see signature.py. firsts: the first document of each split, as it was asked."""
-    if control.method == "none":
-        ctl = "none"
-    elif control.keep is None:
-        ctl = f"{control.method}.alpha{control.alpha:g}"
-    else:
-        ctl = f"{control.method}.es.keep{control.keep:g}"
+    ctl = control.method
+    if settings.layers is not None and ctl != "none":
+        ctl += f"-{short_hash([settings.layers])}"
+    if ctl != "none":
+        ctl += f".alpha{control.alpha:g}" if control.keep is None else f".es.keep{control.keep:g}"
     fields = {
         "n": str(settings.limit or "all"),
         "tmpl": "chat" if settings.apply_chat_template else "none",

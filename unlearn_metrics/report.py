@@ -189,7 +189,8 @@ def describe(control: Control) -> str:
     """The control in words."""
     if control.method == "none":
         return "control: none"
-    text = f"control: {control.method}, alpha = {control.alpha:.4g} (0 = original, 1 = unlearned)"
+    given = "".join(f", {name} {value}" for name, value in control.parameters.items())
+    text = f"control: {control.method}{given}, alpha = {control.alpha:.4g} (0 = original, 1 = unlearned)"
     if control.target is None or control.achieved is None or control.keep is None:
         return text
     text += f"; {control.metric} on retain: {control.achieved:.3f} on the calibrating half (target {control.target:.3f}"
@@ -228,11 +229,13 @@ def verdict(scores: Scores, control: Control, imported: Imported | None = None) 
     if left is None or kept is None:
         return raw + "; without a control the two cannot be told apart."
     if control.alpha == 0:
-        return raw + "; no mixture with the original above alpha 0 keeps enough, so under control nothing is forgotten."
+        what = "mixture with the original" if control.method == "mix" else f"model that {control.method} gives"
+        return f"{raw}; no {what} above alpha 0 keeps enough, so under control nothing is forgotten."
     if control.alpha == 1:
         return raw + "; it needs no control."
+    how = "mixed back to" if control.method == "mix" else f"controlled by {control.method} at"
     return (
-        f"{raw}; mixed back to alpha {control.alpha:.2g} it keeps {kept} on the retain set, "
+        f"{raw}; {how} alpha {control.alpha:.2g} it keeps {kept} on the retain set, "
         f"and {left} on the forget set is still there."
     )
 

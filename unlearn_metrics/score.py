@@ -20,7 +20,8 @@ from unlearn_metrics.control.checkpoints import (
     identify,
     open_checkpoint,
 )
-from unlearn_metrics.control.mixing import mix_into
+from unlearn_metrics.control.controls import Family, family
+from unlearn_metrics.control.mixing import ControlFunction, mix, mix_into
 from unlearn_metrics.control.pairs import align
 from unlearn_metrics.data import OwnData
 from unlearn_metrics.folder import Stages, stages
@@ -84,14 +85,13 @@ def mean_retention(documents: list[Document]) -> float:
 
 def control_alpha(
     lm: HFLM,
-    original: Checkpoint,
-    unlearned: Checkpoint,
+    models: Family,
     keep: float,
     retain: list[Document],
     say: Callable[[str], None],
     stage: Stages,
 ) -> Control:
-    """Calibrate `mix` so that retention is at least keep times the original's. retain: the original's documents.
+    """Calibrate a control so that retention is at least keep times the original's. retain: the original's documents.
 
     Uses the calibrating half of the documents. Leaves the model at the last alpha tried.
     """
@@ -106,20 +106,21 @@ def control_alpha(
         )
     measure = retention_of(lm, calibrating)
 
-    def mixed(alpha: float) -> float:
-        mix_into(lm.model, original, unlearned, alpha)
+    def controlled(alpha: float) -> float:
+        mix_into(lm.model, models.original, models.unlearned, alpha, models.fn)
         return measure()
 
     def retention(alpha: float) -> float:
-        value = stage(f"retention at alpha {alpha!r}", lambda: mixed(alpha))
+        value = stage(f"retention at alpha {alpha!r}", lambda: controlled(alpha))
         say(f"alpha {alpha:.4f}: retention {value:.4f}, target {target:.4f}")
         return value
 
-    alpha, trace = calibrate(retention, target)
+    alpha, trace = calibrate(retention, target, models.strengths)
     achieved = {point.alpha: point.retention for point in trace}.get(alpha, mean_retention(calibrating))
     return Control(
-        method="mix",
+        method=models.method,
         alpha=alpha,
+        parameters=models.parameters,
         keep=keep,
         metric=RETENTION_METRIC,
         target=target,
@@ -130,8 +131,8 @@ def control_alpha(
 
 
 def calibrate_only(
-    original: Checkpoint,
-    unlearned: Checkpoint,
+    lm: HFLM,
+    models: Family,
     benchmark: str,
     data: Path | OwnData | None,
     settings: Settings,
@@ -143,10 +144,9 @@ def calibrate_only(
         raise InputError(f"{benchmark} has no retain split to calibrate on; pass --alpha")
     task = tasks["retain"]
     task.metrics = [RETENTION_METRIC]
-    lm = build_lm(original, settings)
     documents = harness.evaluate(lm, {"retain": task}, settings.limit, settings.apply_chat_template)["retain"]
     assert settings.keep is not None
-    return control_alpha(lm, original, unlearned, settings.keep, documents, say, Stages(None, hf.work(lm), say))
+    return control_alpha(lm, models, settings.keep, documents, say, Stages(None, hf.work(lm), say))
 
 
 def run(
@@ -164,7 +164,7 @@ def run(
     """
     start = time.monotonic()
     tasks = harness.load(benchmark, data)
-    if settings.keep is not None and "retain" not in tasks:
+    if settings.keep is not None and not settings.uncontrolled and "retain" not in tasks:
         raise InputError(
             f"{benchmark} has no retain split to calibrate on; pass --retain beside --forget, --alpha or --control none"
         )
@@ -178,6 +178,7 @@ def run(
     reader = None if settings.gibberish_model is None else classifier.open_classifier(settings.gibberish_model)
     say(f"checking {original} and {unlearned}")
     o, u = open_pair(original, unlearned)
+    models = None if settings.uncontrolled else family(settings.control, o, u, settings.layers)
     checkpoints = {"original": identify(o), "unlearned": identify(u)}
     notes = u.notes
     if settings.retain_model is not None:
@@ -192,8 +193,10 @@ def run(
     lm = build_lm(o, settings)
     stage = stages(partial, provenance.fingerprint(tasks, lm, checkpoints, settings, others), hf.work(lm), say)
 
-    def observe(alpha: float, low: Checkpoint = o, high: Checkpoint = u) -> dict[str, list[Document]]:
-        mix_into(lm.model, low, high, alpha)
+    def observe(
+        alpha: float, low: Checkpoint = o, high: Checkpoint = u, fn: ControlFunction = mix
+    ) -> dict[str, list[Document]]:
+        mix_into(lm.model, low, high, alpha, fn)
         splits = harness.evaluate(lm, tasks, settings.limit, settings.apply_chat_template)
         documents = spoken(splits)
         for document, judged in zip(documents, judge(lm, documents), strict=True):
@@ -211,22 +214,24 @@ def run(
             where = f"{settings.reference_record} can't be the reference of this run"
             raise InputError(f"{where}: {'; '.join(differing)}")
     # calibrating reads only the original's retain documents; it comes before the rest so that its refusals do
-    if settings.keep is not None:
-        say("calibrating the control")
-        control = control_alpha(lm, o, u, settings.keep, seen["original"]["retain"], say, stage)
-    elif settings.alpha is not None:
-        control = Control(method="mix", alpha=settings.alpha)
-    else:
+    if models is None:
         control = Control(method="none", alpha=1.0)
+    elif settings.alpha is not None:
+        control = Control(method=models.method, alpha=settings.alpha, parameters=models.parameters)
+    else:
+        say(f"calibrating the control {models.method}")
+        assert settings.keep is not None
+        control = control_alpha(lm, models, settings.keep, seen["original"]["retain"], say, stage)
     say("evaluating the unlearned model")
     seen["uncontrolled"] = stage("uncontrolled", lambda: observe(1))
-    if control.method != "none":
-        if control.alpha in (0.0, 1.0):
-            same = seen["original" if control.alpha == 0 else "uncontrolled"]
+    if models is not None:
+        held = models.at(control.alpha)
+        same = next((seen[model] for model, it in (("original", o), ("uncontrolled", u)) if it is held), None)
+        if same is not None:
             seen["controlled"] = {split: [dict(d) for d in documents] for split, documents in same.items()}
         else:
-            say(f"evaluating the unlearned model under control (alpha {control.alpha:.4g})")
-            seen["controlled"] = stage("controlled", lambda: observe(control.alpha))
+            say(f"evaluating the unlearned model under control ({models.method}, alpha {control.alpha:.4g})")
+            seen["controlled"] = stage("controlled", lambda: observe(control.alpha, fn=models.fn))
     if settings.retain_model is not None:
         say("evaluating the retain-only model")
         seen["retain_only"] = stage("retain_only", lambda: observe(1, base, r))
@@ -248,7 +253,7 @@ def run(
         for document, probability in zip(written, clean, strict=True):
             document["clean_probability"] = probability
 
-    if settings.keep is not None:  # reported on the half that did not calibrate; the other half kept beside
+    if control.keep is not None:  # reported on the half that did not calibrate; the other half kept beside
         for splits in seen.values():
             splits["retain_calibration"], splits["retain"] = halves(splits["retain"])
         control = replace(control, achieved_held_out=mean_retention(seen["controlled"]["retain"]))

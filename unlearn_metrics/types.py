@@ -91,8 +91,9 @@ class MeanLoss:
 
 @dataclass(frozen=True)
 class Settings:
-    """What the user chose. Exactly one of keep and alpha is set, or neither: no control.
+    """What the user chose. Exactly one of keep and alpha is set; control "none", or neither of them: no control.
 
+    control: a name in control.controls.CONTROLS. layers: of the control `layers`, the tensors that it mixes.
     retain_model: the checkpoint that never saw the forget set; or reference_record, an earlier run whose model
     reference_from stands for it. utility_tasks: lm-eval tasks beside the benchmark, from include_path too.
     gibberish_model: a text classifier for the generations.
@@ -100,6 +101,8 @@ class Settings:
 
     keep: float | None = 0.95
     alpha: float | None = None
+    control: str = "mix"
+    layers: str | None = None
     limit: int | None = None
     device: str | None = None
     dtype: str | None = None
@@ -114,6 +117,10 @@ class Settings:
     apply_chat_template: bool = False
     batch_size: int = 1
     seed: int = 0
+
+    @property
+    def uncontrolled(self) -> bool:
+        return self.control == "none" or (self.keep is None and self.alpha is None)
 
 
 # One document of a benchmark with everything that was observed of it: "id", "split", "cluster", the texts
@@ -174,8 +181,9 @@ class TracePoint:
 class Control:
     """How the unlearned checkpoint was controlled before it was scored.
 
-    alpha weights the unlearned model (0 = original, 1 = unlearned). target and achieved are retention on the
-    calibrating half of the retain documents; achieved_held_out / original_held_out are on the other half.
+    alpha is the control's strength (0 = original, 1 = unlearned): of `mix`, the weight of the unlearned model.
+    parameters are what else the control was given. target and achieved are retention on the calibrating half of the
+    retain documents; achieved_held_out / original_held_out are on the other half.
     """
 
     __pydantic_config__ = STRICT
@@ -189,6 +197,7 @@ class Control:
     original_held_out: float | None = None
     achieved_held_out: float | None = None
     trace: list[TracePoint] = field(default_factory=list)
+    parameters: dict[Text, Text] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -20,14 +20,18 @@ if TYPE_CHECKING:  # torch and lm-eval take seconds to import: only the commands
     from unlearn_metrics.types import RunRecord
 
 app = typer.Typer()
-control_app = typer.Typer(
-    help="Control an unlearned checkpoint: write one that keeps its usefulness.", no_args_is_help=True
-)
-app.add_typer(control_app, name="control")
+
+
+class Method(StrEnum):  # control.controls.CONTROLS, without importing torch; a test compares the two
+    mix = "mix"
+    trim = "trim"
+    layers = "layers"
 
 
 class ControlChoice(StrEnum):
     mix = "mix"
+    trim = "trim"
+    layers = "layers"
     none = "none"
 
 
@@ -98,6 +102,13 @@ Keep = Annotated[
 Alpha = Annotated[
     float | None, typer.Option(help="Mix at this alpha instead of calibrating: 0 = original, 1 = unlearned.")
 ]
+Layers = Annotated[
+    str | None,
+    typer.Option(
+        help="Control layers: mix only these layers (0-3, or 0,2,5-7) or the tensors that a regular expression finds.",
+        metavar="NUMBERS|REGEX",
+    ),
+]
 Limit = Annotated[int | None, typer.Option(help="Only the first N documents of each split.", min=1)]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... Default: a GPU if there is one.")]
 Precision = Annotated[
@@ -138,8 +149,10 @@ def score(
     keep: Keep = None,
     alpha: Alpha = None,
     control: Annotated[
-        ControlChoice, typer.Option(help="mix: towards the original; none: raw numbers only.")
+        ControlChoice,
+        typer.Option(help="How to go back to the original (docs/control.md); none: raw numbers only."),
     ] = ControlChoice.mix,
+    layers: Layers = None,
     retain_model: RetainModel = None,
     reference_record: ReferenceRecord = None,
     reference_from: ReferenceFrom = ReferenceModel.retain_only,
@@ -160,11 +173,9 @@ def score(
     verbose: Verbose = False,
 ) -> None:
     """Control an unlearned checkpoint, score it beside the original, and write a run (record.json + Parquet)."""
-    if control is ControlChoice.none and (keep is not None or alpha is not None):
-        raise InputError("--control none takes neither --keep nor --alpha")
-    settings = _settings(
-        keep, alpha, limit, device, dtype, apply_chat_template, batch_size, control is ControlChoice.mix
-    )
+    if control is ControlChoice.none and (keep is not None or alpha is not None or layers is not None):
+        raise InputError("--control none takes neither --keep nor --alpha nor --layers")
+    settings = _settings(keep, alpha, limit, device, dtype, apply_chat_template, batch_size, control.value, layers)
     if retain_model is not None and reference_record is not None:
         raise InputError("--retain-model and --reference-record exclude each other")
     settings = replace(
@@ -188,19 +199,22 @@ def score(
     err.print(f"wrote {out_folder}")
 
 
-@control_app.command(
-    "mix",
+@app.command(
     epilog="[bold]Examples[/]: unlearn-metrics control mix --original orig --unlearned ga-52 --alpha 0.3 "
     "--out mixed\n\n"
-    "unlearn-metrics control mix --original orig --unlearned ga-52 --keep 0.95 --benchmark tofu_forget05 "
-    "--data tofu/ --out mixed",
+    "unlearn-metrics control trim --original orig --unlearned ga-52 --keep 0.95 --benchmark tofu_forget05 "
+    "--data tofu/ --out trimmed\n\n"
+    "unlearn-metrics control layers --layers 0-3 --original orig --unlearned ga-52 --alpha 1 --out lower",
+    no_args_is_help=True,
 )
-def control_mix(
+def control(
+    method: Annotated[Method, typer.Argument(metavar="NAME", help="mix, trim or layers: see docs/control.md.")],
     original: Original,
     unlearned: Unlearned,
     out_folder: Annotated[Path, typer.Option("--out", help="Folder to write the checkpoint to.")],
     alpha: Alpha = None,
     keep: Keep = None,
+    layers: Layers = None,
     benchmark: Annotated[str | None, typer.Option(help="Benchmark whose retain split calibrates.")] = None,
     data: Data = None,
     retain: Retain = None,
@@ -215,16 +229,19 @@ def control_mix(
         StoredDType | None, typer.Option(help="Store the tensors so. Default: as the unlearned checkpoint does.")
     ] = None,
 ) -> None:
-    """Write original + alpha * (unlearned - original) as a checkpoint that transformers and lm-eval load."""
-    settings = _settings(keep, alpha, limit, device, dtype, apply_chat_template, batch_size, True)
+    """Control an unlearned checkpoint: write one that keeps its usefulness, for transformers and lm-eval to load."""
+    settings = _settings(keep, alpha, limit, device, dtype, apply_chat_template, batch_size, method.value, layers)
     if alpha is None and benchmark is None and retain is None:
-        raise InputError("control mix needs --alpha, or --benchmark or --retain (with --keep) to calibrate it")
+        raise InputError(
+            f"control {method.value} needs --alpha, or --benchmark or --retain (with --keep) to calibrate it"
+        )
     import torch
 
     from unlearn_metrics import report
     from unlearn_metrics.control.checkpoints import check_free
+    from unlearn_metrics.control.controls import CONTROLS, family
     from unlearn_metrics.control.mixing import write_mix
-    from unlearn_metrics.score import calibrate_only, open_pair
+    from unlearn_metrics.score import build_lm, calibrate_only, open_pair
 
     check_free(out_folder)
     with status() as say:
@@ -232,13 +249,15 @@ def control_mix(
         o, u = open_pair(original, unlearned)
         for line in u.notes:
             say(line)
-        note = ""
+        models = family(method.value, o, u, layers)
+        note = "".join(f"- {name}: {value}\n" for name, value in models.parameters.items())
         if alpha is None:
             benchmark, source = _source(benchmark, data, {"retain": retain}, fields, prefix)
-            control = calibrate_only(o, u, benchmark, source, settings, say)
-            alpha, note = control.alpha, f"- {report.describe(control)}; benchmark {benchmark}\n"
+            found = calibrate_only(build_lm(o, settings), models, benchmark, source, settings, say)
+            alpha, note = found.alpha, f"- {report.describe(found)}; benchmark {benchmark}\n"
         say(f"writing {out_folder}")
-        write_mix(o, u, alpha, out_folder, note, None if out_dtype is None else getattr(torch, out_dtype.value))
+        stored = None if out_dtype is None else getattr(torch, out_dtype.value)
+        write_mix(o, u, alpha, out_folder, note, stored, control=models.fn, what=CONTROLS[method.value].what)
     out.print(f"alpha {alpha:g}: wrote {out_folder}")
 
 
@@ -300,7 +319,7 @@ def demo(
             str(here / "checkpoints" / name),
             "demo",
             here / "data",
-            _settings(None, None, None, "cpu", None, False, 1, True),
+            _settings(None, None, None, "cpu", None, False, 1),
             out_folder if name == "excessive" else None,
             overwrite,
         )
@@ -337,7 +356,8 @@ def _settings(
     dtype: DType | None,
     apply_chat_template: bool,
     batch_size: int,
-    controlled: bool,
+    control: str = "mix",
+    layers: str | None = None,
 ) -> Settings:
     if keep is not None and alpha is not None:
         raise InputError("--keep and --alpha exclude each other: calibrate, or mix at a given alpha")
@@ -347,8 +367,10 @@ def _settings(
         raise InputError(f"--alpha {alpha:g} is not between 0 and 1")
     hush()
     return Settings(
-        keep=(0.95 if keep is None else keep) if controlled and alpha is None else None,
+        keep=(0.95 if keep is None else keep) if control != "none" and alpha is None else None,
         alpha=alpha,
+        control=control,
+        layers=layers,
         limit=limit,
         device=device,
         dtype=None if dtype is None else dtype.value,

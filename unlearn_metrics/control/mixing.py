@@ -1,12 +1,15 @@
 """theta(alpha) = original + alpha * (unlearned - original): a checkpoint whose tensors are computed when read.
 
+Such a checkpoint, of whatever control (controls.py), is put into a loaded model or written to disk here.
 Source: Wang et al. 2024, "Unlearning with Control" (arXiv 2406.09179), model mixing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from transformers import PreTrainedModel
@@ -16,29 +19,37 @@ from unlearn_metrics.control.pairs import in_memory
 from unlearn_metrics.control.tensors import LazyTensor
 from unlearn_metrics.types import InputError
 
+# (original, unlearned, strength) -> the controlled checkpoint; strength 0 = original, 1 = unlearned
+ControlFunction: TypeAlias = Callable[[Checkpoint, Checkpoint, float], Checkpoint]
+Blend: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
 
 def mix(original: Checkpoint, unlearned: Checkpoint, alpha: float) -> Checkpoint:
     """The mix of two aligned checkpoints (pairs.align), in the unlearned one's dtypes. Nothing is read yet.
 
     alpha 0 and 1 are the inputs themselves, bit for bit.
     """
-    if alpha == 0:
-        return original
-    if alpha == 1:
-        return unlearned
-    tensors = {n: _mixed(original.tensors[n], tensor, alpha) for n, tensor in unlearned.tensors.items()}
+    if alpha in (0, 1):
+        return unlearned if alpha else original
+    return blended(original, unlearned, lambda name: lambda o, u: lerp(o, u, alpha))
+
+
+def blended(original: Checkpoint, unlearned: Checkpoint, of: Callable[[str], Blend]) -> Checkpoint:
+    """Each tensor of two aligned checkpoints made by its own function, of(name), of the same rows of both.
+
+    Rows that the original lacks are the unlearned model's.
+    """
+    tensors = {n: _blended(original.tensors[n], tensor, of(n)) for n, tensor in unlearned.tensors.items()}
     return replace(unlearned, tensors=tensors)
 
 
-def _mixed(original: LazyTensor, unlearned: LazyTensor, alpha: float) -> LazyTensor:
-    """Rows that the original lacks are the unlearned model's."""
-
+def _blended(original: LazyTensor, unlearned: LazyTensor, blend: Blend) -> LazyTensor:
     def rows(start: int, stop: int) -> torch.Tensor:
         theirs = unlearned.rows(start, stop)
         common = min(stop, original.length) - start
         if common <= 0:
             return theirs
-        mixed = lerp(original.rows(start, start + common), theirs[:common], alpha)
+        mixed = blend(original.rows(start, start + common), theirs[:common])
         return mixed if common == len(theirs) else torch.cat([mixed, theirs[common:]])
 
     return LazyTensor(unlearned.shape, unlearned.dtype, rows)
@@ -49,22 +60,26 @@ def lerp(original: torch.Tensor, unlearned: torch.Tensor, alpha: float) -> torch
 
     Tensors of integers can't be mixed and come from the unlearned model.
     """
-    if not unlearned.is_floating_point():
+    if alpha == 1 or not unlearned.is_floating_point():
         return unlearned
+    if alpha == 0:  # torch.lerp would turn -0 into 0
+        return original.to(unlearned.dtype)
     if original.dtype == unlearned.dtype:  # torch computes it in float32 and rounds once
         return torch.lerp(original, unlearned, alpha)
     return torch.lerp(original.float(), unlearned.float(), alpha).to(unlearned.dtype)
 
 
-def mix_into(model: PreTrainedModel, original: Checkpoint, unlearned: Checkpoint, alpha: float) -> None:
-    """Rewrite the parameters of a loaded model in place, as loading the mixed checkpoint would: see load_into.
+def mix_into(
+    model: PreTrainedModel, original: Checkpoint, unlearned: Checkpoint, alpha: float, control: ControlFunction = mix
+) -> None:
+    """Rewrite the parameters of a loaded model in place, as loading the controlled checkpoint would: see load_into.
 
     Where transformers renames or fuses tensors on load (mixture-of-experts, for one), both checkpoints are loaded by
     it once and kept in memory.
     """
     if _misfit(model, original) and _misfit(model, unlearned):
         original, unlearned = in_memory(original), in_memory(unlearned)
-    load_into(model, mix(original, unlearned, alpha))
+    load_into(model, control(original, unlearned, alpha))
 
 
 def load_into(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
@@ -126,20 +141,22 @@ def write_mix(
     note: str = "",
     dtype: torch.dtype | None = None,
     max_shard: str = MAX_SHARD,
+    control: ControlFunction = mix,
+    what: str = "original + {alpha} * (unlearned - original), in float32 per tensor",
 ) -> None:
     """Write theta(alpha) as a checkpoint that transformers loads, with the original's tokenizer and a README.
 
-    dtype: of its floating-point tensors, instead of the unlearned model's.
+    dtype: of its floating-point tensors, instead of the unlearned model's. what: the control's formula, for the README.
     """
-    mixed = mix(original, unlearned, alpha)
+    mixed = control(original, unlearned, alpha)
     if dtype is not None:
         mixed = cast(mixed, dtype)
     stored = "the unlearned checkpoint's dtype" if dtype is None else str(dtype).removeprefix("torch.")
     notes = "".join(f"- {note}\n" for note in unlearned.notes)
     readme = (
-        f"# Mixed checkpoint\n\nParameters = original + {alpha!r} * (unlearned - original), in float32 per tensor, "
+        f"# Controlled checkpoint\n\nParameters = {what.format(alpha=repr(alpha))}; "
         f"stored in {stored}.\n\n- original: {original.name}\n- unlearned: {unlearned.name}\n"
-        f"- alpha: {alpha!r} (0 = original, 1 = unlearned)\n{note}{notes}\nMade by unlearn-metrics, `control mix`.\n"
+        f"- alpha: {alpha!r} (0 = original, 1 = unlearned)\n{note}{notes}\nMade by unlearn-metrics, `control`.\n"
     )
     write_checkpoint(out, mixed, original, readme, max_shard)
 

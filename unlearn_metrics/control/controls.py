@@ -1,0 +1,183 @@
+"""The controls: functions of (original, unlearned, strength) that give a checkpoint between the two, by name.
+
+strength 0 is the original and 1 the unlearned model, bit for bit. What each can and can't restore, measured:
+docs/control.md.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+
+from unlearn_metrics.control.checkpoints import Checkpoint
+from unlearn_metrics.control.mixing import Blend, ControlFunction, blended, lerp, mix
+from unlearn_metrics.control.tensors import LazyTensor
+from unlearn_metrics.types import InputError
+
+HALF = 16  # bits of a float32 that are counted at a time
+LAYER = re.compile(r"(?:^|\.)(\d+)\.")
+NUMBERS = re.compile(r"\d+(-\d+)?(,\d+(-\d+)?)*", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A control. fn: (original, unlearned, strength, and what `option` names) -> checkpoint.
+
+    what: the parameters it gives, for the README of a written checkpoint; {alpha} is the strength.
+    option: of Settings, passed to fn under its name; None: fn takes no other.
+    """
+
+    fn: Callable[..., Checkpoint]
+    help: str
+    what: str
+    option: str | None = None
+
+
+def trim(original: Checkpoint, unlearned: Checkpoint, strength: float) -> Checkpoint:
+    """Of each tensor's change, the share `strength` that is largest in magnitude; elsewhere the original's values.
+
+    Changes as large as the smallest one kept are kept too, so that the share can be larger in a coarse dtype.
+    Source: Yadav et al. 2023, "TIES-Merging" (arXiv 2306.01708), section 3.1, step 1 (trim), of a single task vector.
+    """
+    if strength in (0, 1):
+        return unlearned if strength else original
+
+    def of(name: str) -> Blend:
+        o, u = original.tensors[name], unlearned.tensors[name]
+        if not u.dtype.is_floating_point:
+            return lambda o, u: u
+        least = _kth_largest(o, u, math.ceil(strength * min(o.length, u.length) * u.width))
+        return lambda o, u: torch.where(_magnitude(o, u) >= least, u, o.to(u.dtype))
+
+    return blended(original, unlearned, of)
+
+
+def _magnitude(o: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+    """|u - o| in float32, as the integers of its bits, which sort alike."""
+    return (u.float() - o.float()).abs().view(torch.int32)
+
+
+def _kth_largest(o: LazyTensor, u: LazyTensor, k: int) -> int:
+    """The k-th largest magnitude (k >= 1) of the change in the rows of both, exact; two passes, constant memory.
+
+    The first counts the upper bits of the magnitudes, the second the lower bits of those that lie where the k-th does.
+    """
+    high = 0
+    for upper in (True, False):
+        counts = torch.zeros(1 << HALF, dtype=torch.long)
+        for start, stop in u.parts():
+            common = min(stop, o.length)
+            if common <= start:
+                break
+            bits = _magnitude(o.rows(start, common), u.rows(start, common)).flatten()
+            keys = bits >> HALF if upper else bits[bits >> HALF == high] & ((1 << HALF) - 1)
+            counts += torch.bincount(keys, minlength=len(counts))
+        at_least = counts.flip(0).cumsum(0)  # how many have one of the n largest keys
+        place = int(torch.searchsorted(at_least, k))
+        k -= int(at_least[place - 1]) if place else 0
+        key = len(counts) - 1 - place
+        if upper:
+            high = key
+    return high << HALF | key
+
+
+def layers(original: Checkpoint, unlearned: Checkpoint, strength: float, layers: str | None = None) -> Checkpoint:
+    """The unlearned model's layers from the input up: `strength` is the share of them, and weights what is in no layer.
+
+    The layer at the edge is mixed in proportion. With `layers`, the tensors chosen (see `chosen`) are mixed with weight
+    strength, and everything else is the original's.
+    """
+    if strength == 0 or (strength == 1 and layers is None):
+        return unlearned if strength else original
+    names = unlearned.tensors
+    if layers is not None:
+        among = chosen(layers, names)
+        weights = {name: strength if name in among else 0.0 for name in names}
+    else:
+        places = {name: int(found[1]) for name in names if (found := LAYER.search(name))}
+        depth = 1 + max(places.values(), default=0)
+        weights = {name: min(1.0, max(0.0, strength * depth - places[name])) for name in places}
+        weights |= {name: strength for name in names if name not in places}
+    return blended(original, unlearned, lambda name: lambda o, u: lerp(o, u, weights[name]))
+
+
+def chosen(pattern: str, names: Mapping[str, object]) -> set[str]:
+    """The tensors that a pattern names: layers by their numbers from 0 ("0-3", "0,2,5-7"), else a regular expression.
+
+    The expression may match anywhere in a name ("mlp", "self_attn.v_proj"). InputError if nothing is named, or a layer
+    that is not there.
+    """
+    by_layer = {name: int(found[1]) for name in names if (found := LAYER.search(name))}
+    if NUMBERS.fullmatch(pattern):
+        ranges = [[int(end) for end in part.split("-")] for part in pattern.split(",")]
+        last = max(by_layer.values(), default=-1)
+        for ends in ranges:
+            if ends[0] > ends[-1] or ends[-1] > last:
+                raise InputError(f"--layers {pattern}: the model has layers 0 to {last}")
+        return {name for name, layer in by_layer.items() if any(ends[0] <= layer <= ends[-1] for ends in ranges)}
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise InputError(f"--layers {pattern}: no regular expression ({error})") from None
+    matching = {name for name in names if expression.search(name)}
+    if not matching:
+        raise InputError(f"--layers {pattern} matches no tensor; there are {', '.join(sorted(names)[:3])}, ...")
+    return matching
+
+
+CONTROLS = {
+    "mix": Method(
+        mix,
+        "every parameter mixed with the original's: original + alpha (unlearned - original)",
+        "original + {alpha} * (unlearned - original), in float32 per tensor",
+    ),
+    "trim": Method(
+        trim,
+        "of each tensor's change, the share alpha that is largest in magnitude",
+        "the unlearned model's where a tensor's change is among the {alpha} largest in magnitude, else the original's",
+    ),
+    "layers": Method(
+        layers,
+        "the share alpha of the layers, from the input up; or, with --layers, only those mixed",
+        "the unlearned model's in the first {alpha} of the layers, else the original's",
+        "layers",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Family:
+    """The models that a control gives of a pair of checkpoints, by strength.
+
+    strengths: the only ones that there are; None: all from 0 to 1. parameters: of the control, for the record.
+    """
+
+    method: str
+    original: Checkpoint
+    unlearned: Checkpoint
+    fn: ControlFunction
+    parameters: dict[str, str] = field(default_factory=dict)
+    strengths: tuple[float, ...] | None = None
+
+    def at(self, strength: float) -> Checkpoint:
+        return self.fn(self.original, self.unlearned, strength)
+
+
+def family(method: str, original: Checkpoint, unlearned: Checkpoint, layers: str | None = None) -> Family:
+    """A control applied to a pair (pairs.open_pair). InputError for an unknown one, or options that it has not."""
+    if method not in CONTROLS:
+        raise InputError(f"unknown control '{method}'; there are {', '.join(CONTROLS)}")
+    control = CONTROLS[method]
+    given = {"layers": layers}
+    for option, value in given.items():
+        if value is not None and option != control.option:
+            raise InputError(f"--{option} is not for control {method}")
+    if layers is not None:
+        chosen(layers, unlearned.tensors)  # refused before any work
+        return Family(method, original, unlearned, partial(control.fn, layers=layers), {"layers": layers})
+    return Family(method, original, unlearned, control.fn)
