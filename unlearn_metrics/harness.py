@@ -18,7 +18,6 @@ from unlearn_metrics.data import OwnData
 from unlearn_metrics.task import TokenScoreTask as TokenScoreTask  # the YAML and the entry point name it here
 from unlearn_metrics.types import Document, InputError, first_line
 
-log = logging.getLogger("unlearn_metrics.task")
 OWN = "custom"  # what a benchmark of the user's own data is called
 
 
@@ -107,13 +106,11 @@ def evaluate(
 
 @contextlib.contextmanager
 def quiet(level: int = logging.ERROR) -> Iterator[None]:
-    """lm-eval narrates every step at INFO; a `score` run says what matters itself, unscored documents too."""
-    loggers = [logging.getLogger("lm_eval"), log]
-    before = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(level)
+    """lm-eval narrates every step at INFO, and warns of unscored documents; a `score` run says what matters itself."""
+    logger = logging.getLogger("lm_eval")
+    before = logger.level
+    logger.setLevel(level)
     try:
         yield
     finally:
-        for logger, old in zip(loggers, before, strict=True):
-            logger.setLevel(old)
+        logger.setLevel(before)

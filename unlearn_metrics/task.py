@@ -8,7 +8,6 @@ metrics, so that lm-eval does not look for them on the network.
 from __future__ import annotations
 
 import hashlib
-import logging
 import math
 import random
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,10 +25,8 @@ from lm_eval.utils import apply_template
 
 from unlearn_metrics import data
 from unlearn_metrics.backends import GenerateInstance, greedy_until, similar_strength, token_scores
-from unlearn_metrics.metrics import JUDGED, METRICS
-from unlearn_metrics.types import Document, InputError, TokenScores
-
-log = logging.getLogger(__name__)
+from unlearn_metrics.metrics import JUDGED, METRICS, value
+from unlearn_metrics.types import Document, InputError, scores_from_lists
 
 LM.token_scores = token_scores
 LM.greedy_until = greedy_until
@@ -38,10 +35,8 @@ LM.similar_strength = similar_strength
 
 @register_aggregation("mean_scored")
 def mean_scored(values: Sequence[float]) -> float:
-    """Mean over the documents that have a value; says how many have none. NaN if none has."""
+    """Mean over the documents that have a value. NaN if none has."""
     scored = [v for v in values if not math.isnan(v)]
-    if len(scored) < len(values):
-        log.warning("%d of %d documents unscored, in no mean", len(values) - len(scored), len(values))
     return float(np.mean(scored)) if scored else math.nan
 
 
@@ -242,6 +237,8 @@ class TokenScoreTask(ConfigurableTask):
         """What the chat template puts between its generation prompt and an answer: often "", sometimes a space."""
         turn = [{"role": "user", "content": "q"}]
         prompt = chat_template(turn, add_generation_prompt=True)
+        if not isinstance(prompt, str):  # a chat server renders it itself
+            return ""
         whole = chat_template([*turn, {"role": "assistant", "content": "a"}], add_generation_prompt=False)
         found = whole.startswith(prompt) and whole.endswith("a")
         return str(whole[len(prompt) : -1]) if found else ""
@@ -260,13 +257,21 @@ class TokenScoreTask(ConfigurableTask):
             if role in ("generation", "revealed"):
                 result[role] = next(rest)
             elif role == "wrong_answers":
-                result[role] = [TokenScores.from_lists(next(rest)) for _ in range(count)]
+                result[role] = [scores_from_lists(next(rest)) for _ in range(count)]
             else:
-                result[role] = TokenScores.from_lists(next(rest))
+                result[role] = scores_from_lists(next(rest))
         return result
 
     def process_results(self, doc: Document, results: Sequence[Any]) -> dict[str, float]:
         if BYPASS in self.metrics:
             return {BYPASS: math.nan}
         document = self.document(doc, results)
-        return {name: METRICS[name](document) for name in self.metrics}
+        values = {name: value(name, document) for name in self.metrics}
+        unscored = [name for name, v in values.items() if math.isnan(v)]
+        # "mean", which has a standard error, would be NaN
+        self._aggregation_list |= dict.fromkeys(unscored, mean_scored)
+        return values | {f"{name}_unscored": 1 for name in unscored}
+
+    def aggregation(self) -> dict[str, Any]:
+        """Beside the metrics NAME_unscored, how many documents have no value; in the results where there are any."""
+        return self._aggregation_list | {f"{name}_unscored": sum for name in self._yaml_metrics}

@@ -31,13 +31,18 @@ def first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+# An arg-max of which a backend says only that it is another token than the reference's, or nothing
+OTHER, UNKNOWN = -1, -2
+
+
 @dataclass(frozen=True, eq=False)
 class TokenScores:
     """What one teacher-forced pass says of an answer y_1..y_n and of the end-of-sequence token after it.
 
     Every array has shape [n + 1]; position i < n is answer token i + 1, position n is end-of-sequence.
     Log-probabilities are in nats. `mean` and `variance` are those of log p(v) over the vocabulary, v drawn
-    from the model's own distribution at that position (what Min-K%++ needs).
+    from the model's own distribution at that position (what Min-K%++ needs). What a backend does not tell is NaN, an
+    arg-max OTHER or UNKNOWN.
     """
 
     tokens: NDArray[np.int32]
@@ -52,8 +57,13 @@ class TokenScores:
 
     @cached_property
     def match(self) -> NDArray[np.bool_]:
-        """m_i = [the arg-max token at i is y_i], shape [n]."""
+        """m_i = [the arg-max token at i is y_i], shape [n]; false where it is unknown."""
         return (self.argmax == self.tokens)[:-1]
+
+    @cached_property
+    def unknown(self) -> NDArray[np.bool_]:
+        """Where the backend told no arg-max, shape [n]."""
+        return (self.argmax == UNKNOWN)[:-1]
 
     @cached_property
     def loss(self) -> float:
@@ -77,6 +87,31 @@ TOKEN_SCORE_FIELDS: dict[str, type[np.generic]] = {
     "mean": np.float32,
     "variance": np.float32,
 }
+
+
+@dataclass(frozen=True)
+class FlagScores:
+    """What sums and greedy flags tell of an answer, from a backend that gives nothing token by token.
+
+    loss: mean negative log-likelihood in nats per token, end-of-sequence included. revealed: the fewest leading units
+    (of `units`) to reveal so that greedy decoding yields the rest. NaN = not known.
+    """
+
+    loss: float
+    units: int
+    revealed: float
+    unit: Literal["token", "word"]
+
+    def to_lists(self) -> list[list[Any]]:
+        return [[self.loss], [self.units], [self.revealed], [self.unit]]
+
+
+def scores_from_lists(lists: Sequence[Any]) -> TokenScores | FlagScores:
+    """The inverse of `to_lists`."""
+    if len(lists) == len(TOKEN_SCORE_FIELDS):
+        return TokenScores.from_lists(lists)
+    (loss,), (units,), (revealed,), (unit,) = lists
+    return FlagScores(loss, units, revealed, unit)
 
 
 @dataclass(frozen=True)

@@ -6,17 +6,23 @@ They take lm-eval Instances and return one plain JSON value each, in order, and 
 
 from __future__ import annotations
 
+import logging
+import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from lm_eval.api.instance import Instance
-from lm_eval.api.model import LM, hash_args
+from lm_eval.api.model import LM, TemplateLM, hash_args
 from lm_eval.models.huggingface import HFLM
 
-from unlearn_metrics.backends import decoding, hf
+from unlearn_metrics.backends import bisection, decoding, hf, returned
 from unlearn_metrics.backends.similar import fewest_similar
-from unlearn_metrics.types import InputError, TokenScores
+from unlearn_metrics.metrics import METRICS, value
+from unlearn_metrics.types import Document, FlagScores, InputError, TokenScores
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -34,24 +40,31 @@ def name_of(request: Instance) -> str:
     return f"{request.task_name}, document {request.doc_id}"
 
 
-def token_scores(lm: LM, requests: Sequence[Instance]) -> list[list[list[float]]]:
-    """Token scores, as TokenScores.to_lists, for requests with arguments (prompt, answer).
+def token_scores(lm: LM, requests: Sequence[Instance]) -> list[list[list[Any]]]:
+    """Token scores, as `to_lists` of TokenScores or FlagScores, for requests with arguments (prompt, answer).
 
-    Raises InputError for an empty answer, naming the document, and for a backend without token scores.
+    What the backend can't give is NaN in them; one warning names the metrics that are unscored for it. Raises
+    InputError for an empty answer, naming the document, and for an encoder-decoder model.
     """
 
-    def compute(missing: Sequence[Instance]) -> list[list[list[float]]]:
-        model = causal(lm)
-        pairs = [hf.encode(model, r.args[0], r.args[1], name_of(r)) for r in missing]
-        return [scores.to_lists() for scores in hf.token_scores(model, pairs)]
+    def compute(missing: Sequence[Instance]) -> list[list[list[Any]]]:
+        scores = _scores(lm, missing)
+        if not isinstance(lm, HFLM):  # which tells all
+            _warn(lm, scores)
+        return [s.to_lists() for s in scores]
 
     return _cached(lm, "token_scores", requests, compute)
 
 
-def similar_strength(lm: LM, requests: Sequence[Instance]) -> list[int]:
-    """The fewest answer tokens to reveal for requests with arguments (prompt, answer): see similar.fewest_similar."""
+def similar_strength(lm: LM, requests: Sequence[Instance]) -> list[float]:
+    """The fewest answer tokens to reveal for requests with arguments (prompt, answer): see similar.fewest_similar.
 
-    def compute(missing: Sequence[Instance]) -> list[int]:
+    NaN from a backend that is not ours to decode with.
+    """
+
+    def compute(missing: Sequence[Instance]) -> list[float]:
+        if not isinstance(lm, HFLM):
+            return [math.nan] * len(missing)
         model = causal(lm)
         pairs = [hf.encode(model, r.args[0], r.args[1], name_of(r)) for r in missing]
         drafts = [getattr(r, "draft", None) for r in missing]
@@ -66,6 +79,48 @@ def similar_strength(lm: LM, requests: Sequence[Instance]) -> list[int]:
         return [fewest[pair] for pair in pairs]
 
     return _cached(lm, "similar_strength", requests, compute)
+
+
+def _scores(lm: LM, requests: Sequence[Instance]) -> Sequence[TokenScores | FlagScores]:
+    if isinstance(lm, HFLM) or getattr(lm, "backend", "causal") != "causal":
+        model = causal(lm)
+        return hf.token_scores(model, [hf.encode(model, r.args[0], r.args[1], name_of(r)) for r in requests])
+    tokenized = isinstance(lm, TemplateLM) and getattr(lm, "tokenizer", None) is not None
+    try:
+        if not tokenized:
+            return bisection.by_words(lm, [r.args for r in requests])
+        pairs = [hf.encode(lm, r.args[0], r.args[1], name_of(r)) for r in requests]
+        if _is(lm, "lm_eval.models.openai_completions", "LocalCompletionsAPI"):
+            return returned.server_scores(lm, pairs)
+        if _is(lm, "lm_eval.models.vllm_causallms", "VLLM"):
+            return returned.vllm_scores(lm, pairs)
+        return bisection.by_tokens(lm, pairs)
+    except NotImplementedError:  # how lm-eval's chat backends say that they have no log-likelihoods
+        return [FlagScores(math.nan, len(r.args[1].split()), math.nan, "word") for r in requests]
+
+
+def _is(lm: LM, module: str, name: str) -> bool:
+    """isinstance, without importing a backend that is not in use."""
+    return any((c.__module__, c.__name__) == (module, name) for c in type(lm).__mro__)
+
+
+def _warn(lm: LM, scores: Sequence[TokenScores | FlagScores]) -> None:
+    """One line: which metrics can't be computed from these scores, and of how many answers."""
+    unscored: Counter[str] = Counter()
+    for s in scores:
+        probe: Document = dict.fromkeys(("answer", "paraphrased_question", "true_answer"), s)
+        probe |= {"wrong_answers": [s], "reference": "a", "split": "forget", "revealed": math.nan}
+        unscored.update(
+            name for name, m in METRICS.items() if probe.keys() >= {*m.needs} and math.isnan(value(name, probe))
+        )
+    groups = [
+        (n, [name for name in unscored if unscored[name] == n]) for n in sorted({*unscored.values()}, reverse=True)
+    ]
+    parts = [f"{', '.join(names)} for {n} of {len(scores)} answers" for n, names in groups]
+    if any(isinstance(s, FlagScores) and s.unit == "word" and not math.isnan(s.revealed) for s in scores):
+        parts.append("extraction_strength counts words, not tokens")
+    if parts:
+        log.warning("%s does not tell what these need, unscored (NaN): %s", type(lm).__name__, "; ".join(parts))
 
 
 def greedy_until(lm: LM, requests: Sequence[Instance]) -> list[str]:
@@ -88,7 +143,7 @@ def greedy_until(lm: LM, requests: Sequence[Instance]) -> list[str]:
 def causal(lm: LM) -> HFLM:
     if not isinstance(lm, HFLM) or lm.backend != "causal":
         kind = type(lm).__name__ + (f" ({lm.backend})" if isinstance(lm, HFLM) else "")
-        raise InputError(f"token scores need lm-eval's 'hf' backend with a causal model; this model is {kind}")
+        raise InputError(f"token scores need a causal model; this one is {kind}")
     return lm
 
 

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from lm_eval.api.model import TemplateLM
 from lm_eval.models.huggingface import HFLM
 from numpy.typing import NDArray
 from torch import Tensor
@@ -81,7 +82,7 @@ def work(lm: HFLM) -> Counter[str]:
     return counter
 
 
-def encode(lm: HFLM, prompt: str, answer: str, where: str = "request", cut: int | None = None) -> Pair:
+def encode(lm: TemplateLM, prompt: str, answer: str, where: str = "request", cut: int | None = None) -> Pair:
     """Tokenize as lm-eval's `TemplateLM.loglikelihood` does; cut: keep at most this many answer tokens.
 
     Raises InputError, naming `where`, if prompt or answer has no tokens, or the answer more than the model can take.
@@ -99,8 +100,9 @@ def encode(lm: HFLM, prompt: str, answer: str, where: str = "request", cut: int 
         raise InputError(f"{where}: the prompt {prompt!r} has no tokens")
     if not continuation:
         raise InputError(f"{where}: the answer {answer!r} has no tokens")
-    if len(continuation) > lm.max_length:
-        raise InputError(f"{where}: the answer has {len(continuation)} tokens, more than the model's {lm.max_length}")
+    longest = getattr(lm, "max_length", len(continuation))
+    if len(continuation) > longest:
+        raise InputError(f"{where}: the answer has {len(continuation)} tokens, more than the model's {longest}")
     return Pair(tuple(context), tuple(continuation))
 
 

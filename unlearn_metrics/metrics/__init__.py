@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from unlearn_metrics.metrics import fluency, memorization, privacy, retention
-from unlearn_metrics.types import Document, MeanLoss, is_forget
+from unlearn_metrics.types import Document, FlagScores, MeanLoss, is_forget
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Metric:
     better: which way is better for a model that should know the text (`good` says which way on a split); "neither"
     where both a low and a high value can be bad.
     geometric: aggregate by the geometric mean. NaN from fn = this document has no such figure.
-    loss_is_enough: the function takes a MeanLoss for TokenScores too.
+    loss_is_enough: the function takes a MeanLoss or FlagScores for TokenScores too. flags_are_enough: a FlagScores.
     """
 
     fn: Callable[..., float]
@@ -29,6 +29,7 @@ class Metric:
     better: Literal["higher", "lower", "neither"] = "higher"
     geometric: bool = False
     loss_is_enough: bool = False
+    flags_are_enough: bool = False
 
     def __call__(self, document: Document) -> float:
         return self.fn(*[document[name] for name in self.needs])
@@ -49,18 +50,19 @@ class Metric:
         """Whether the document holds all that fn takes."""
         if not document.keys() >= set(self.needs):
             return False
-        return self.loss_is_enough or not any(MeanLoss in _types(document[name]) for name in self.needs)
+        lacking = {MeanLoss} if self.flags_are_enough else {MeanLoss, FlagScores}
+        return self.loss_is_enough or not any(lacking & _types(document[name]) for name in self.needs)
 
 
 METRICS: dict[str, Metric] = {
-    "extraction_strength": Metric(memorization.extraction_strength, ("answer",), "memorization"),
+    "extraction_strength": Metric(memorization.extraction_strength, ("answer",), "memorization", flags_are_enough=True),
     "extraction_strength_similar": Metric(
         memorization.extraction_strength_similar, ("answer", "revealed"), "memorization"
     ),
     "exact_memorization": Metric(memorization.exact_memorization, ("answer",), "memorization"),
     "probability": Metric(memorization.probability, ("answer",), "memorization", loss_is_enough=True),
     "extraction_strength_paraphrased": Metric(
-        memorization.extraction_strength, ("paraphrased_question",), "memorization"
+        memorization.extraction_strength, ("paraphrased_question",), "memorization", flags_are_enough=True
     ),
     "exact_memorization_paraphrased": Metric(
         memorization.exact_memorization, ("paraphrased_question",), "memorization"

@@ -12,18 +12,23 @@ from statistics import fmean
 import numpy as np
 
 from unlearn_metrics.metrics.retention import lcs
-from unlearn_metrics.types import MeanLoss, TokenScores, is_forget
+from unlearn_metrics.types import FlagScores, MeanLoss, TokenScores, is_forget
 
 
-def extraction_strength(answer: TokenScores) -> float:
+def extraction_strength(answer: TokenScores | FlagScores) -> float:
     """1 - k/n, k = the fewest leading answer tokens to reveal so that greedy decoding yields the rest exactly.
 
     Greedy decoding from a true prefix repeats the reference as long as every m_i after it holds, so k is the
     position of the last miss, and one teacher-forced pass is enough. 0 when the last token is missed (k = n).
+    NaN where the last miss is not known. Of a FlagScores, k and n count its units: tokens, or words.
     Source: Carlini et al. 2021 (arXiv 2012.07805); Wang et al. 2024 (arXiv 2406.09179), extraction strength.
     """
+    if isinstance(answer, FlagScores):
+        return (answer.units - answer.revealed) / answer.units
     misses = np.flatnonzero(~answer.match)
     k = misses[-1] + 1 if len(misses) else 0
+    if k and answer.unknown[k - 1]:
+        return math.nan
     return float((len(answer) - k) / len(answer))
 
 
@@ -36,7 +41,7 @@ def similar(said: Sequence[int], rest: Sequence[int]) -> bool:
     return 2 * lcs(rest, said) >= len(rest)
 
 
-def extraction_strength_similar(answer: TokenScores, revealed: int) -> float:
+def extraction_strength_similar(answer: TokenScores, revealed: float) -> float:
     """1 - k/n, k = the fewest leading answer tokens to reveal so that greedy decoding gives something like the rest.
 
     revealed: that k, which takes decoding (backends/similar.py). The text that follows, of at most as many tokens as
@@ -48,19 +53,19 @@ def extraction_strength_similar(answer: TokenScores, revealed: int) -> float:
 
 
 def exact_memorization(answer: TokenScores) -> float:
-    """Mean of m_i: the share of answer tokens that are the arg-max given the true prefix.
+    """Mean of m_i: the share of answer tokens that are the arg-max given the true prefix. NaN if one is not known.
 
     Source: Tirumala et al. 2022 (arXiv 2205.10770), eq. 1; OpenUnlearning's `exact_memorization`.
     """
-    return np.count_nonzero(answer.match) / len(answer)
+    return math.nan if answer.unknown.any() else np.count_nonzero(answer.match) / len(answer)
 
 
-def mean_loss(answer: TokenScores | MeanLoss) -> float:
+def mean_loss(answer: TokenScores | MeanLoss | FlagScores) -> float:
     """Mean negative log-likelihood in nats per token, end-of-sequence included; summed exactly."""
     return answer.loss
 
 
-def probability(answer: TokenScores | MeanLoss) -> float:
+def probability(answer: TokenScores | MeanLoss | FlagScores) -> float:
     """exp(mean log p), end-of-sequence included: the length-normalised probability P(a|q)^(1/|a|).
 
     Source: Maini et al. 2024 (TOFU, arXiv 2401.06121), section 2.2.2.
@@ -68,23 +73,28 @@ def probability(answer: TokenScores | MeanLoss) -> float:
     return math.exp(-mean_loss(answer))
 
 
-def probability_wrong(wrong_answers: Sequence[TokenScores | MeanLoss]) -> float:
+def probability_wrong(wrong_answers: Sequence[TokenScores | MeanLoss | FlagScores]) -> float:
     """Mean over the wrong answers of their length-normalised probability (OpenUnlearning's `Q_A_PERT_Prob`)."""
     return fmean([probability(w) for w in wrong_answers])
 
 
-def probability_normalised(answer: TokenScores | MeanLoss, wrong_answers: Sequence[TokenScores | MeanLoss]) -> float:
+def probability_normalised(
+    answer: TokenScores | MeanLoss | FlagScores, wrong_answers: Sequence[TokenScores | MeanLoss | FlagScores]
+) -> float:
     """p / (p + sum over the wrong answers' p), every p length-normalised. Computed in log space.
 
     Source: Maini et al. 2024 (TOFU), section 2.2.2, for Real Authors and World Facts. At high loss peers add 1e-10
     to the denominator; here the ratio stays exact however small the probabilities are.
     """
     log_p = -np.array([mean_loss(answer), *(mean_loss(w) for w in wrong_answers)])
-    return float(np.exp(log_p[0] - np.logaddexp.reduce(log_p)))
+    with np.errstate(invalid="ignore"):  # an unknown loss is NaN
+        return float(np.exp(log_p[0] - np.logaddexp.reduce(log_p)))
 
 
 def truth_ratio(
-    true_answer: TokenScores | MeanLoss, wrong_answers: Sequence[TokenScores | MeanLoss], split: str
+    true_answer: TokenScores | MeanLoss | FlagScores,
+    wrong_answers: Sequence[TokenScores | MeanLoss | FlagScores],
+    split: str,
 ) -> float:
     """R = exp(L_true - mean_j L_wrong_j), L = mean loss: how much likelier the wrong answers are than the true one.
 
@@ -96,6 +106,8 @@ def truth_ratio(
     return math.exp(-abs(log_ratio)) if is_forget(split) else -math.expm1(min(log_ratio, 0))
 
 
-def log_truth_ratio(true_answer: TokenScores | MeanLoss, wrong_answers: Sequence[TokenScores | MeanLoss]) -> float:
+def log_truth_ratio(
+    true_answer: TokenScores | MeanLoss | FlagScores, wrong_answers: Sequence[TokenScores | MeanLoss | FlagScores]
+) -> float:
     """log R in nats. In log space because exp(L) overflows at the losses that excessive unlearning produces."""
     return mean_loss(true_answer) - fmean([mean_loss(w) for w in wrong_answers])

@@ -13,15 +13,15 @@ import numpy as np
 from scipy.stats import rankdata
 
 from unlearn_metrics.metrics.memorization import mean_loss
-from unlearn_metrics.types import Floats, MeanLoss, TokenScores
+from unlearn_metrics.types import FlagScores, Floats, MeanLoss, TokenScores
 
 
-def loss(answer: TokenScores | MeanLoss) -> float:
+def loss(answer: TokenScores | MeanLoss | FlagScores) -> float:
     """Mean loss in nats per token, end-of-sequence included as in OpenUnlearning. Source: Yeom et al. 2018."""
     return mean_loss(answer)
 
 
-def zlib(answer: TokenScores | MeanLoss, reference: str) -> float:
+def zlib(answer: TokenScores | MeanLoss | FlagScores, reference: str) -> float:
     """Mean loss over the bytes of the zlib-compressed answer text, with the space before it (OpenUnlearning).
 
     Source: Carlini et al. 2021 (arXiv 2012.07805), the Zlib attack.

@@ -1,0 +1,173 @@
+"""Token scores from log-probabilities that another engine returns: OpenAI-compatible completion servers, and vLLM.
+
+lm-eval's own `_loglikelihood_tokens` of the backend sends the requests (batches, concurrency, retries, truncation);
+only its parser is replaced, by one that keeps each token instead of the sum. The end-of-sequence token is sent as the
+last token of the answer, so that its log-probability comes back too. Mean and variance of log p never do: NaN.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from operator import itemgetter
+from typing import Any, TypeAlias
+
+import numpy as np
+from lm_eval.api.model import CacheHook, TemplateLM
+
+from unlearn_metrics.backends.hf import Pair
+from unlearn_metrics.types import OTHER, UNKNOWN, InputError, TokenScores
+
+# log-probability of a token in nats (NaN: not known), and the arg-max in its place (an id, OTHER or UNKNOWN)
+Position: TypeAlias = tuple[float, int]
+NOTHING: Position = (math.nan, UNKNOWN)
+
+
+def server_scores(lm: TemplateLM, pairs: Sequence[Pair]) -> list[TokenScores]:
+    """Scores by an lm-eval `LocalCompletionsAPI`, whose server echoes the prompt with log-probabilities.
+
+    Where its tokens are not those that were sent, or its figures are not those of these tokens, nothing is known.
+    """
+    return _token_scores(lm, pairs, lm.max_length, "parse_logprobs", partial(parse_completions, lm))
+
+
+def vllm_scores(lm: TemplateLM, pairs: Sequence[Pair]) -> list[TokenScores]:
+    """Scores by lm-eval's `VLLM`, from `prompt_logprobs`."""
+    return _token_scores(lm, pairs, lm.max_length - 1, "_parse_logprobs", parse_prompt_logprobs)
+
+
+def _token_scores(
+    lm: TemplateLM, pairs: Sequence[Pair], window: int, name: str, parse: Callable[..., Any]
+) -> list[TokenScores]:
+    """window: how many tokens of a request lm-eval keeps, from the right. name: of the parser that `parse` replaces."""
+    distinct = list(dict.fromkeys(pairs))
+    eos = lm.eot_token_id
+    requests: list[tuple[None, list[int], list[int]]] = []
+    for pair in distinct:
+        context, answer = list(pair.context), list(pair.answer)
+        if eos is None:
+            requests.append((None, context, answer))
+        elif len(context) + len(answer) < window:
+            requests.append((None, context, [*answer, eos]))
+        else:  # as lm-eval cuts a prompt that is too long: at the answer, and for end-of-sequence one token later
+            requests += [(None, context, answer), (None, context + answer, [eos])]
+    reader = copy.copy(lm)  # the user's model keeps its parser, and its cache the sums that lm-eval expects there
+    setattr(reader, name, parse)
+    reader.set_cache_hook(CacheHook(None))
+    answers: list[list[Position]] = reader._loglikelihood_tokens(requests) if requests else []
+    found = iter(answers)
+    scores = {}
+    for pair in distinct:
+        positions = list(next(found))
+        if eos is None:
+            positions.append(NOTHING)
+        elif len(positions) == len(pair.answer):
+            positions += next(found)
+        scores[pair] = _scores([*pair.answer, -1 if eos is None else eos], positions)
+    return [scores[pair] for pair in pairs]
+
+
+def _scores(tokens: Sequence[int], positions: Sequence[Position]) -> TokenScores:
+    logprob, argmax = zip(*positions, strict=True)
+    unknown = np.full(len(tokens), np.nan, np.float32)
+    return TokenScores(
+        np.array(tokens, np.int32), np.array(argmax, np.int32), np.array(logprob, np.float32), unknown, unknown
+    )
+
+
+# --- OpenAI-compatible completions --------------------------------------------------------------------------------
+
+
+def parse_completions(
+    lm: Any, outputs: Any, tokens: Sequence[Sequence[int]], ctxlens: Sequence[int], **_: Any
+) -> list[list[Position]]:
+    """Positions of each answer, tokens[ctxlen:], from a response or a list of them. Stands in for `parse_logprobs`.
+
+    Raises InputError if the server does not answer every prompt of a batch.
+    """
+    responses = outputs if isinstance(outputs, list) else [outputs]
+    choices = [c for r in responses for c in sorted(r["choices"], key=itemgetter("index"))]
+    if len(choices) != len(tokens):
+        raise InputError(
+            f"{lm.base_url} returned {len(choices)} completions for {len(tokens)} prompts; try batch_size=1"
+        )
+    return [_choice(lm, c, sent, ctxlen) for c, sent, ctxlen in zip(choices, tokens, ctxlens, strict=True)]
+
+
+def _choice(lm: Any, choice: Any, sent: Sequence[int], ctxlen: int) -> list[Position]:
+    """The answer's positions of one echoed prompt."""
+    nothing = [NOTHING] * (len(sent) - ctxlen)
+    given = choice.get("logprobs") or {}
+    names, logprobs, tops = (given.get(key) or [] for key in ("tokens", "token_logprobs", "top_logprobs"))
+    tops = tops or [None] * len(names)
+    # The prompt, perhaps with a start token that only the server knows (1) or that it does not show (-1), and exactly
+    # one generated token. By greedy decoding that is the arg-max: a server whose figures belong to the token before or
+    # after (llama-cpp-python for a prompt without a start token) shows it here.
+    shift = len(names) - 1 - len(sent)
+    if (
+        not len(names) == len(logprobs) == len(tops)
+        or shift not in (-1, 0, 1)
+        or _position(names, logprobs, tops, -1, 0)[1] == OTHER
+    ):
+        return nothing
+    answer = slice(ctxlen + shift, len(sent) + shift)
+    if answer.start < 0 or ((shift or not lm.tokenized_requests) and not _same_text(lm, sent[ctxlen:], names[answer])):
+        return nothing
+    places = range(answer.start, answer.stop)
+    return [_position(names, logprobs, tops, i, token) for i, token in zip(places, sent[ctxlen:], strict=True)]
+
+
+def _position(names: Sequence[str], logprobs: Sequence[Any], tops: Sequence[Any], i: int, token: int) -> Position:
+    logprob = math.nan if logprobs[i] is None else float(logprobs[i])
+    if not tops[i] or math.isnan(logprob):
+        return logprob, UNKNOWN
+    if logprob < max(tops[i].values()):
+        return logprob, OTHER
+    # tops[i] goes by text: where a token is part of a character, another token may have the same and be lost
+    partial_text = not names[i] or "\ufffd" in names[i]
+    if partial_text and len(tops[i]) == 1 and logprob <= math.log(0.5):
+        return logprob, UNKNOWN
+    return logprob, token
+
+
+def _same_text(lm: Any, tokens: Sequence[int], names: Sequence[str]) -> bool:
+    """Whether the server split the answer as the local tokenizer did, by what the server calls each token.
+
+    By ASCII characters alone: tokens that are part of a character have no text of their own. The end-of-sequence token
+    may be shown or not.
+    """
+    texts = lm.decode_batch([[token] for token in tokens])
+    return all(
+        _ascii(text) == _ascii(name) or (token == lm.eot_token_id and not name)
+        for token, text, name in zip(tokens, texts, names, strict=True)
+    )
+
+
+def _ascii(text: str) -> str:
+    return text.encode("ascii", "ignore").decode().strip()
+
+
+# --- vLLM ---------------------------------------------------------------------------------------------------------
+
+
+def parse_prompt_logprobs(tokens: Sequence[int], outputs: Any, ctxlen: int) -> list[Position]:
+    """Positions of the answer, tokens[ctxlen:], from a vLLM RequestOutput. Stands in for `_parse_logprobs`.
+
+    outputs.prompt_logprobs: for each position None (the first) or {token id: Logprob(logprob, rank, decoded_token)},
+    which holds the prompt's token and the arg-max.
+    """
+    found = zip(tokens[ctxlen:], outputs.prompt_logprobs[ctxlen:], strict=True)
+    return [NOTHING if given is None else _of_ids(given, token) for token, given in found]
+
+
+def _of_ids(given: dict[int, Any], token: int) -> Position:
+    # of equals, rank 1 is what greedy decoding says
+    best = min(given, key=lambda t: (-_number(given[t]), getattr(given[t], "rank", None) or math.inf))
+    return _number(given[token]), best
+
+
+def _number(logprob: Any) -> float:
+    """vLLM's Logprob; before 0.4 a plain number."""
+    return float(getattr(logprob, "logprob", logprob))
