@@ -116,7 +116,7 @@ def test_a_prompt_too_long_is_cut_as_by_lm_eval(model, folder, requests, caplog)
     assert (total, greedy) == (pytest.approx(float(found.logprob[:-1].sum()), abs=1e-4), bool(found.match.all()))
 
 
-@pytest.mark.parametrize("quirk", QUIRKS[1:])
+@pytest.mark.parametrize("quirk", QUIRKS)
 def test_what_a_server_does_not_tell_is_unscored_and_never_wrong(model, folder, requests, quirk, caplog):
     requests = requests[:6]
     wanted = scores(model, requests)
@@ -159,7 +159,8 @@ def test_a_choice_is_read_by_its_own_text():
         return {"choices": [{"index": 0, "logprobs": given}]}
 
     def read(sent, ctxlen, names, figures):
-        return returned.parse_completions(lm, response(names, figures), tokens=[sent], ctxlens=[ctxlen])[0]
+        echoes = returned.parse_completions(lm, response(names, figures), tokens=[sent], ctxlens=[ctxlen])
+        return returned.believed(echoes)[0]
 
     known = [(-0.1, 7), (-2.0, OTHER), (-0.1, 1)]
     figures = [None, -9.0, -0.1, -2.0, -0.1, -0.1]
@@ -172,6 +173,14 @@ def test_a_choice_is_read_by_its_own_text():
     lm.base_url = "URL"
     with pytest.raises(InputError, match=r"URL returned 1 completions for 2 prompts; try batch_size=1"):
         returned.parse_completions(lm, response(["A", "B"], [None, -1.0]), tokens=[[1], [2]], ctxlens=[1, 1])
+
+
+@pytest.mark.parametrize("tokenized", [True, False])
+def test_a_server_that_shows_no_generated_end_is_believed_by_its_other_answers(model, folder, requests, tokenized):
+    with serve(model, "ends hidden") as (url, _):
+        found = scores(api(url, folder, tokenized_requests=tokenized), requests)
+    for f, w in zip(found, scores(model, requests), strict=True):
+        assert_close(f, w)
 
 
 @pytest.mark.parametrize(("p", "argmax"), [(0.6, 7), (0.4, UNKNOWN)])
@@ -201,7 +210,7 @@ def test_a_stock_run_on_a_server_gives_all_but_what_needs_moments(model, folder,
     assert again["results"] == found["results"]
     lines = [r.message for r in caplog.records if r.name == "unlearn_metrics.backends"]
     assert len(lines) == 1, lines
-    assert "unscored (NaN): min_k_plus_plus for " in lines[0]
+    assert "unscored (NaN): extraction_strength_similar, min_k_plus_plus for " in lines[0]
     for task in TASKS:
         for key, wanted in by_hf["results"][task].items():
             got = found["results"][task][key]
@@ -276,9 +285,8 @@ def test_bisection_by_tokens_is_exact(model, requests, caplog):
     assert len(lm.calls) <= 2 + math.ceil(math.log2(longest)), "one call for the sums, one per round"
     assert all(len(set(call)) == len(call) for call in lm.calls), "equal pairs are asked once"
     (line,) = [r.message for r in caplog.records if r.name == "unlearn_metrics.backends"]
-    assert (
-        "unscored (NaN): exact_memorization, exact_memorization_paraphrased, min_k, min_k_plus_plus for 9 of 9" in line
-    )
+    names = "extraction_strength_similar, exact_memorization, exact_memorization_paraphrased, min_k, min_k_plus_plus"
+    assert line == f"Tokens does not tell what these need, unscored (NaN): {names} for 9 of 9 answers"
 
 
 def test_bisection_by_words_finds_what_trying_every_cut_finds(model, requests, caplog):

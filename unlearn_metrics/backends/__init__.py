@@ -87,6 +87,8 @@ def _scores(lm: LM, requests: Sequence[Instance]) -> Sequence[TokenScores | Flag
         return hf.token_scores(model, [hf.encode(model, r.args[0], r.args[1], name_of(r)) for r in requests])
     tokenized = isinstance(lm, TemplateLM) and getattr(lm, "tokenizer", None) is not None
     try:
+        if not all(isinstance(r.args[0], str) for r in requests):
+            raise NotImplementedError  # a chat that the server renders
         if not tokenized:
             return bisection.by_words(lm, [r.args for r in requests])
         pairs = [hf.encode(lm, r.args[0], r.args[1], name_of(r)) for r in requests]
@@ -95,7 +97,7 @@ def _scores(lm: LM, requests: Sequence[Instance]) -> Sequence[TokenScores | Flag
         if _is(lm, "lm_eval.models.vllm_causallms", "VLLM"):
             return returned.vllm_scores(lm, pairs)
         return bisection.by_tokens(lm, pairs)
-    except NotImplementedError:  # how lm-eval's chat backends say that they have no log-likelihoods
+    except NotImplementedError:  # so lm-eval's backends without log-likelihoods say
         return [FlagScores(math.nan, len(r.args[1].split()), math.nan, "word") for r in requests]
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from operator import itemgetter
 from typing import Any, TypeAlias
@@ -30,18 +31,24 @@ def server_scores(lm: TemplateLM, pairs: Sequence[Pair]) -> list[TokenScores]:
 
     Where its tokens are not those that were sent, or its figures are not those of these tokens, nothing is known.
     """
-    return _token_scores(lm, pairs, lm.max_length, "parse_logprobs", partial(parse_completions, lm))
+    return _token_scores(lm, pairs, lm.max_length, "parse_logprobs", partial(parse_completions, lm), believed)
 
 
 def vllm_scores(lm: TemplateLM, pairs: Sequence[Pair]) -> list[TokenScores]:
     """Scores by lm-eval's `VLLM`, from `prompt_logprobs`."""
-    return _token_scores(lm, pairs, lm.max_length - 1, "_parse_logprobs", parse_prompt_logprobs)
+    return _token_scores(lm, pairs, lm.max_length - 1, "_parse_logprobs", parse_prompt_logprobs, list)
 
 
 def _token_scores(
-    lm: TemplateLM, pairs: Sequence[Pair], window: int, name: str, parse: Callable[..., Any]
+    lm: TemplateLM,
+    pairs: Sequence[Pair],
+    window: int,
+    name: str,
+    parse: Callable[..., Any],
+    settle: Callable[[list[Any]], list[list[Position]]],
 ) -> list[TokenScores]:
-    """window: how many tokens of a request lm-eval keeps, from the right. name: of the parser that `parse` replaces."""
+    """window: how many tokens of a request lm-eval keeps, from the right. name: of the parser that `parse` replaces.
+    settle: what it returned of all requests -> their positions."""
     distinct = list(dict.fromkeys(pairs))
     eos = lm.eot_token_id
     requests: list[tuple[None, list[int], list[int]]] = []
@@ -56,8 +63,7 @@ def _token_scores(
     reader = copy.copy(lm)  # the user's model keeps its parser, and its cache the sums that lm-eval expects there
     setattr(reader, name, parse)
     reader.set_cache_hook(CacheHook(None))
-    answers: list[list[Position]] = reader._loglikelihood_tokens(requests) if requests else []
-    found = iter(answers)
+    found = iter(settle(reader._loglikelihood_tokens(requests)))
     scores = {}
     for pair in distinct:
         positions = list(next(found))
@@ -80,10 +86,20 @@ def _scores(tokens: Sequence[int], positions: Sequence[Position]) -> TokenScores
 # --- OpenAI-compatible completions --------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Echo:
+    """What a response says of one answer. shift: by how many places its tokens come later than those that were sent.
+    proven: its figures are known to be those of its tokens."""
+
+    positions: list[Position]
+    shift: int = 0
+    proven: bool = False
+
+
 def parse_completions(
     lm: Any, outputs: Any, tokens: Sequence[Sequence[int]], ctxlens: Sequence[int], **_: Any
-) -> list[list[Position]]:
-    """Positions of each answer, tokens[ctxlen:], from a response or a list of them. Stands in for `parse_logprobs`.
+) -> list[Echo]:
+    """What is said of each answer, tokens[ctxlen:], in a response or a list of them. Stands in for `parse_logprobs`.
 
     Raises InputError if the server does not answer every prompt of a batch.
     """
@@ -93,30 +109,35 @@ def parse_completions(
         raise InputError(
             f"{lm.base_url} returned {len(choices)} completions for {len(tokens)} prompts; try batch_size=1"
         )
-    return [_choice(lm, c, sent, ctxlen) for c, sent, ctxlen in zip(choices, tokens, ctxlens, strict=True)]
+    return [_echo(lm, c, sent, ctxlen) for c, sent, ctxlen in zip(choices, tokens, ctxlens, strict=True)]
 
 
-def _choice(lm: Any, choice: Any, sent: Sequence[int], ctxlen: int) -> list[Position]:
-    """The answer's positions of one echoed prompt."""
-    nothing = [NOTHING] * (len(sent) - ctxlen)
+def _echo(lm: Any, choice: Any, sent: Sequence[int], ctxlen: int) -> Echo:
+    """The echo of a prompt, perhaps with a start token that only the server knows (shift 1) or that it does not show
+    (-1), and of the token that was generated, unless that is end-of-sequence and the server leaves it out.
+
+    By greedy decoding the generated token is the arg-max, which proves the figures: there are servers whose figures
+    belong to another position (llama-cpp-python for a prompt without a start token).
+    """
     given = choice.get("logprobs") or {}
     names, logprobs, tops = (given.get(key) or [] for key in ("tokens", "token_logprobs", "top_logprobs"))
     tops = tops or [None] * len(names)
-    # The prompt, perhaps with a start token that only the server knows (1) or that it does not show (-1), and exactly
-    # one generated token. By greedy decoding that is the arg-max: a server whose figures belong to the token before or
-    # after (llama-cpp-python for a prompt without a start token) shows it here.
-    shift = len(names) - 1 - len(sent)
-    if (
-        not len(names) == len(logprobs) == len(tops)
-        or shift not in (-1, 0, 1)
-        or _position(names, logprobs, tops, -1, 0)[1] == OTHER
-    ):
-        return nothing
-    answer = slice(ctxlen + shift, len(sent) + shift)
-    if answer.start < 0 or ((shift or not lm.tokenized_requests) and not _same_text(lm, sent[ctxlen:], names[answer])):
-        return nothing
-    places = range(answer.start, answer.stop)
-    return [_position(names, logprobs, tops, i, token) for i, token in zip(places, sent[ctxlen:], strict=True)]
+    if names and len(names) == len(logprobs) == len(tops):
+        shown = _position(names, logprobs, tops, -1, 0)[1] != OTHER
+        for shift, proven in ((len(names) - 1 - len(sent), shown), (len(names) - len(sent), False)):
+            start, stop = ctxlen + shift, len(sent) + shift
+            if shift not in (-1, 0, 1) or start < 0:
+                continue
+            if (shift == 0 and lm.tokenized_requests) or _same_text(lm, sent[ctxlen:], names[start:stop]):
+                places = zip(range(start, stop), sent[ctxlen:], strict=True)
+                return Echo([_position(names, logprobs, tops, i, token) for i, token in places], shift, proven)
+    return Echo([NOTHING] * (len(sent) - ctxlen))
+
+
+def believed(echoes: Sequence[Echo]) -> list[list[Position]]:
+    """Nothing where neither the echo itself nor another one of the same server and shift is proven."""
+    proven = {echo.shift for echo in echoes if echo.proven}
+    return [e.positions if e.shift in proven else [NOTHING] * len(e.positions) for e in echoes]
 
 
 def _position(names: Sequence[str], logprobs: Sequence[Any], tops: Sequence[Any], i: int, token: int) -> Position:
