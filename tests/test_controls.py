@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from unlearn_metrics.cli.models import ControlChoice, Method
 from unlearn_metrics.control import tensors
-from unlearn_metrics.control.controls import CONTROLS, family, trim
+from unlearn_metrics.control.controls import CONTROLS, family, steps, trim
 from unlearn_metrics.control.mixing import mix_into, write_mix
 from unlearn_metrics.control.tensors import from_memory
 from unlearn_metrics.score import open_pair
@@ -91,10 +93,8 @@ def test_written_and_loaded_are_the_twin(pair, tmp_path, monkeypatch, method, la
     assert changed > 0
 
 
-@pytest.mark.parametrize("method", CONTROLS)
+@pytest.mark.parametrize("method", [name for name in CONTROLS if name != "select"])  # which needs a trajectory, below
 def test_ends_are_the_two_checkpoints(pair, method):
-    if CONTROLS[method].option == "trajectory":
-        pytest.skip("tested below, on a trajectory")
     models = family(method, *pair)
     assert models.at(0) is pair[0]
     assert models.at(1) is pair[1]
@@ -174,3 +174,164 @@ def test_layers_are_in_the_record_and_set_its_signature_apart(tmp_path):
     assert re.search(r"\|ctl:layers-\w{8}\.alpha1\|", record["signature"])
     es = {m: record["scores"][m]["forget"]["extraction_strength"]["value"] for m in record["scores"]}
     assert es["controlled"] != es["uncontrolled"]  # one layer of three, embeddings and head are the original's
+
+
+# --- temperature
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_temperature_divides_logits_and_leaves_the_likeliest_token(tmp_path, tied):
+    """In the model: exactly the unlearned logits times alpha; written: the same of alpha 1/2, bit for bit."""
+    o, u = random_pair(tmp_path, tied)
+    models = family("temperature", o, u)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "o")
+    mix_into(model, o, u, 1, models.fn)
+    ids = torch.arange(40).reshape(4, 10)
+    raw = model(ids).logits
+    mix_into(model, o, u, 0.3, models.fn)
+    assert torch.equal(model(ids).logits, raw * 0.3)
+    assert torch.equal(model(ids).logits.argmax(-1), raw.argmax(-1))
+    mix_into(model, o, u, 0.5, models.fn)
+    write_mix(o, u, 0.5, tmp_path / "m", control=models.fn)
+    written = AutoModelForCausalLM.from_pretrained(tmp_path / "m")
+    assert torch.equal(written(ids).logits, model(ids).logits)
+    mix_into(model, o, u, 1, models.fn)
+    assert torch.equal(model(ids).logits, raw)
+    with pytest.raises(InputError, match="can't be stored exactly in float32: choose a power of two"):
+        write_mix(o, u, 0.3, tmp_path / "n", control=models.fn)
+    assert not (tmp_path / "n").exists()
+
+
+def random_pair(folder, tied, names=("o", "u")):
+    shape = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    config = LlamaConfig(**shape, num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=tied)
+    for seed, name in enumerate(names):
+        torch.manual_seed(seed)
+        LlamaForCausalLM(config).save_pretrained(folder / name)
+    return open_pair(str(folder / names[0]), str(folder / names[1]))
+
+
+def test_temperature_is_not_calibrated_on_what_it_can_not_change(tmp_path):
+    from test_score import refused, score
+
+    says = "temperature can't be calibrated on extraction_strength: no temperature changes which token is likeliest"
+    refused(score(tmp_path / "out", "--control", "temperature"), says, tmp_path / "out")
+
+
+# --- select
+
+
+@pytest.fixture
+def trajectory(tmp_path):
+    """checkpoint-2 keeps everything, -10 less, -30 is collapsed; and what is none of them."""
+    for n, name in ((2, "moderate"), (10, "moderate"), (30, "excessive")):
+        shutil.copytree(DEMO / name, tmp_path / "t" / f"checkpoint-{n}")
+    models = family("mix", *open_pair(str(DEMO / "original"), str(DEMO / "moderate")))
+    shutil.rmtree(tmp_path / "t" / "checkpoint-2")
+    write_mix(models.original, models.unlearned, 0.1, tmp_path / "t" / "checkpoint-2")
+    (tmp_path / "t" / "checkpoint-best").mkdir()
+    (tmp_path / "t" / "checkpoint-7").write_text("a file")
+    return tmp_path / "t"
+
+
+def test_select_is_a_step_function_of_the_share_of_steps(trajectory):
+    assert [*steps(trajectory)] == [2, 10, 30]
+    pair = open_pair(str(DEMO / "original"), str(trajectory / "checkpoint-30"))
+    models = family("select", *pair, trajectory=trajectory)
+    assert models.strengths == (2 / 30, 10 / 30, 1.0)
+    expected = {0: None, 0.06: None, 2 / 30: 2, 0.3: 2, 1 / 3: 10, 0.99: 10, 1: 30}
+    for strength, n in expected.items():
+        name = str(DEMO / "original" if n is None else trajectory / f"checkpoint-{n}")
+        assert models.at(strength).name == name
+    assert models.at(0) is pair[0]
+    assert models.at(1) is pair[1]
+    shorter = family(
+        "select", *open_pair(str(DEMO / "original"), str(trajectory / "checkpoint-10")), trajectory=trajectory
+    )
+    assert shorter.strengths == (0.2, 1.0)
+    with pytest.raises(InputError, match="is none of the checkpoints in"):
+        family("select", *open_pair(str(DEMO / "original"), str(DEMO / "moderate")), trajectory=trajectory)
+    with pytest.raises(InputError, match="needs --trajectory"):
+        family("select", *pair)
+
+
+def test_select_scores_the_latest_that_holds_and_draws_the_curve(trajectory, tmp_path):
+    from test_score import DATA, run
+
+    given = ("--control", "select", "--trajectory", trajectory, "--original", DEMO / "original", "--limit", 20)
+    done = run("score", *given, "--benchmark", "demo", "--data", DATA, "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    control = record["control"]
+    assert record["checkpoints"]["unlearned"]["path"] == str(trajectory / "checkpoint-30")
+    trace = {round(30 * p["alpha"]): (p["retention"], p["forget"]) for p in control["trace"]}
+    assert [*trace] == [30, 10, 2]  # all of them, from the latest backwards
+    holding = [n for n, (retention, _) in trace.items() if retention >= control["target"]]
+    assert round(30 * control["alpha"]) == max(holding, default=0)
+    assert control["alpha"] > 0
+    assert control["parameters"]["checkpoint"] == str(trajectory / f"checkpoint-{max(holding)}")
+    left = record["scores"]["controlled"]["forget"]["extraction_strength"]["value"]
+    assert trace[max(holding)][1] == pytest.approx(left, abs=1e-6)
+    picture = (tmp_path / "run" / "trajectory.svg").read_text()
+    for text in (">2<", ">10<", ">30<", "extraction_strength on forget"):
+        assert text in picture
+
+
+# --- as a model of lm-eval
+
+
+def lm_eval(tmp_path: Path, model: str, args: str) -> dict:
+    from test_score import DATA, run
+
+    out = tmp_path / str(len([*tmp_path.iterdir()]))
+    done = run(
+        *("lm-eval", "run", "--model", model, "--model_args", args, "--tasks", "demo_forget,demo_retain"),
+        *("--limit", 6, "--device", "cpu", "--metadata", f"data_dir={DATA}", "--output_path", out),
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    results = json.loads(next(out.rglob("results_*.json")).read_text())["results"]
+    return {task: {k: v for k, v in found.items() if "stderr" not in k} for task, found in results.items()}
+
+
+def test_unlearn_mix_is_the_checkpoint_that_would_be_written(tmp_path):
+    """0: the original's results; 1: the unlearned's; 0.6: those of what `control mix` writes; keep: calibrated."""
+    from test_score import DATA, run
+
+    given = ("--original", DEMO / "original", "--unlearned", DEMO / "moderate")
+    done = run("control", "mix", *given, "--alpha", 0.6, "--out", tmp_path / "m")
+    assert done.returncode == 0, done.stderr
+    pair = f"original={DEMO / 'original'},unlearned={DEMO / 'moderate'}"
+    found = {}
+    for alpha, folder in ((0, DEMO / "original"), (1, DEMO / "moderate"), (0.6, tmp_path / "m")):
+        found[alpha] = lm_eval(tmp_path, "unlearn-mix", f"{pair},alpha={alpha}")
+        assert found[alpha] == lm_eval(tmp_path, "hf", f"pretrained={folder}")
+    assert found[0] != found[1] != found[0.6] != found[0]
+    calibrated = lm_eval(tmp_path, "unlearn-mix", f"{pair},keep=0.5,benchmark=demo,data={DATA},limit=8")
+    assert calibrated != found[0]
+    refused = run("lm-eval", "run", "--model", "unlearn-mix", "--model_args", pair, "--tasks", "demo_forget")
+    assert refused.returncode == 2
+    assert "error: unlearn-mix needs alpha, or benchmark" in refused.stderr
+
+
+# --- an adapter as the unlearned side, end to end
+
+
+def test_score_of_an_adapter_is_that_of_the_merged_model(tmp_path):
+    """`score --unlearned ADAPTER` = `score --unlearned MERGED`, raw and under control."""
+    from test_score import score
+
+    base = AutoModelForCausalLM.from_pretrained(DEMO / "original")
+    peft = get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM"))
+    torch.manual_seed(0)
+    for name, tensor in peft.named_parameters():
+        if "lora_B" in name:
+            tensor.data.normal_(0, 0.1)
+    peft.save_pretrained(tmp_path / "adapter")
+    peft.merge_and_unload().save_pretrained(tmp_path / "merged")
+    records = []
+    for name in ("adapter", "merged"):
+        done = score(tmp_path / f"run-{name}", "--alpha", 0.5, "--limit", 6, unlearned=tmp_path / name)
+        assert done.returncode == 0, done.stderr
+        records.append(json.loads((tmp_path / f"run-{name}" / "record.json").read_text()))
+    assert records[0]["scores"] == records[1]["scores"]
+    assert records[0]["scores"]["uncontrolled"] != records[0]["scores"]["original"]

@@ -36,6 +36,7 @@ from unlearn_metrics.types import (
     RunRecord,
     Settings,
     TokenScores,
+    TracePoint,
     first_line,
     is_forget,
 )
@@ -50,6 +51,12 @@ def open_pair(original: str, unlearned: str) -> tuple[Checkpoint, Checkpoint]:
     for checkpoint in pair:
         check_finite(checkpoint)
     return pair
+
+
+def family_of(settings: Settings, original: Checkpoint, unlearned: Checkpoint) -> Family:
+    """The control that the settings name, applied to a pair."""
+    metric = None if settings.keep is None else RETENTION_METRIC
+    return family(settings.control, original, unlearned, settings.layers, settings.trajectory, metric)
 
 
 def build_lm(checkpoint: Checkpoint, settings: Settings) -> HFLM:
@@ -90,10 +97,12 @@ def control_alpha(
     retain: list[Document],
     say: Callable[[str], None],
     stage: Stages,
+    forget: Sequence[Document] = (),
 ) -> Control:
     """Calibrate a control so that retention is at least keep times the original's. retain: the original's documents.
 
-    Uses the calibrating half of the documents. Leaves the model at the last alpha tried.
+    Uses the calibrating half of the documents. Leaves the model at the last alpha tried. Along a trajectory, what is
+    left of the forget documents is measured beside.
     """
     calibrating, held_out = halves(retain)
     if not held_out:
@@ -104,14 +113,17 @@ def control_alpha(
             f"the original model's {RETENTION_METRIC} on the retain documents is 0: there is nothing to keep; "
             "check the checkpoint and the prompt format, or pass --alpha or --control none"
         )
-    measure = retention_of(lm, calibrating)
+    measures = [retention_of(lm, calibrating)]
+    if models.strengths is not None and forget:
+        measures.append(retention_of(lm, forget))
+    found: dict[float, list[float]] = {}
 
-    def controlled(alpha: float) -> float:
+    def controlled(alpha: float) -> list[float]:
         mix_into(lm.model, models.original, models.unlearned, alpha, models.fn)
-        return measure()
+        return [measure() for measure in measures]
 
     def retention(alpha: float) -> float:
-        value = stage(f"retention at alpha {alpha!r}", lambda: controlled(alpha))
+        value, *_ = found[alpha] = stage(f"retention at alpha {alpha!r}", lambda: controlled(alpha))
         say(f"alpha {alpha:.4f}: retention {value:.4f}, target {target:.4f}")
         return value
 
@@ -120,13 +132,13 @@ def control_alpha(
     return Control(
         method=models.method,
         alpha=alpha,
-        parameters=models.parameters,
+        parameters=models.given(alpha),
         keep=keep,
         metric=RETENTION_METRIC,
         target=target,
         achieved=achieved,
         original_held_out=mean_retention(held_out),
-        trace=trace,
+        trace=[TracePoint(point.alpha, *found[point.alpha]) for point in trace],
     )
 
 
@@ -178,7 +190,7 @@ def run(
     reader = None if settings.gibberish_model is None else classifier.open_classifier(settings.gibberish_model)
     say(f"checking {original} and {unlearned}")
     o, u = open_pair(original, unlearned)
-    models = None if settings.uncontrolled else family(settings.control, o, u, settings.layers)
+    models = None if settings.uncontrolled else family_of(settings, o, u)
     checkpoints = {"original": identify(o), "unlearned": identify(u)}
     notes = u.notes
     if settings.retain_model is not None:
@@ -191,7 +203,9 @@ def run(
     for note in notes:
         say(note)
     lm = build_lm(o, settings)
-    stage = stages(partial, provenance.fingerprint(tasks, lm, checkpoints, settings, others), hf.work(lm), say)
+    along = () if models is None else models.strengths or ()
+    known_as = checkpoints | {f"at {alpha!r}": identify(models.at(alpha)) for alpha in along if models is not None}
+    stage = stages(partial, provenance.fingerprint(tasks, lm, known_as, settings, others), hf.work(lm), say)
 
     def observe(
         alpha: float, low: Checkpoint = o, high: Checkpoint = u, fn: ControlFunction = mix
@@ -217,11 +231,12 @@ def run(
     if models is None:
         control = Control(method="none", alpha=1.0)
     elif settings.alpha is not None:
-        control = Control(method=models.method, alpha=settings.alpha, parameters=models.parameters)
+        control = Control(method=models.method, alpha=settings.alpha, parameters=models.given(settings.alpha))
     else:
         say(f"calibrating the control {models.method}")
         assert settings.keep is not None
-        control = control_alpha(lm, models, settings.keep, seen["original"]["retain"], say, stage)
+        retain, forget = (seen["original"].get(split, []) for split in ("retain", "forget"))
+        control = control_alpha(lm, models, settings.keep, retain, say, stage, forget)
     say("evaluating the unlearned model")
     seen["uncontrolled"] = stage("uncontrolled", lambda: observe(1))
     if models is not None:

@@ -129,6 +129,7 @@ class Settings:
     """What the user chose. Exactly one of keep and alpha is set; control "none", or neither of them: no control.
 
     control: a name in control.controls.CONTROLS. layers: of the control `layers`, the tensors that it mixes.
+    trajectory: of `select`, the folder of checkpoints; the unlearned model is one of them, the last that is looked at.
     retain_model: the checkpoint that never saw the forget set; or reference_record, an earlier run whose model
     reference_from stands for it. utility_tasks: lm-eval tasks beside the benchmark, from include_path too.
     gibberish_model: a text classifier for the generations.
@@ -138,6 +139,7 @@ class Settings:
     alpha: float | None = None
     control: str = "mix"
     layers: str | None = None
+    trajectory: Path | None = None
     limit: int | None = None
     device: str | None = None
     dtype: str | None = None
@@ -204,12 +206,13 @@ class Score:
 
 @dataclass(frozen=True)
 class TracePoint:
-    """One evaluation during calibration."""
+    """One evaluation during calibration. forget: the same metric on the forget set, along a trajectory."""
 
     __pydantic_config__ = STRICT
 
     alpha: Share
     retention: float
+    forget: float | None = None
 
 
 @dataclass(frozen=True)

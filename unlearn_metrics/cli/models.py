@@ -26,12 +26,16 @@ class Method(StrEnum):  # control.controls.CONTROLS, without importing torch; a 
     mix = "mix"
     trim = "trim"
     layers = "layers"
+    temperature = "temperature"
+    select = "select"
 
 
 class ControlChoice(StrEnum):
     mix = "mix"
     trim = "trim"
     layers = "layers"
+    temperature = "temperature"
+    select = "select"
     none = "none"
 
 
@@ -56,7 +60,7 @@ class DType(StrEnum):
 
 Original = Annotated[str, typer.Option(help="Checkpoint before unlearning: a folder, or a hub id[@revision].")]
 Unlearned = Annotated[
-    str, typer.Option(help="Checkpoint after unlearning, or a LoRA adapter: a folder, or a hub id[@revision].")
+    str | None, typer.Option(help="Checkpoint after unlearning, or a LoRA adapter: a folder, or a hub id[@revision].")
 ]
 Data = Annotated[
     Path | None,
@@ -109,6 +113,10 @@ Layers = Annotated[
         metavar="NUMBERS|REGEX",
     ),
 ]
+Trajectory = Annotated[
+    Path | None,
+    typer.Option(help="Control select: folder of checkpoint-1, checkpoint-2, ...; --unlearned is the last by default."),
+]
 Limit = Annotated[int | None, typer.Option(help="Only the first N documents of each split.", min=1)]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... Default: a GPU if there is one.")]
 Precision = Annotated[
@@ -137,8 +145,8 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run th
 )
 def score(
     original: Original,
-    unlearned: Unlearned,
     out_folder: Annotated[Path, typer.Option("--out", help="Folder to write the run to.")],
+    unlearned: Unlearned = None,
     benchmark: Benchmark = None,
     data: Data = None,
     forget: Forget = None,
@@ -153,6 +161,7 @@ def score(
         typer.Option(help="How to go back to the original (docs/control.md); none: raw numbers only."),
     ] = ControlChoice.mix,
     layers: Layers = None,
+    trajectory: Trajectory = None,
     retain_model: RetainModel = None,
     reference_record: ReferenceRecord = None,
     reference_from: ReferenceFrom = ReferenceModel.retain_only,
@@ -173,9 +182,11 @@ def score(
     verbose: Verbose = False,
 ) -> None:
     """Control an unlearned checkpoint, score it beside the original, and write a run (record.json + Parquet)."""
-    if control is ControlChoice.none and (keep is not None or alpha is not None or layers is not None):
-        raise InputError("--control none takes neither --keep nor --alpha nor --layers")
-    settings = _settings(keep, alpha, limit, device, dtype, apply_chat_template, batch_size, control.value, layers)
+    if control is ControlChoice.none and (keep is not None or alpha is not None or layers or trajectory):
+        raise InputError("--control none takes neither --keep nor --alpha, --layers or --trajectory")
+    settings = _settings(keep, alpha, limit, device, dtype, apply_chat_template, batch_size)
+    settings = _controlled(settings, control.value, layers, trajectory)
+    unlearned = _unlearned(unlearned, trajectory)
     if retain_model is not None and reference_record is not None:
         raise InputError("--retain-model and --reference-record exclude each other")
     settings = replace(
@@ -208,13 +219,14 @@ def score(
     no_args_is_help=True,
 )
 def control(
-    method: Annotated[Method, typer.Argument(metavar="NAME", help="mix, trim or layers: see docs/control.md.")],
+    method: Annotated[Method, typer.Argument(metavar="NAME", help=" | ".join(Method) + ": see docs/control.md.")],
     original: Original,
-    unlearned: Unlearned,
     out_folder: Annotated[Path, typer.Option("--out", help="Folder to write the checkpoint to.")],
+    unlearned: Unlearned = None,
     alpha: Alpha = None,
     keep: Keep = None,
     layers: Layers = None,
+    trajectory: Trajectory = None,
     benchmark: Annotated[str | None, typer.Option(help="Benchmark whose retain split calibrates.")] = None,
     data: Data = None,
     retain: Retain = None,
@@ -230,7 +242,9 @@ def control(
     ] = None,
 ) -> None:
     """Control an unlearned checkpoint: write one that keeps its usefulness, for transformers and lm-eval to load."""
-    settings = _settings(keep, alpha, limit, device, dtype, apply_chat_template, batch_size, method.value, layers)
+    settings = _settings(keep, alpha, limit, device, dtype, apply_chat_template, batch_size)
+    settings = _controlled(settings, method.value, layers, trajectory)
+    unlearned = _unlearned(unlearned, trajectory)
     if alpha is None and benchmark is None and retain is None:
         raise InputError(
             f"control {method.value} needs --alpha, or --benchmark or --retain (with --keep) to calibrate it"
@@ -239,9 +253,9 @@ def control(
 
     from unlearn_metrics import report
     from unlearn_metrics.control.checkpoints import check_free
-    from unlearn_metrics.control.controls import CONTROLS, family
+    from unlearn_metrics.control.controls import CONTROLS
     from unlearn_metrics.control.mixing import write_mix
-    from unlearn_metrics.score import build_lm, calibrate_only, open_pair
+    from unlearn_metrics.score import build_lm, calibrate_only, family_of, open_pair
 
     check_free(out_folder)
     with status() as say:
@@ -249,12 +263,13 @@ def control(
         o, u = open_pair(original, unlearned)
         for line in u.notes:
             say(line)
-        models = family(method.value, o, u, layers)
-        note = "".join(f"- {name}: {value}\n" for name, value in models.parameters.items())
+        models = family_of(settings, o, u)
         if alpha is None:
             benchmark, source = _source(benchmark, data, {"retain": retain}, fields, prefix)
             found = calibrate_only(build_lm(o, settings), models, benchmark, source, settings, say)
             alpha, note = found.alpha, f"- {report.describe(found)}; benchmark {benchmark}\n"
+        else:
+            note = "".join(f"- {name}: {value}\n" for name, value in models.given(alpha).items())
         say(f"writing {out_folder}")
         stored = None if out_dtype is None else getattr(torch, out_dtype.value)
         write_mix(o, u, alpha, out_folder, note, stored, control=models.fn, what=CONTROLS[method.value].what)
@@ -289,7 +304,10 @@ def lm_eval(context: typer.Context) -> None:
     import lm_eval.tasks
     from lm_eval.__main__ import cli_evaluate
 
-    from unlearn_metrics import harness
+    from unlearn_metrics import (
+        controlled,  # noqa: F401  registers the model unlearn-mix
+        harness,
+    )
 
     lm_eval.tasks.TaskManager = harness.OurTaskManager  # its commands look the class up there
     sys.argv = ["lm-eval", *context.args]
@@ -328,6 +346,22 @@ def demo(
     out.print(report.moral(records), style="bold")
 
 
+def _controlled(settings: Settings, control: str, layers: str | None, trajectory: Path | None) -> Settings:
+    settings = replace(settings, control=control, layers=layers, trajectory=trajectory)
+    return replace(settings, keep=None) if control == "none" else settings
+
+
+def _unlearned(unlearned: str | None, trajectory: Path | None) -> str:
+    """What is unlearned: as given, or the latest checkpoint of the trajectory."""
+    if unlearned is not None:
+        return unlearned
+    if trajectory is None:
+        raise InputError("--unlearned is missing")
+    from unlearn_metrics.control.controls import steps
+
+    return str([*steps(trajectory).values()][-1])
+
+
 def _source(
     benchmark: str | None, data: Path | None, files: dict[str, Path | None], fields: str | None, prefix: float
 ) -> tuple[str, Path | OwnData | None]:
@@ -356,8 +390,6 @@ def _settings(
     dtype: DType | None,
     apply_chat_template: bool,
     batch_size: int,
-    control: str = "mix",
-    layers: str | None = None,
 ) -> Settings:
     if keep is not None and alpha is not None:
         raise InputError("--keep and --alpha exclude each other: calibrate, or mix at a given alpha")
@@ -367,10 +399,8 @@ def _settings(
         raise InputError(f"--alpha {alpha:g} is not between 0 and 1")
     hush()
     return Settings(
-        keep=(0.95 if keep is None else keep) if control != "none" and alpha is None else None,
+        keep=(0.95 if keep is None else keep) if alpha is None else None,
         alpha=alpha,
-        control=control,
-        layers=layers,
         limit=limit,
         device=device,
         dtype=None if dtype is None else dtype.value,
@@ -388,7 +418,7 @@ def _score(
     out_folder: Path | None,
     overwrite: bool,
 ) -> RunRecord:
-    from unlearn_metrics import runs
+    from unlearn_metrics import curve, runs
     from unlearn_metrics import score as main_job
     from unlearn_metrics.folder import claim
 
@@ -399,6 +429,7 @@ def _score(
     with status(out_folder) as say, claim(out_folder, overwrite) as kept:
         record, observations = job(say, kept)
         runs.put(out_folder, record, observations)
+        curve.put(out_folder, record)
     return record
 
 

@@ -48,6 +48,7 @@ class Checkpoint:
 
     folder: where its files lie. config: its config.json (an adapter's: its base's). files: the weights' files.
     changes: what a config.json written for it has otherwise. notes: what a user should know of how it was read.
+    logit_scale: what the logits of its model are multiplied by.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Checkpoint:
     tensors: dict[str, LazyTensor]
     changes: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    logit_scale: float = 1.0
 
 
 def open_checkpoint(name: str, base: Checkpoint | None = None) -> Checkpoint:

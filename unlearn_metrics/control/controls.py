@@ -9,13 +9,15 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 
 import torch
 
-from unlearn_metrics.control.checkpoints import Checkpoint
+from unlearn_metrics.control.checkpoints import Checkpoint, check_finite, identify, open_checkpoint, read_config
 from unlearn_metrics.control.mixing import Blend, ControlFunction, blended, lerp, mix
+from unlearn_metrics.control.pairs import align
 from unlearn_metrics.control.tensors import LazyTensor
 from unlearn_metrics.types import InputError
 
@@ -130,6 +132,54 @@ def chosen(pattern: str, names: Mapping[str, object]) -> set[str]:
     return matching
 
 
+def temperature(original: Checkpoint, unlearned: Checkpoint, strength: float) -> Checkpoint:
+    """The unlearned model with its logits multiplied by strength: a temperature of 1 / strength.
+
+    Changes probabilities, never which token is likeliest. Only strength 0 brings the original in: it is all there is.
+    """
+    if strength in (0, 1):
+        return unlearned if strength else original
+    config = read_config(unlearned)
+    if any(part.get("final_logit_softcapping") for part in (config, config.get("text_config") or {})):
+        raise InputError(f"{unlearned.name} caps its logits after its head: temperature is not for such models")
+    return replace(unlearned, logit_scale=strength)
+
+
+def select(
+    original: Checkpoint, unlearned: Checkpoint, strength: float, trajectory: Mapping[float, Checkpoint]
+) -> Checkpoint:
+    """The latest checkpoint of a trajectory at `strength` or before; the original before the first.
+
+    trajectory: share of its steps -> checkpoint; the unlearned one is the last, at 1. Early stopping, after the fact.
+    """
+    return trajectory.get(max((s for s in trajectory if s <= strength), default=0.0), original)
+
+
+def steps(folder: Path) -> dict[int, Path]:
+    """N -> folder/checkpoint-N, in order of N. InputError if there is none."""
+    found = {int(path.name.removeprefix("checkpoint-")): path for path in folder.glob("checkpoint-*") if _step(path)}
+    if not found:
+        raise InputError(f"--trajectory {folder} holds no checkpoint-1, checkpoint-2, ...")
+    return dict(sorted(found.items()))
+
+
+def _step(path: Path) -> bool:
+    return re.fullmatch(r"checkpoint-0*[1-9]\d*", path.name, re.ASCII) is not None and path.is_dir()
+
+
+def _open_trajectory(folder: Path, original: Checkpoint, unlearned: Checkpoint) -> dict[float, Checkpoint]:
+    found = steps(folder)
+    last = next((n for n, path in found.items() if path.resolve() == unlearned.folder.resolve()), None)
+    if last is None:
+        raise InputError(f"--unlearned {unlearned.name} is none of the checkpoints in --trajectory {folder}")
+    opened = {}
+    for n, path in found.items():
+        if n < last:
+            opened[n / last] = align(original, open_checkpoint(str(path), original))[1]
+            check_finite(opened[n / last])
+    return opened | {1.0: unlearned}
+
+
 CONTROLS = {
     "mix": Method(
         mix,
@@ -147,7 +197,20 @@ CONTROLS = {
         "the unlearned model's in the first {alpha} of the layers, else the original's",
         "layers",
     ),
+    "temperature": Method(
+        temperature,
+        "the unlearned model at temperature 1/alpha: other probabilities, the same greedy text",
+        "the unlearned model's, its head multiplied by {alpha} (temperature 1/alpha)",
+    ),
+    "select": Method(
+        select,
+        "the latest checkpoint of a trajectory (--trajectory) that holds: early stopping after the fact",
+        "those of the latest checkpoint of a trajectory, up to {alpha} of its steps",
+        "trajectory",
+    ),
 }
+# read off the likeliest tokens, which a temperature leaves as they are
+GREEDY = ("extraction_strength", "exact_memorization")
 
 
 @dataclass(frozen=True)
@@ -167,17 +230,45 @@ class Family:
     def at(self, strength: float) -> Checkpoint:
         return self.fn(self.original, self.unlearned, strength)
 
+    def given(self, strength: float) -> dict[str, str]:
+        """The parameters, and of a trajectory which checkpoint it is."""
+        if self.strengths is None:
+            return self.parameters
+        found = identify(self.at(strength))
+        return self.parameters | {"checkpoint": found.path, "weights_sha256": str(found.weights_sha256)}
 
-def family(method: str, original: Checkpoint, unlearned: Checkpoint, layers: str | None = None) -> Family:
-    """A control applied to a pair (pairs.open_pair). InputError for an unknown one, or options that it has not."""
+
+def family(
+    method: str,
+    original: Checkpoint,
+    unlearned: Checkpoint,
+    layers: str | None = None,
+    trajectory: Path | None = None,
+    metric: str | None = None,
+) -> Family:
+    """A control applied to a pair (pairs.align). metric: that it is to be calibrated on.
+
+    InputError for an unknown control, options that it has not, and a metric that it can't restore.
+    """
     if method not in CONTROLS:
         raise InputError(f"unknown control '{method}'; there are {', '.join(CONTROLS)}")
     control = CONTROLS[method]
-    given = {"layers": layers}
+    given = {"layers": layers, "trajectory": trajectory}
     for option, value in given.items():
         if value is not None and option != control.option:
             raise InputError(f"--{option} is not for control {method}")
+    if method == "temperature" and metric in GREEDY:
+        raise InputError(
+            f"control temperature can't be calibrated on {metric}: no temperature changes which token is likeliest; "
+            "pass --alpha, or choose another --control"
+        )
     if layers is not None:
         chosen(layers, unlearned.tensors)  # refused before any work
         return Family(method, original, unlearned, partial(control.fn, layers=layers), {"layers": layers})
+    if control.option == "trajectory":
+        if trajectory is None:
+            raise InputError(f"control {method} needs --trajectory, a folder of checkpoint-1, checkpoint-2, ...")
+        opened = _open_trajectory(trajectory, original, unlearned)
+        names = {"trajectory": str(trajectory), "checkpoints": ",".join(c.folder.name for c in opened.values())}
+        return Family(method, original, unlearned, partial(control.fn, trajectory=opened), names, tuple(opened))
     return Family(method, original, unlearned, control.fn)

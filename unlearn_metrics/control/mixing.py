@@ -15,7 +15,7 @@ import torch
 from transformers import PreTrainedModel
 
 from unlearn_metrics.control.checkpoints import MAX_SHARD, Checkpoint, write_checkpoint
-from unlearn_metrics.control.pairs import in_memory
+from unlearn_metrics.control.pairs import in_memory, skeleton
 from unlearn_metrics.control.tensors import LazyTensor
 from unlearn_metrics.types import InputError
 
@@ -101,6 +101,7 @@ def load_into(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
     if checkpoint.changes.get("tie_word_embeddings") is False and head.weight is model.get_input_embeddings().weight:
         head.weight = torch.nn.Parameter(head.weight.detach().clone())
         model.config.tie_word_embeddings = False
+    _scale_logits(head, checkpoint.logit_scale)
     with torch.no_grad():
         for name, target in _tensors(model).items():
             tensor = checkpoint.tensors.get(_on_disk(model, checkpoint, name))
@@ -109,6 +110,43 @@ def load_into(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
             flat = target.view(tensor.length, tensor.width)
             for start, stop in tensor.parts():
                 flat[start:stop].copy_(tensor.rows(start, stop))
+
+
+def _scale_logits(head: torch.nn.Module, scale: float) -> None:
+    """Multiply what the head gives, in float32: in a coarser dtype two logits could become equal."""
+    if (before := head.__dict__.pop("unlearn_scale", None)) is not None:
+        before.remove()
+    if scale != 1:
+        head.__dict__["unlearn_scale"] = head.register_forward_hook(lambda _, args, logits: logits.float() * scale)
+
+
+def _scaled_head(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint with its logit scale in the weights of its head, which gets some of its own if it was tied.
+
+    InputError, once it is read, if a product can't be stored exactly.
+    """
+    model, scale, tensors = skeleton(checkpoint), checkpoint.logit_scale, dict(checkpoint.tensors)
+    names = {module: name for name, module in model.named_modules()}
+    head, embedding = (names[m] + ".weight" for m in (model.get_output_embeddings(), model.get_input_embeddings()))
+    bias = head.removesuffix("weight") + "bias"
+    tensors.setdefault(head, tensors[_on_disk(model, checkpoint, embedding)])
+
+    def scaled(tensor: LazyTensor) -> LazyTensor:
+        def rows(start: int, stop: int) -> torch.Tensor:
+            part = tensor.rows(start, stop)
+            product = (part.double() * scale).to(part.dtype)
+            if not torch.equal(product.double(), part.double() * scale):
+                raise InputError(
+                    f"the head times {scale:g} can't be stored exactly in {str(part.dtype).removeprefix('torch.')}: "
+                    "choose a power of two (0.5, 0.25, ...), or --out-dtype float32"
+                )
+            return product
+
+        return LazyTensor(tensor.shape, tensor.dtype, rows)
+
+    tensors |= {name: scaled(tensors[name]) for name in (head, bias) if name in tensors}
+    changes = checkpoint.changes | {"tie_word_embeddings": False}
+    return replace(checkpoint, tensors=tensors, changes=changes, logit_scale=1.0)
 
 
 def _tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
@@ -151,6 +189,8 @@ def write_mix(
     mixed = control(original, unlearned, alpha)
     if dtype is not None:
         mixed = cast(mixed, dtype)
+    if mixed.logit_scale != 1:
+        mixed = _scaled_head(mixed)
     stored = "the unlearned checkpoint's dtype" if dtype is None else str(dtype).removeprefix("torch.")
     notes = "".join(f"- {note}\n" for note in unlearned.notes)
     readme = (

@@ -84,7 +84,7 @@ def align(original: Checkpoint, unlearned: Checkpoint) -> tuple[Checkpoint, Chec
 
 def _same_names(original: Checkpoint, unlearned: Checkpoint, ties: list[bool]) -> tuple[Checkpoint, Checkpoint]:
     """Rename, untie and leave out, as far as transformers' own model of the architecture says that it is the same."""
-    model = _skeleton(unlearned)
+    model = skeleton(unlearned)
     known, prefix = model.state_dict().keys(), f"{model.base_model_prefix}."
     tied: dict[str, str] = getattr(model, "_tied_weights_keys", None) or {}
     pair, stored, notes = [original, unlearned], [], list(unlearned.notes)
@@ -126,7 +126,7 @@ def _equal(a: LazyTensor, b: LazyTensor) -> bool:
     return a is b or (same and all(torch.equal(a.rows(*part), b.rows(*part)) for part in a.parts()))
 
 
-def _skeleton(checkpoint: Checkpoint) -> PreTrainedModel:
+def skeleton(checkpoint: Checkpoint) -> PreTrainedModel:
     """transformers' model of the architecture, without memory for its parameters."""
     try:
         with torch.device("meta"):
@@ -147,7 +147,7 @@ def in_memory(checkpoint: Checkpoint) -> Checkpoint:
     )
     tensors = checkpoint.tensors
     dtype = Counter(t.dtype for t in tensors.values() if t.dtype.is_floating_point).most_common(1)[0][0]
-    model, info = type(_skeleton(checkpoint)).from_pretrained(
+    model, info = type(skeleton(checkpoint)).from_pretrained(
         None,
         config=AutoConfig.from_pretrained(checkpoint.config.parent, **checkpoint.changes),
         state_dict={name: tensor.read() for name, tensor in tensors.items()},
