@@ -35,7 +35,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from test_imports import muse_log, scored, tofu_log
 
-from unlearn_metrics import imports, report, runs, signature
+from unlearn_metrics import imports, report, rescore, runs, signature
 from unlearn_metrics.cli.console import Console
 from unlearn_metrics.types import InputError, TokenScores
 
@@ -234,7 +234,7 @@ class Targets:
     def rescore(self, rng: random.Random) -> None:
         for name, data in self.files.items():
             (self.run / name).write_bytes(parquet_bytes(data, rng) if rng.random() < 0.6 else data)
-        show_record(runs.rescore(self.run, ["all"]), rng)
+        show_record(rescore.rescore(self.run, ["all"]), rng)
 
     def log(self, name: str, rng: random.Random) -> None:
         files = [self.folder / f"{which}.json" for which in ("log", "retain")]
@@ -249,8 +249,8 @@ class Targets:
         if rng.random() < 0.05:
             out = self.folder / "out"
             runs.save(out, record, seen, overwrite=True)
-            again = runs.rescore(out)
-            assert runs.changed(runs.load_record(out), again)[1] == []
+            again = rescore.rescore(out)
+            assert rescore.changed(runs.load_record(out), again)[1] == []
 
 
 def feed(target: Callable[[random.Random], None], seed: str) -> str:

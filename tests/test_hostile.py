@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_imports import tofu_log, write
 
-from unlearn_metrics import imports, runs, signature
+from unlearn_metrics import imports, rescore, runs, signature
 from unlearn_metrics.cli.console import plain
 from unlearn_metrics.types import InputError
 
@@ -206,7 +206,7 @@ def test_long_texts_are_refused_where_they_would_be_compared(tmp_path, run_folde
     record, seen = runs.load_record(run_folder), runs.load_documents(run_folder)
     seen["uncontrolled"]["forget"][0]["generation"] = "a " * 60_000
     runs.save(tmp_path / "run", record, seen)
-    assert "characters" in refused(lambda: runs.rescore(tmp_path / "run"))
+    assert "characters" in refused(lambda: rescore.rescore(tmp_path / "run"))
 
 
 # --- what the types of a table can't say

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from scipy.stats import ks_2samp
 
-from unlearn_metrics import imports, logs, runs, signature
+from unlearn_metrics import imports, logs, rescore, runs, signature
 from unlearn_metrics.types import InputError
 
 SHARED = Path(os.environ.get("UNLEARN_SHARED", Path(__file__).parent.parent.parent / "shared"))
@@ -241,8 +241,8 @@ def test_command_line_and_rescoring(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "as logged" in done.stdout
     for folder in ("tofu", "muse"):
-        record, again = runs.load_record(tmp_path / folder), runs.rescore(tmp_path / folder)
-        count, differing = runs.changed(record, again)
+        record, again = runs.load_record(tmp_path / folder), rescore.rescore(tmp_path / folder)
+        count, differing = rescore.changed(record, again)
         assert count > 15
         assert differing == []
         assert again == record

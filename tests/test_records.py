@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from rouge_score import rouge_scorer
 
 import unlearn_metrics
-from unlearn_metrics import folder, runs
+from unlearn_metrics import folder, rescore, runs
 from unlearn_metrics.metrics import METRICS, retention, value, values
 from unlearn_metrics.types import Document, InputError, MeanLoss, TokenScores
 
@@ -437,3 +437,88 @@ def test_values_are_each_documents_own_whatever_it_holds():
     for name in METRICS:
         np.testing.assert_array_equal(found[name], [value(name, document) for document in documents])
     assert 0 < np.isnan(found["extraction_strength"]).sum() < len(documents)
+
+
+METRICS_OF = {"forget": ["rouge", "repetition", "min_k_plus_plus"], "holdout": ["zlib"], "retain": ["probability"]}
+
+
+@pytest.fixture
+def invented(run) -> Path:
+    """The run with documents of all roles, models and splits that a composite takes, and their scores."""
+    rng = np.random.default_rng(0)
+
+    def scores() -> TokenScores:
+        n = rng.integers(2, 9)
+        ids, numbers = rng.integers(0, 3, (2, n)), rng.exponential(1, (3, n))
+        return TokenScores.from_lists([*ids, -numbers[0], -numbers[1], numbers[2]])
+
+    def documents(split: str, ids: range) -> list[Document]:
+        texts = {role: [" ".join(rng.choice(list("abc"), 8)) for _ in ids] for role in ("reference", "generation")}
+        return [
+            {"id": i, "split": split, "cluster": i // 3, "question": f"{split} {i}", "revealed": 1}
+            | {role: found[place] for role, found in texts.items()}
+            | {role: scores() for role in ("answer", "true_answer", "judged_generation")}
+            | {"wrong_answers": [scores() for _ in range(3)]}
+            for place, i in enumerate(ids)
+        ]
+
+    splits = {"forget": range(30), "holdout": range(30), "real_authors": range(18), "world_facts": range(20)}
+    splits |= {"retain": range(1, 40, 2), "retain_calibration": range(0, 40, 2)}
+    models = ("original", "uncontrolled", "controlled", "retain_only")
+    seen = {model: {split: documents(split, ids) for split, ids in splits.items()} for model in models}
+    wanted = {model: {split: METRICS_OF.get(split, []) for split in splits} for model in models}
+    record = runs.load_record(run)
+    found, composites = runs.score_all(seen, wanted, 0, record.benchmark)
+    runs.save(run, replace(record, scores=found, composites=composites), seen, overwrite=True)
+    return run
+
+
+def test_processes_find_what_was_scored_in_one(invented, monkeypatch):
+    """Also the composites, of which each process has seen one split; and what a process complains of is one line."""
+    stored = runs.load_record(invented)
+    defined = [n for n, score in stored.composites["uncontrolled"].items() if score.value is not None]
+    assert {"model_utility", "forget_quality", "memorization_score", "privleak", "auc_zlib", "privacy_score"} <= {
+        *defined
+    }
+    for small, can in ((rescore.SMALL, False), (0, True)):
+        monkeypatch.setattr(rescore, "SMALL", small)
+        monkeypatch.setattr(rescore, "can_fork", lambda can=can: can)
+        again = rescore.rescore(invented)
+        assert (again.scores, again.composites) == (stored.scores, stored.composites)
+    broken = pq.read_table(invented / runs.TEXTS)
+    pq.write_table(pa.concat_tables([broken, broken.slice(40, 1)]), invented / runs.TEXTS)
+    with pytest.raises(InputError, match="is there twice"):
+        rescore.rescore(invented)
+
+
+def test_the_order_of_rows_says_nothing_but_that_of_documents(invented):
+    """Tables whose rows other hands have mixed: every split has its own documents, in the order of the file."""
+    before, rng = runs.load_documents(invented), np.random.default_rng(1)
+    for name in (runs.TEXTS, runs.TOKENS):
+        table = pq.read_table(invented / name)
+        rows = rng.permutation(len(table))
+        if name == runs.TOKENS:  # the wrong answers of a document keep their order
+            rows = rows[np.argsort(np.array(table.column("index"))[rows], kind="stable")]
+        pq.write_table(table.take(rows), invented / name)
+    after = runs.load_documents(invented)
+    assert after.keys() == before.keys()
+    for model, splits in before.items():
+        for split, documents in splits.items():
+            order = [d["id"] for d in after[model][split]]
+            assert order != sorted(order)
+            assert bits(sorted(after[model][split], key=lambda d: d["id"])) == bits(documents)
+
+
+def test_a_copy_of_the_process_computes_and_says_what_is_wrong():
+    factor = 3
+
+    def work(item: int) -> tuple[int, int]:
+        if item < 0:
+            raise InputError(f"{item} is negative")
+        return factor * item, os.getpid()
+
+    found = rescore.forked(work, [1, 2, 3])
+    assert [value for value, _ in found] == [3, 6, 9]
+    assert os.getpid() not in {process for _, process in found}
+    with pytest.raises(InputError, match="-1 is negative"):
+        rescore.forked(work, [1, -1])

@@ -22,7 +22,7 @@ from unlearn_metrics import stats
 from unlearn_metrics.metrics import ATTACKS, METRICS, available, privacy, value
 from unlearn_metrics.metrics.forget_quality import ks_forget_quality
 from unlearn_metrics.metrics.memorization import log_truth_ratio
-from unlearn_metrics.types import Document, Floats, Score
+from unlearn_metrics.types import Document, Floats, MeanLoss, Score, is_forget
 
 Splits = Mapping[str, Sequence[Document]]
 
@@ -36,6 +36,7 @@ UTILITY = [
     for metric in (probability, "rouge", "truth_ratio")
 ]
 MEMBERSHIP = ("forget", "holdout")
+MEMORIZATION = ("extraction_strength", "exact_memorization", "probability_paraphrased_answer")
 # 1 - the AUC of forget against holdout by Min-40 % of the models that MUSE's authors retrained without the forget set
 # (Shi et al. 2024, the constants of their code; 7B models)
 PUBLISHED = {"muse_news": 0.4772, "muse_books": 0.5393}
@@ -258,8 +259,7 @@ def memorization_score(m: Model) -> Floats:
     Source: Dorna et al. 2025 (OpenUnlearning, arXiv 2506.12618), appendix F.1, its truth ratio as in the report (page
     18; open-unlearning issue #138), which is not the one of its code.
     """
-    names = ("extraction_strength", "exact_memorization", "probability_paraphrased_answer")
-    parts = [1 - m.mean("forget", name) for name in names]
+    parts = [1 - m.mean("forget", name) for name in MEMORIZATION]
     truth = expit(-np.array(list(m.log_ratios("forget").values())))
     return harmonic(*parts, 1 - m.average("forget", "truth_ratio", truth))
 
@@ -386,3 +386,23 @@ def whole(splits: Splits) -> dict[str, list[Document]]:
             base = name.removesuffix("_calibration")
             joined[base] = sorted([*joined.get(base, []), *documents], key=lambda d: int(d["id"]))
     return joined
+
+
+def digest(documents: Sequence[Document], attacks: Collection[str] = ()) -> list[Document]:
+    """What `compose` takes of documents, small enough to send to another process: figures instead of token scores.
+
+    documents: with a "logged" each; attacks: those that composites of the benchmark make, if any.
+    """
+    taken = {*(metric for _, metric in UTILITY), *MEMORIZATION, "gibberish", *attacks}
+    names = [name for name in available(documents) if name in taken]
+    result = []
+    for d in documents:
+        brief: Document = {key: d[key] for key in ("id", "split", "cluster", "question", "reference") if key in d}
+        more = {name: value(name, d) for name in names if name not in d["logged"]}
+        brief["logged"] = d["logged"] | more if more else d["logged"]
+        if is_forget(d["split"]):  # for log_ratios
+            losses = {role: d[role] for role in ("true_answer", "wrong_answers") if role in d}
+            for role, scores in losses.items():
+                brief[role] = [MeanLoss(s.loss) for s in scores] if isinstance(scores, list) else MeanLoss(scores.loss)
+        result.append(brief)
+    return result

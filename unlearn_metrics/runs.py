@@ -1,24 +1,26 @@
-"""A run on disk: record.json, token_scores.parquet, generations.parquet. Save, load, score again."""
+"""A run on disk: record.json, token_scores.parquet, generations.parquet. Save and load; the scores of documents."""
 
 from __future__ import annotations
 
-import gc
+import itertools
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
-from unlearn_metrics import parquet, report, signature, stats
+from unlearn_metrics import parquet, signature, stats
 from unlearn_metrics.composites import COMPOSITES, compose
 from unlearn_metrics.folder import RECORD, TEXTS, TOKENS, claim, prepared
-from unlearn_metrics.metrics import METRICS, available, values
+from unlearn_metrics.metrics import METRICS, values
 from unlearn_metrics.types import (
     TOKEN_SCORE_FIELDS,
     Document,
@@ -52,12 +54,23 @@ def halves(documents: Sequence[Document]) -> tuple[list[Document], list[Document
     return list(documents[0::2]), list(documents[1::2])
 
 
-def _summary(documents: Sequence[Document], found: Mapping[str, Sequence[float]], seed: int) -> dict[str, Score]:
-    """metric -> Score over the documents, from their values; clusters resampled together, alike for all metrics."""
+def score_split(
+    documents: Sequence[Document], names: Iterable[str], seed: int
+) -> tuple[dict[str, Score], list[Document]]:
+    """(metric -> Score, the documents with what was computed as if it had been logged, as composites take it).
+
+    Clusters of documents are resampled together, alike for all metrics.
+    """
+    found = values(list(names), documents)
     clusters = np.array([d["cluster"] for d in documents])
     figures = np.array(list(found.values())).reshape(len(found), len(documents))
     scored = stats.scores(figures, clusters, seed, [name in METRICS and METRICS[name].geometric for name in found])
-    return dict(zip(found, scored, strict=True))
+    rows = zip(*found.values(), strict=True) if found else ((),) * len(documents)
+    known = [
+        d | {"logged": d.get("logged", {}) | dict(zip(found, row, strict=True))}
+        for d, row in zip(documents, rows, strict=True)
+    ]
+    return dict(zip(found, scored, strict=True)), known
 
 
 def score_all(
@@ -68,68 +81,16 @@ def score_all(
     known: Observations = {model: {} for model in observations}
     for model, splits in observations.items():
         for split, documents in splits.items():
-            found = values(list(metrics[model][split]), documents)
-            scores[model][split] = _summary(documents, found, seed)
-            # composites take what has been computed as they take what was logged
-            rows = zip(*found.values(), strict=True) if found else ((),) * len(documents)
-            known[model][split] = [
-                d | {"logged": d.get("logged", {}) | dict(zip(found, row, strict=True))}
-                for d, row in zip(documents, rows, strict=True)
-            ]
-    reference, original = known.get("retain_only"), known.get("original")
+            scores[model][split], known[model][split] = score_split(documents, metrics[model][split], seed)
+    return scores, {model: score_composites(known, model, seed, benchmark) for model in known}
+
+
+def score_composites(known: Observations, model: str, seed: int, benchmark: str) -> dict[str, Score]:
+    """name -> Score of a model's composites. known: documents as score_split gives them."""
     try:
-        return scores, {m: compose(s, reference, original, seed, benchmark) for m, s in known.items()}
+        return compose(known[model], known.get("retain_only"), known.get("original"), seed, benchmark)
     except ValueError as error:
         raise InputError(f"the retain-only model was asked something else: {error}") from None
-
-
-def rescore(folder: Path, more: Iterable[str] = ()) -> RunRecord:
-    """The run's record with every score computed again from its documents, and the metrics in `more` beside them.
-
-    "all" in more: every metric that the documents allow. InputError for an unknown metric, or one that no split has.
-    """
-    record = load_record(folder)
-    gc.disable()  # a million objects that stay: the collector would look through them again and again
-    try:
-        observations = load_documents(folder)
-    finally:
-        gc.enable()
-    wanted: dict[str, dict[str, list[str]]] = {}
-    for model, splits in observations.items():
-        for split, documents in splits.items():
-            had = record.scores.get(model, {}).get(split, {})
-            names = available(documents)
-            wanted.setdefault(model, {})[split] = [
-                n for n in METRICS if n in had or (n in names and {n, "all"} & {*more})
-            ] + [n for n in record.ability if n in had]
-    found = {name for splits in wanted.values() for names in splits.values() for name in names} | {"all"}
-    for name in more:
-        if name not in METRICS and name != "all":
-            raise InputError(f"unknown metric '{name}'; there are {', '.join(METRICS)}")
-        if name not in found:
-            raise InputError(f"{folder} holds nothing that {name} could be computed from")
-    seed = record.settings.get("seed")
-    scores, composites = score_all(observations, wanted, seed if isinstance(seed, int) else 0, record.benchmark)
-    verdict = report.verdict(scores, record.control, record.imported)
-    return replace(record, scores=scores, composites=composites, verdict=verdict)
-
-
-def changed(stored: RunRecord, again: RunRecord) -> tuple[int, list[str]]:
-    """(how many stored scores there are, where they are not bit for bit those of `again`, in words)."""
-    count, differing = 0, []
-    for what, mine, theirs in [
-        *(
-            (f"{m}, {s}", metrics, again.scores.get(m, {}).get(s, {}))
-            for m, x in stored.scores.items()
-            for s, metrics in x.items()
-        ),
-        *((m, names, again.composites.get(m, {})) for m, names in stored.composites.items()),
-    ]:
-        count += len(mine)
-        differing += [
-            f"{what}: {n} is {score}, again {theirs.get(n)}" for n, score in mine.items() if theirs.get(n) != score
-        ]
-    return count, differing
 
 
 def record_schema() -> dict[str, Any]:
@@ -269,6 +230,7 @@ def _contradictions(record: RunRecord) -> Iterable[str]:
 TEXT_COLUMNS: dict[str, type] = {"model": str, "split": str, "id": int, "cluster": int}
 TEXT_COLUMNS |= dict.fromkeys(("question", "prompt", "reference", "generation"), str) | {"revealed": int}
 TEXT_COLUMNS |= {"clean_probability": float}
+MOMENTS = ("mean", "variance")
 LOGGED = "logged_"  # + a metric's name: its value in the log that a record was imported from
 TOKEN_COLUMNS: dict[str, type] = {"model": str, "split": str, "id": int, "role": str, "index": int, "loss": float}
 TOKEN_COLUMNS |= dict.fromkeys(TOKEN_SCORE_FIELDS, list)
@@ -277,58 +239,102 @@ _ARROW = {str: pa.string(), int: pa.int32(), float: pa.float64()}
 
 def load_documents(folder: Path) -> Observations:
     """The documents of a run as they were scored, bit for bit. InputError if the files are not what `save` writes."""
-    foreign = load_record(folder).ability if (folder / RECORD).exists() else ()
-    texts, tokens = _read(folder / TEXTS, foreign), _read(folder / TOKENS)
     observations: Observations = {}
-    by_key: dict[tuple[Any, ...], Document] = {}
-    columns = {name: _plain(texts, name) for name in texts.column_names}
-    models, splits = columns.pop("model"), columns.pop("split")
-    for i, (model, split) in enumerate(zip(models, splits, strict=True)):
-        document: Document = {"split": split}
-        for name, column in columns.items():
-            if (found := column[i]) is not None:
-                if name.startswith(LOGGED):
-                    if not abs(found) <= MAX_NUMBER:
-                        raise InputError(f"{folder / TEXTS}: {name} is {found:g}, which is no figure")
-                    document.setdefault("logged", {})[name.removeprefix(LOGGED)] = found
-                else:
-                    document[name] = found
-        if "generation" in document:
-            document["judged_generation"] = None
+    for (model, split), read in load_splits(folder).items():
+        observations.setdefault(model, {})[split] = read()
+    return observations
+
+
+def load_splits(folder: Path, moments: bool = True) -> dict[tuple[str, str], Callable[[], list[Document]]]:
+    """(model, split) -> how to make its documents, the largest part of loading them, from the tables read here.
+
+    moments: False leaves the mean and variance of log p unread, and empty in the token scores.
+    """
+    foreign = load_record(folder).ability if (folder / RECORD).exists() else ()
+    texts = _by_split(_read(folder / TEXTS, foreign))
+    tokens = _by_split(_read(folder / TOKENS, but=() if moments else MOMENTS))
+    for model, count in Counter(model for model, _ in texts).items():
         if model not in MODELS:
             raise InputError(f"{folder / TEXTS} has an unknown model '{model[:80]}'")
+        if count > MAX_SPLITS:
+            raise InputError(f"{folder / TEXTS} has more than {MAX_SPLITS:,} splits")
+    for key in tokens.keys() - texts.keys():
+        raise InputError(f"{folder / TOKENS} holds token scores of no known document or role: {str(key)[:200]}")
+    return {key: partial(_documents, folder, *key, table, tokens.get(key)) for key, table in texts.items()}
+
+
+def _by_split(table: pa.Table) -> dict[tuple[str, str], pa.Table]:
+    """(model, split) -> its rows, in their order."""
+    if not len(table):
+        return {}
+    models, splits = (_words(table, name) for name in ("model", "split"))
+    pairs = models[1] * len(splits[0]) + splits[1]
+    edges = np.flatnonzero(np.diff(pairs, prepend=-1, append=-1))
+    if len(edges) - 1 > len(np.unique(pairs)):  # other hands than `save` may have written it
+        return _by_split(table.take(np.argsort(pairs, kind="stable")).combine_chunks())
+    return {
+        (models[0][models[1][start]], splits[0][splits[1][start]]): table.slice(start, stop - start)
+        for start, stop in itertools.pairwise(edges.tolist())
+    }
+
+
+def _words(table: pa.Table, name: str) -> tuple[list[str], NDArray[np.integer]]:
+    """(strings of a column, the place there of each row's): equal ones have one place, even if a file has two."""
+    column = table.column(name).chunk(0)
+    words: list[str] = column.dictionary.to_pylist()
+    places: dict[str, int] = {}
+    first = np.array([places.setdefault(word, place) for place, word in enumerate(words)])
+    return words, first[column.indices.to_numpy()]
+
+
+def _documents(folder: Path, model: str, split: str, texts: pa.Table, tokens: pa.Table | None) -> list[Document]:
+    by_id: dict[int, Document] = {}
+    columns = {name: _plain(texts, name) for name in texts.column_names if name not in ("model", "split")}
+    for row in zip(*columns.values(), strict=True):
+        document: Document = {"split": split}
+        for name, found in zip(columns, row, strict=True):
+            if found is None:
+                continue
+            if name.startswith(LOGGED):
+                if not abs(found) <= MAX_NUMBER:
+                    raise InputError(f"{folder / TEXTS}: {name} is {found:g}, which is no figure")
+                document.setdefault("logged", {})[name.removeprefix(LOGGED)] = found
+            else:
+                document[name] = found
+        if "generation" in document:
+            document["judged_generation"] = None
         if any(len(document.get(field, "")) > MAX_TEXT for field in ("reference", "generation")):
             raise InputError(f"{folder / TEXTS}: a text has more than {MAX_TEXT:,} characters")
         if not 0 <= document.get("clean_probability", 0) <= 1:
             raise InputError(f"{folder / TEXTS}: {document['clean_probability']:g} is no probability")
-        if by_key.setdefault((model, split, document["id"]), document) is not document:
+        if by_id.setdefault(document["id"], document) is not document:
             raise InputError(f"{folder / TEXTS}: document {document['id']} of {model}, {split[:80]} is there twice")
-        observations.setdefault(model, {}).setdefault(split, []).append(document)
-        if len(observations[model]) > MAX_SPLITS:
-            raise InputError(f"{folder / TEXTS} has more than {MAX_SPLITS:,} splits")
-    keys = zip(*(_plain(tokens, name) for name in ("model", "split", "id")), strict=True)
-    for key, role, scores in zip(keys, _plain(tokens, "role"), _token_scores(tokens, folder / TOKENS), strict=True):
-        if key not in by_key or role not in SCORED_ROLES:
-            named = f"{key} {role!r}"[:200]
-            raise InputError(f"{folder / TOKENS} holds token scores of no known document or role: {named}")
+    if tokens is None:
+        return list(by_id.values())
+    scored = _token_scores(tokens, folder / TOKENS)
+    for number, role, scores in zip(_plain(tokens, "id"), _plain(tokens, "role"), scored, strict=True):
+        named = by_id.get(number)
+        if named is None or role not in SCORED_ROLES:
+            which = f"{(model, split, number)} {role!r}"[:200]
+            raise InputError(f"{folder / TOKENS} holds token scores of no known document or role: {which}")
         if role == "wrong_answers":
-            by_key[key].setdefault(role, []).append(scores)
-        elif by_key[key].get(role) is not None:
-            raise InputError(f"{folder / TOKENS}: {f'{key} {role!r}'[:200]} is there twice")
+            named.setdefault(role, []).append(scores)
+        elif named.get(role) is not None:
+            raise InputError(f"{folder / TOKENS}: {f'{(model, split, number)} {role!r}'[:200]} is there twice")
         else:
-            by_key[key][role] = scores
+            named[role] = scores
         length = len(scores) if role == "answer" and isinstance(scores, TokenScores) else np.inf
-        if not 0 <= by_key[key].get("revealed", 0) <= length:
+        if not 0 <= named.get("revealed", 0) <= length:
             raise InputError(f"{folder / TEXTS}: revealed is more than an answer has, or less than nothing")
-    return observations
+    return list(by_id.values())
 
 
-def _read(path: Path, foreign: Iterable[str] = ()) -> pa.Table:
+def _read(path: Path, foreign: Iterable[str] = (), but: Collection[str] = ()) -> pa.Table:
     wanted = TEXT_COLUMNS if path.name == TEXTS else TOKEN_COLUMNS
     columns = {name: parquet.STRING if kind is str else _type(name, kind) for name, kind in wanted.items()}
     columns |= {LOGGED + name: pa.float64() for name in ([*METRICS, *foreign] if path.name == TEXTS else ())}
     keys = ("model", "split", "id", "cluster" if path.name == TEXTS else "role")
-    table = parquet.read(path, columns, [*keys, *(TOKEN_SCORE_FIELDS if path.name == TOKENS else ())])
+    table = parquet.read(path, columns, [*keys, *(TOKEN_SCORE_FIELDS if path.name == TOKENS else ())], but)
     for name in keys:
         if table.column(name).null_count:
             raise InputError(f"{path}: column '{name}' has rows without a value")
@@ -354,16 +360,17 @@ def _plain(table: pa.Table, name: str) -> list[Any]:
 
 
 def _token_scores(table: pa.Table, path: Path) -> Iterable[TokenScores | MeanLoss]:
-    """One for each row: slices of the columns' own buffers."""
-    if not len(table):
-        return
-    columns = [table.column(name).chunk(0) for name in TOKEN_SCORE_FIELDS]
-    starts = columns[0].offsets.to_numpy()
-    if any(not np.array_equal(column.offsets.to_numpy(), starts) for column in columns):
+    """One for each row: slices of the columns' own buffers. A column that was not read is empty in each."""
+    columns = [table.column(name).chunk(0) for name in TOKEN_SCORE_FIELDS if name in table.column_names]
+    offsets = [column.offsets.to_numpy() for column in columns]
+    starts = offsets[0] - offsets[0][0]
+    if any(not np.array_equal(found - found[0], starts) for found in offsets):
         raise InputError(f"{path}: the lists of a row differ in length")
-    if any(column.values.null_count for column in columns):
+    values = [column.flatten() for column in columns]
+    if any(column.null_count for column in values):
         raise InputError(f"{path}: a list holds a null")
-    flat = [column.values.to_numpy(zero_copy_only=False) for column in columns]
+    flat = [column.to_numpy() for column in values]
+    flat += [flat[-1][:0]] * (len(TOKEN_SCORE_FIELDS) - len(flat))
     logprob, *moments = flat[2:]
     if (logprob > ROUNDING).any():
         raise InputError(f"{path}: a log-probability is above 0")
@@ -378,7 +385,7 @@ def _token_scores(table: pa.Table, path: Path) -> Iterable[TokenScores | MeanLos
         elif stop - start < 2:
             raise InputError(f"{path}: an answer without tokens")
         else:
-            yield TokenScores(*(values[start:stop] for values in flat))
+            yield TokenScores(*[column[start:stop] for column in flat])
 
 
 def _rows(observations: Observations) -> Iterable[tuple[str, str, Document]]:

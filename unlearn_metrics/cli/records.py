@@ -37,14 +37,15 @@ def rescore(
     Exit code 1 if a stored score is not what its documents give.
     """
     from unlearn_metrics import folder, report, runs
+    from unlearn_metrics import rescore as job
 
     if out_folder is not None:
         folder.check_out(out_folder, overwrite=False)
     stored = runs.load_record(run)
-    record = runs.rescore(run, [name.strip() for name in metrics.split(",") if name.strip()])
+    record = job.rescore(run, [name.strip() for name in metrics.split(",") if name.strip()])
     console = wide()
     console.print(report.table(record, verbose or bool(metrics)))
-    compared, differing = runs.changed(stored, record)
+    compared, differing = job.changed(stored, record)
     for where in differing[:SHOWN]:
         err.print(Text(f"differs: {where}"), soft_wrap=True)
     if len(differing) > SHOWN:

@@ -24,14 +24,14 @@ def words(text: str) -> tuple[str, ...]:
     return tuple(re.findall(r"\w+|[^\w\s]", text))
 
 
-def ngrams(units: tuple[str, ...], n: int) -> Counter[tuple[str, ...]]:
-    return Counter(zip(*(units[i:] for i in range(n)), strict=False))
+def ngrams(units: tuple[str, ...], n: int) -> list[tuple[str, ...]]:
+    return list(zip(*(units[i:] for i in range(n)), strict=False))
 
 
 def _distinct(generation: str, n: int) -> float:
     """Different n-grams of words over all of them. NaN below n words."""
-    counts = ngrams(words(generation), n)
-    return len(counts) / counts.total() if counts else NAN
+    found = ngrams(words(generation), n)
+    return len(set(found)) / len(found) if found else NAN
 
 
 def distinct_1(generation: str) -> float:
@@ -59,11 +59,13 @@ def repetition(generation: str) -> float:
     return NAN if math.isnan(distinct) else 1 - distinct
 
 
-def _entropy(counts: Counter[tuple[str, ...]]) -> float:
+def _entropy(found: list[tuple[str, ...]]) -> float:
     """In bits."""
-    total = counts.total()
+    total = len(found)
+    if len(set(found)) == total:  # sooner known than counted, and common
+        return math.log2(total)
     # n-grams that come equally often are summed at once
-    return sum(m * k / total * math.log2(total / k) for k, m in Counter(counts.values()).items())
+    return sum(m * k / total * math.log2(total / k) for k, m in Counter(Counter(found).values()).items())
 
 
 def token_entropy(generation: str) -> float:
@@ -72,8 +74,8 @@ def token_entropy(generation: str) -> float:
     Source: Yuan et al. 2024 (arXiv 2410.08109), token entropy; they count the tokens of the model's tokenizer, we
     `words`, so that models with different tokenizers compare. NaN below two words, where they say 0.
     """
-    counts = ngrams(words(generation), 1)
-    return _entropy(counts) / math.log2(counts.total()) if counts.total() > 1 else NAN
+    found = ngrams(words(generation), 1)
+    return _entropy(found) / math.log2(len(found)) if len(found) > 1 else NAN
 
 
 def ngram_entropy(generation: str) -> float:

@@ -25,11 +25,10 @@ def extraction_strength(answer: TokenScores | FlagScores) -> float:
     """
     if isinstance(answer, FlagScores):
         return (answer.units - answer.revealed) / answer.units
-    misses = np.flatnonzero(~answer.match)
-    k = misses[-1] + 1 if len(misses) else 0
+    k = answer.match.tobytes().rfind(0) + 1
     if k and answer.unknown[k - 1]:
         return math.nan
-    return float((len(answer) - k) / len(answer))
+    return (len(answer) - k) / len(answer)
 
 
 def similar(said: Sequence[int], rest: Sequence[int]) -> bool:

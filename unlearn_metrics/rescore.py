@@ -1,0 +1,106 @@
+"""Every score of a stored run computed again from its documents, by all cores, without a model."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from unlearn_metrics import report, runs
+from unlearn_metrics.composites import digest
+from unlearn_metrics.folder import TOKENS
+from unlearn_metrics.metrics import ATTACKS, METRICS, available
+from unlearn_metrics.types import Document, InputError, Observations, RunRecord, Score, Scores
+
+T = TypeVar("T")
+R = TypeVar("R")
+SMALL = 1 << 22  # bytes of token scores that are scored sooner than processes are started
+
+
+def rescore(folder: Path, more: Iterable[str] = ()) -> RunRecord:
+    """The run's record with every score computed again from its documents, and the metrics in `more` beside them.
+
+    "all" in more: every metric that the documents allow. InputError for an unknown metric, or one that no split has.
+    """
+    for name in more:
+        if name not in METRICS and name != "all":
+            raise InputError(f"unknown metric '{name}'; there are {', '.join(METRICS)}")
+    record = runs.load_record(folder)
+    had = {(m, split): names for m, splits in record.scores.items() for split, names in splits.items()}
+    splits = runs.load_splits(folder, moments=bool({"all", "min_k_plus_plus"} & {*more}.union(*had.values())))
+    attacked = any(split.startswith("holdout") for _, split in splits)  # then composites take all attacks there are
+    if attacked:
+        splits = runs.load_splits(folder)
+    seed = found if isinstance(found := record.settings.get("seed"), int) else 0
+
+    def score(key: tuple[str, str]) -> tuple[dict[str, Score], list[Document]]:
+        documents = splits[key]()
+        allowed, before = available(documents), had.get(key, {})
+        wanted = [n for n in METRICS if n in before or (n in allowed and {n, "all"} & {*more})]
+        wanted += [n for n in record.ability if n in before]
+        scores, known = runs.score_split(documents, wanted, seed)
+        return scores, digest(known, ATTACKS if attacked else ())
+
+    large = (folder / TOKENS).stat().st_size > SMALL
+    each = forked if large and can_fork() else lambda work, items: [work(item) for item in items]
+    gc.disable()  # a million objects that stay: the collector would look through them again and again
+    try:
+        scores: Scores = {}
+        known: Observations = {}
+        for (model, split), (figures, documents) in zip(splits, each(score, list(splits)), strict=True):
+            scores.setdefault(model, {})[split], known.setdefault(model, {})[split] = figures, documents
+        composites = each(lambda m: runs.score_composites(known, m, seed, record.benchmark), list(known))
+    finally:
+        gc.enable()
+    for name in {*more} - {"all"} - {name for found in scores.values() for names in found.values() for name in names}:
+        raise InputError(f"{folder} holds nothing that {name} could be computed from")
+    verdict = report.verdict(scores, record.control, record.imported)
+    return replace(record, scores=scores, composites=dict(zip(known, composites, strict=True)), verdict=verdict)
+
+
+def changed(stored: RunRecord, again: RunRecord) -> tuple[int, list[str]]:
+    """(how many stored scores there are, where they are not bit for bit those of `again`, in words)."""
+    count, differing = 0, []
+    groups: list[tuple[str, Mapping[str, Score], Mapping[str, Score]]] = [
+        *(
+            (f"{m}, {s}", metrics, again.scores.get(m, {}).get(s, {}))
+            for m, x in stored.scores.items()
+            for s, metrics in x.items()
+        ),
+        *((m, names, again.composites.get(m, {})) for m, names in stored.composites.items()),
+    ]
+    for what, mine, theirs in groups:
+        count += len(mine)
+        differing += [
+            f"{what}: {n} is {score}, again {theirs.get(n)}" for n, score in mine.items() if theirs.get(n) != score
+        ]
+    return count, differing
+
+
+# --- processes --------------------------------------------------------------------------------------------------------
+
+
+def can_fork() -> bool:
+    """Whether a copy of this process can compute. It would lack torch's threads, and what other systems run beside."""
+    return sys.platform == "linux" and "torch" not in sys.modules
+
+
+def forked(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """`work` of each item, each in one of as many copies of this process as there are cores; only results are sent."""
+    cores = min(len(os.sched_getaffinity(0)), len(items))
+    fork = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(cores, fork, initializer=_copies.append, initargs=(work,)) as copies:
+        return list(copies.map(_work, items))
+
+
+_copies: list[Callable[[Any], Any]] = []  # in a copy: what it is there for
+
+
+def _work(item: Any) -> Any:
+    return _copies[-1](item)
