@@ -135,22 +135,23 @@ def save(
     signature: str = SIGNATURE,
     reference: str = "answer {} of {}",
     model: str = "controlled",
-    ids: list[int] | None = None,
+    ids: list[int] | dict[str, range] | None = None,
 ) -> Path:
     """A run with these values of its documents: split -> metric -> values; NaN = none. `questions` to a cluster."""
     splits = {}
+    found = ids if isinstance(ids, dict) else {} if ids is None else dict.fromkeys(values, ids)
     for split, metrics in values.items():
         n = len(next(iter(metrics.values())))
         splits[split] = [
             {
-                "id": i if ids is None else ids[i],
+                "id": place,
                 "split": split,
-                "cluster": i // questions,
+                "cluster": (place if isinstance(ids, dict) else i) // questions,
                 "prompt": f"question {i}",
-                "reference": reference.format(i, split),
+                "reference": reference.format(place if isinstance(ids, dict) else i, split.split("_calib")[0]),
                 "logged": {m: x[i] for m, x in metrics.items() if not np.isnan(x[i])},
             }
-            for i in range(n)
+            for i, place in enumerate(found.get(split, range(n)))
         ]
     scores, composites = runs.score_all({model: splits}, {model: values}, 0)
     unknown = {key: {} for key in ("data", "task_versions", "prompts", "settings", "software", "work")}
@@ -332,6 +333,39 @@ def test_same_names_are_told_apart_and_strange_ones_are_text(tmp_path):
     done = cli("compare", a, save(tmp_path / "three", values, name="other/[/]"))
     assert done.returncode == 0, done.stderr
     assert "[red]x" in done.stdout
+
+
+def test_composites_are_compared_by_the_same_draws(tmp_path):
+    """Model utility of two models that find the same authors hard, one of them halved for calibration: the interval of
+    the difference is that of resamples in which both answer the same authors, and clear of 0 where their own overlap.
+    """
+    rng = np.random.default_rng(3)
+    nine = {"retain": "probability", "real_authors": "probability_normalised", "world_facts": "probability_normalised"}
+    first, second = {}, {}
+    for split, probability in nine.items():
+        easy = np.repeat(rng.uniform(0.2, 0.8, 10), 4)
+        for values, gain in ((first, 0), (second, 0.05)):
+            names = (probability, "rouge", "truth_ratio")
+            values[split] = {name: np.clip(easy + gain + rng.normal(0, 0.02, 40), 0, 1).tolist() for name in names}
+    a, b = (save(tmp_path / name, values, 4) for name, values in zip("ab", (first, second), strict=True))
+    one, two = (runs.load_record(f).composites["controlled"]["model_utility"] for f in (a, b))
+    assert two.ci_low < one.ci_high
+    test = next(t for t in compare([a, b], seed=5).tests if t.metric == "model_utility")
+    assert (test.value_baseline, test.value_run) == (one.value, two.value)
+    assert (test.n, test.clusters, test.p, test.p_holm, test.decided) == (120, 10, None, None, False)
+    drawn = {s: stats.bootstrap_weights(np.arange(40) // 4, [5, *s.encode()]) for s in nine}
+    by_hand = [
+        9 / sum(1 / (drawn[s] @ np.array(v) / 40) for s, names in values.items() for v in names.values())
+        for values in (first, second)
+    ]
+    assert (test.ci_low, test.ci_high) == pytest.approx(stats.interval(by_hand[1] - by_hand[0], 10))
+    assert 0 < test.ci_low < test.difference == pytest.approx(two.value - one.value)
+    halved = {s: {m: v if s != "retain" else v[1::2] for m, v in names.items()} for s, names in first.items()}
+    halved["retain_calibration"] = {m: v[0::2] for m, v in first["retain"].items()}
+    c = save(tmp_path / "c", halved, 4, ids={"retain": range(1, 40, 2), "retain_calibration": range(0, 40, 2)})
+    (same,) = compare([a, c], metrics=["model_utility"]).tests
+    assert (same.difference, same.ci_low, same.ci_high, same.n) == (0, 0, 0, 120)
+    assert "model_utility ↑" in cli("compare", a, b).stdout
 
 
 # --- through the command line, on real runs -------------------------------------------------------------------------

@@ -14,8 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from unlearn_metrics import report, runs, signature, stats
+from unlearn_metrics.composites import COMPOSITES, Model, Undefined, whole
 from unlearn_metrics.metrics import METRICS, available, good, value
-from unlearn_metrics.types import Document, Floats, InputError, RunRecord, Score
+from unlearn_metrics.types import Document, Floats, InputError, Observations, RunRecord, Score
 
 LEVEL = 0.05
 Pairs: TypeAlias = dict[str, list[tuple[Document, Document]]]
@@ -23,17 +24,21 @@ Pairs: TypeAlias = dict[str, list[tuple[Document, Document]]]
 
 @dataclass(frozen=True)
 class Run:
-    """A run as it is compared: what to call it, and of one of its models the scores and documents, by split."""
+    """A run as it is compared: what to call it, of one of its models the scores and documents, by split, and all
+    models' documents, which composites may take."""
 
     label: str
     record: RunRecord
     scores: Mapping[str, Mapping[str, Score]]
     documents: Mapping[str, Sequence[Document]]
+    observations: Observations
 
 
 @dataclass(frozen=True)
 class Test:
     """One metric on one split: `run` minus `baseline` over the n documents that both have a value for.
+
+    Or one composite, "" for its split: its difference and interval from joint resamples, without p or effect size.
 
     scale "log": the metric aggregates geometrically; difference and interval are of logarithms, so exp(difference) is
     the ratio of the two values. clusters: of documents that are drawn, or flipped, together. effect_size: Cohen's d_z
@@ -45,7 +50,7 @@ class Test:
     facet: str
     split: str
     metric: str
-    good: Literal["higher", "lower"]
+    good: Literal["higher", "lower", "zero", "half"]
     scale: Literal["linear", "log"]
     value_baseline: float | None
     value_run: float | None
@@ -94,8 +99,8 @@ def compare(
     Raises InputError for runs of different documents, and, unless anyway, of signatures that differ in what matters.
     """
     for name in metrics:
-        if name not in METRICS and name != "all":
-            raise InputError(f"unknown metric '{name}'; there are {', '.join(METRICS)}")
+        if name not in METRICS and name not in COMPOSITES and name != "all":
+            raise InputError(f"unknown metric '{name}'; there are {', '.join([*METRICS, *COMPOSITES])}")
     model, found = _load(folders, model)
     notes = []
     pairs = list(itertools.combinations(found, 2)) if all_pairs else [(found[0], run) for run in found[1:]]
@@ -114,6 +119,7 @@ def compare(
         documents = _pair(a, b)
         paired[b.label if not all_pairs else f"{a.label}, {b.label}"] = {s: len(p) for s, p in documents.items()}
         tests += _tests(a, b, documents, metrics, seed)
+        tests += _composites(a, b, model, metrics, seed)
     tests = _corrected(tests)
     if not tests:
         raise InputError("the runs have no metric in common" + (f" among {', '.join(metrics)}" if metrics else ""))
@@ -144,10 +150,10 @@ def _load(folders: Sequence[Path], model: str | None) -> tuple[str, list[Run]]:
         raise InputError(f"{Counter(folders).most_common(1)[0][0]} is given twice")
     found = []
     for label, folder, record in zip(labels, folders, records, strict=True):
-        documents = runs.load_documents(folder).get(model)
-        if documents is None:
+        observations = runs.load_documents(folder)
+        if model not in observations:
             raise InputError(f"{folder} has no {model} model; it has {', '.join(record.scores)}")
-        found.append(Run(label, record, record.scores.get(model, {}), documents))
+        found.append(Run(label, record, record.scores.get(model, {}), observations[model], observations))
     return model, found
 
 
@@ -212,7 +218,6 @@ def _of_split(
     """One resampling and one set of flips for all metrics of the split."""
     clusters = np.array([d["cluster"] for d, _ in pairs])
     labels, member = np.unique(clusters, return_inverse=True)
-    weights = stats.bootstrap_weights(clusters, seed)
     tests, sums = [], []
     for facet, split, metric in rows:
         direction, geometric = good(metric, split), METRICS[metric].geometric
@@ -220,7 +225,7 @@ def _of_split(
         values = np.array([[value(metric, d), value(metric, e)] for d, e in pairs])
         difference = _difference(values, geometric)
         scored = ~np.isnan(difference)
-        score = stats.score(difference, clusters, weights)
+        (score,) = stats.scores(difference[None], clusters, seed, [False])
         counts = np.bincount(member[scored], minlength=len(labels))
         total = np.bincount(member[scored], difference[scored], minlength=len(labels))
         means = [stats.mean(side[scored], geometric) if score.n else None for side in values.T]
@@ -248,6 +253,59 @@ def _of_split(
         )
     ps = stats.sign_flip(np.array(sums), seed)
     return [replace(t, p=float(p) if t.n else None) for t, p in zip(tests, ps, strict=True)]
+
+
+def _composites(a: Run, b: Run, model: str, metrics: Collection[str], seed: int) -> list[Test]:
+    """Composites that both runs have, on the documents that both hold; drawn jointly, since they are the same ones."""
+    sides = [{name: whole(splits) for name, splits in run.observations.items()} for run in (a, b)]
+    ids = [{split: {d["id"] for d in documents} for split, documents in side[model].items()} for side in sides]
+    both = {split: found & ids[1][split] for split, found in ids[0].items() if found & ids[1].get(split, set())}
+    models = []
+    for run, side in zip((a, b), sides, strict=True):
+        held = {
+            name: {s: sorted((d for d in splits.get(s, []) if d["id"] in both[s]), key=lambda d: d["id"]) for s in both}
+            for name, splits in side.items()
+        }
+        made = {name: Model(splits, seed) for name, splits in held.items()}
+        asked = Model(held[model], seed, made.get("retain_only"), made.get("original"), run.record.benchmark)
+        models.append(asked)
+    tests = []
+    for name, composite in COMPOSITES.items():
+        had = all(name in run.record.composites.get(model, {}) for run in (a, b))
+        if not (had if not metrics else {name, "all"} & {*metrics}) or (composite.compares and model == "retain_only"):
+            continue
+        about = models[0].about(composite.splits)
+        if not {*about} <= both.keys() or (composite.only is not None and a.record.benchmark not in composite.only):
+            continue
+        try:
+            mine, theirs = (composite.fn(m) for m in models)
+        except (Undefined, ValueError):  # it has no value in one of them; its record says why
+            continue
+        rows = min(len(mine), len(theirs))
+        clusters = min(len({d["cluster"] for d in models[0].splits[split]}) for split in about)
+        low, high = stats.interval((theirs[:rows] - mine[:rows])[1:], clusters)
+        tests.append(
+            Test(
+                baseline=a.label,
+                run=b.label,
+                facet="Composites",
+                split="",
+                metric=name,
+                good=composite.better,
+                scale="linear",
+                value_baseline=float(mine[0]),
+                value_run=float(theirs[0]),
+                difference=float(theirs[0] - mine[0]),
+                ci_low=low,
+                ci_high=high,
+                n=sum(len(both[split]) for split in about),
+                unscored=0,
+                clusters=clusters,
+                effect_size=None,
+                p=None,
+            )
+        )
+    return tests
 
 
 def _difference(values: Floats, geometric: bool) -> Floats:

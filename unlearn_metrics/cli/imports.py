@@ -75,9 +75,8 @@ def _import(
     record, observations = imports.import_log(kind, log, retain_log, name, benchmark)
     runs.save(out_folder, record, observations, overwrite)
     wide().print(report.table(record, verbose))
-    for model, composites in record.composites.items():
-        for composite, score in composites.items():
-            out.print(f"{composite}, {report.COLUMNS[model]}: {report.cell(score)}")
+    for line in report.undefined(record):
+        out.print(Text(line))
     out.print(Text(record.verdict, style="bold"))
     assert record.imported is not None
     if record.imported.as_logged:
