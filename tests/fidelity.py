@@ -22,14 +22,13 @@ from scipy.stats import hmean, ks_2samp
 
 from unlearn_metrics import harness
 from unlearn_metrics.backends import hf
+from unlearn_metrics.composites import compose
 from unlearn_metrics.control.checkpoints import open_checkpoint
 from unlearn_metrics.control.mixing import mix_into
 from unlearn_metrics.data import rows as read
-from unlearn_metrics.metrics import METRICS, privacy
-from unlearn_metrics.metrics.forget_quality import ks_forget_quality
+from unlearn_metrics.metrics import METRICS
 from unlearn_metrics.metrics.memorization import extraction_strength, log_truth_ratio, mean_loss, probability
-from unlearn_metrics.metrics.retention import model_utility
-from unlearn_metrics.types import Document, TokenScores
+from unlearn_metrics.types import Document, Score, TokenScores
 
 CHECKPOINTS = {
     "original": "original",
@@ -174,58 +173,50 @@ def open_unlearning(name: str, seen: dict[str, Any], retain: dict[str, Any], sha
         if verdict not in (EQUAL, UNEXPLAINED):
             example = f"{split} document {documents[worst]['id']}: ours {ours[worst]:.4g}, theirs {ref[worst]:.4g}"
         rows.append(Row(name, key, "OpenUnlearning", mean, summary[key], float(gaps.max()), verdict, example))
-    rows += attacks(name, seen, retain, summary, logs)
-    rows += composites(name, seen, retain, summary)
+    # a copy of the retain-only model is compared with it too, as the peer does
+    ours_of = compose(seen, dict(retain))
+    rows += attacks(name, seen, compose(retain), ours_of, summary, logs)
+    rows += composites(name, seen, retain, ours_of, summary)
     return rows
 
 
-def attacks(name: str, seen: dict[str, Any], retain: dict[str, Any], summary: Any, logs: Any) -> list[Row]:
+def attacks(
+    name: str, seen: dict[str, Any], retain: dict[str, Score], found: dict[str, Score], summary: Any, logs: Any
+) -> list[Row]:
     rows = []
     for attack in ATTACKS:
-        ours = attack_auc(seen, attack)
+        ours = found[f"auc_{attack}"].value
         gaps = []
         for split in ("forget", "holdout"):
             by_index = logs[f"mia_{attack}"][split]["value_by_index"]
             ref = np.array([by_index[str(i)]["score"] for i in range(len(seen[split]))])
-            gaps.append(gap(np.array([attack_score(attack, d) for d in seen[split]]), ref).max())
+            gaps.append(gap(np.array([METRICS[attack](d) for d in seen[split]]), ref).max())
         theirs = summary[f"mia_{attack}"]
         equal = abs(ours - theirs) <= AGGREGATE and max(gaps) <= DOCUMENT
         verdict = EQUAL if equal else UNEXPLAINED
         rows.append(Row(name, f"mia_{attack}", "OpenUnlearning", ours, theirs, float(max(gaps)), verdict))
     if summary["privleak"] is None:
         return rows
-    mine, base = attack_auc(seen, "min_k"), attack_auc(retain, "min_k")
+    mine, base = (model["auc_min_k"].value for model in (found, retain))
     emulated = ((1 - mine) - (1 - base)) / (1 - base + EPSILON) * 100
-    ours = privacy.privleak(mine, base)
+    ours = found["privleak"].value
     theirs = summary["privleak"]
     # an AUC counts pairs: 1 of 40,000 is worth 0.005 here
-    verdict = EQUAL if abs(ours - theirs) <= AGGREGATE * max(1, abs(theirs)) else UNEXPLAINED
+    close = ours is not None and abs(ours - theirs) <= AGGREGATE * max(1, abs(theirs))
+    verdict = EQUAL if close else UNEXPLAINED
     if verdict != EQUAL:
         half = ((1 - mine) - 0.5) / (0.5 + EPSILON) * 100
         verdict = next((v for e, v in ((emulated, UNDEFINED), (half, HALF)) if abs(e - theirs) <= AGGREGATE), verdict)
     return [*rows, Row(name, "privleak", "OpenUnlearning", ours, theirs, None, verdict)]
 
 
-def attack_score(attack: str, document: Document) -> float:
-    fn = getattr(privacy, attack)
-    return fn(document["answer"], document["reference"]) if attack == "zlib" else fn(document["answer"])
-
-
-def attack_auc(seen: dict[str, Any], attack: str) -> float:
-    forget, holdout = ([attack_score(attack, d) for d in seen[s]] for s in ("forget", "holdout"))
-    return privacy.auc(forget, holdout)
-
-
-def composites(name: str, seen: dict[str, Any], retain: dict[str, Any], summary: Any) -> list[Row]:
-    by_id = [{str(d["id"]): log_ratio(d) for d in model["forget"]} for model in (seen, retain)]
-    ours = ks_forget_quality(*by_id)
-    theirs = summary["forget_quality"]
+def composites(
+    name: str, seen: dict[str, Any], retain: dict[str, Any], found: dict[str, Score], summary: Any
+) -> list[Row]:
     emulated = ks_2samp(*([their_ratio(d) for d in model["forget"]] for model in (seen, retain))).pvalue
     rows = []
-    for key, value, emulation, ref in (
-        ("forget_quality", ours, emulated, theirs),
-        ("model_utility", utility(seen, False), utility(seen, True), summary["model_utility"]),
-    ):
+    for key, emulation in (("forget_quality", emulated), ("model_utility", their_utility(seen))):
+        value, ref = found[key].value, summary[key]
         if ref is None:  # the retain-only model is its own reference: the peer gives none
             continue
         close = [abs(v - ref) <= AGGREGATE * abs(ref) + 1e-12 for v in (value, emulation)]
@@ -234,16 +225,14 @@ def composites(name: str, seen: dict[str, Any], retain: dict[str, Any], summary:
     return rows
 
 
-def utility(seen: dict[str, Any], emulate: bool) -> float:
+def their_utility(seen: dict[str, Any]) -> float:
     parts = []
     for split in ("retain", "real_authors", "world_facts"):
         documents = seen[split]
-        p = METRICS["probability"] if split == "retain" else METRICS["probability_normalised"]
-        p = their_normalised if emulate and split != "retain" else p
-        ratios = np.array([their_ratio(d) for d in documents])
-        truth = np.maximum(0, 1 - ratios) if emulate else [METRICS["truth_ratio"](d) for d in documents]
+        p = METRICS["probability"] if split == "retain" else their_normalised
+        truth = [max(0, 1 - their_ratio(d)) for d in documents]
         parts += [np.mean([p(d) for d in documents]), np.mean([METRICS["rouge"](d) for d in documents]), np.mean(truth)]
-    return float(hmean(parts)) if emulate else model_utility(parts)
+    return float(hmean(parts))
 
 
 # --- the paper's authors
@@ -303,14 +292,7 @@ def authors(lm: HFLM, shared: Path) -> list[Row]:
 
 
 def observe(lm: HFLM, shared: Path) -> dict[str, Any]:
-    data = shared / "data" / "tofu"
-    seen: dict[str, Any] = dict(harness.evaluate(lm, harness.load("tofu_forget05", data)))
-    holdout = [row for _, row in read(data / "holdout05.json")]
-    pairs = [hf.encode(lm, f"Question: {d['question']}\nAnswer:", f" {d['answer']}") for d in holdout]
-    seen["holdout"] = [
-        {"answer": s, "reference": d["answer"]} for d, s in zip(holdout, hf.token_scores(lm, pairs), strict=True)
-    ]
-    return seen
+    return harness.evaluate(lm, harness.load("tofu_forget05_privacy", shared / "data" / "tofu"))
 
 
 def measure(shared: Path) -> list[Row]:

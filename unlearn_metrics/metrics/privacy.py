@@ -1,16 +1,14 @@
 """Membership attacks: does the model betray that it was trained on a text? Pure functions.
 
-An attack gives every document a score, higher = less likely a member; `auc` compares forget with holdout documents.
+An attack gives every document a score, higher = less likely a member; an AUC compares forget with holdout documents.
 End-of-sequence is left out, except where a peer's convention says otherwise.
 """
 
 from __future__ import annotations
 
 import zlib as _zlib
-from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import rankdata
 
 from unlearn_metrics.metrics.memorization import mean_loss
 from unlearn_metrics.types import FlagScores, Floats, MeanLoss, TokenScores
@@ -51,35 +49,12 @@ def min_k_plus_plus(answer: TokenScores, k: float = 0.4) -> float:
     return _lowest((answer.logprob[:-1] - answer.mean[:-1]) / deviation, k)
 
 
-def auc(forget: Sequence[float], holdout: Sequence[float]) -> float:
-    """Probability that a holdout document scores higher than a forget document, ties half (Mann-Whitney U / nm).
-
-    0.5 = no leak, 1 = every forget document looks more like a member. NaN if a score is NaN. Raises ValueError if
-    either is empty.
-    """
-    n, m = len(holdout), len(forget)
-    if not n or not m:
-        raise ValueError("AUC needs at least one forget and one holdout document")
-    ranks = rankdata([*holdout, *forget])
-    return float((ranks[:n].sum() - n * (n + 1) / 2) / (n * m))
-
-
 def weighted_aucs(forget: Floats, holdout: Floats, forget_weights: Floats, holdout_weights: Floats) -> Floats:
-    """`auc` of resamples. forget: [m], holdout: [n]; weights, how often each is drawn: [resamples, m], [resamples, n].
+    """The probability that a holdout document scores higher than a forget document, ties half (Mann-Whitney U / mn).
 
-    Returns [resamples]. A holdout document beats the forget documents below it and half of those that equal it.
+    forget: [m], holdout: [n]; weights, how often each is drawn: [resamples, m], [resamples, n]. Returns [resamples].
+    0.5 = no leak, 1 = every forget document looks more like a member.
     """
     beaten = (forget[None] < holdout[:, None]) + 0.5 * (forget[None] == holdout[:, None])
     wins = ((holdout_weights @ beaten) * forget_weights).sum(1)
     return np.asarray(wins / (holdout_weights.sum(1) * forget_weights.sum(1)))
-
-
-def privleak(auc_unlearned: float, auc_retain: float) -> float:
-    """(AUC' - AUC'_retain) / AUC'_retain x 100 with AUC' = 1 - auc; 0 = as private as the retain-only model.
-
-    Negative: under-unlearned, positive: over-unlearned. Raises ValueError where the reference has AUC' = 0, which peers
-    turn into a huge number. Source: Shi et al. 2024 (MUSE, arXiv 2407.06460), eq. 1, in OpenUnlearning's orientation.
-    """
-    if auc_retain == 1:
-        raise ValueError("privleak is undefined: the retain-only model separates forget from holdout perfectly")
-    return 100 * ((1 - auc_unlearned) / (1 - auc_retain) - 1)

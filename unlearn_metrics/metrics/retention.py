@@ -7,8 +7,6 @@ import re
 from collections.abc import Callable, Hashable, Sequence
 from functools import cache
 
-from scipy.stats import hmean
-
 
 @cache
 def _stemmer() -> Callable[[str], str]:
@@ -70,10 +68,3 @@ def rouge_f1(generation: str, reference: str, stemmer: bool = False) -> float:
     """
     wanted, given = words(reference, stemmer), words(generation, stemmer)
     return 2 * lcs(wanted, given) / (len(wanted) + len(given)) if wanted else math.nan
-
-
-def model_utility(components: Sequence[float]) -> float:
-    """Harmonic mean of nine: {retain, real authors, world facts} x {probability (normalised but for retain), ROUGE-L
-    recall, truth ratio}. 0 if a component is 0. Source: Maini et al. 2024 (TOFU, arXiv 2401.06121), section 2.2.2.
-    """
-    return float(hmean(components))
