@@ -8,14 +8,16 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from test_score import CHECKPOINTS, OFFLINE, refused, run, score
+from test_score import CHECKPOINTS, DATA, OFFLINE, refused, run, score
 
 from unlearn_metrics import ability, runs
-from unlearn_metrics.types import InputError
+from unlearn_metrics import score as main_job
+from unlearn_metrics.types import InputError, Observations, RunRecord, Settings
 
 CHOICE = """
 task: {name}
@@ -181,3 +183,85 @@ def test_bad_names_are_refused_in_one_line(tmp_path, tasks):
     (tasks / "retain.yaml").write_text((tasks / "tiny_a.yaml").read_text().replace("tiny_a", "retain", 1))
     given = ("--utility-tasks", "retain", "--include-path", tasks)
     refused(score(out, *given), "the task retain has the name of a split of demo", out)
+
+
+# --- calibration on another metric than extraction_strength
+
+
+def calibrated(record: RunRecord, documents: Observations) -> RunRecord:
+    """The record, its control checked against its documents, which other evaluations than the calibration's gave."""
+    control = record.control
+    split = "tiny" if control.metric == "tiny.acc" else "retain"
+    half, other = (
+        {model: splits[name][control.metric].value for model, splits in record.scores.items()}
+        for name in (f"{split}_calibration", split)
+    )
+    assert control.target == pytest.approx(control.keep * half["original"])
+    assert control.achieved == pytest.approx(half["controlled"], abs=1e-6)
+    assert control.achieved >= control.target
+    assert (control.original_held_out, control.achieved_held_out) == pytest.approx(
+        (other["original"], other["controlled"])
+    )
+    trace = {point.alpha: point.retention for point in control.trace}
+    assert trace[1] == pytest.approx(half["uncontrolled"], abs=1e-6)
+    assert all(retention < control.target for alpha, retention in trace.items() if alpha > control.alpha)
+    for splits in documents.values():
+        halved = [[d["id"] for d in splits[name]] for name in (f"{split}_calibration", split)]
+        n = len(halved[0] + halved[1])
+        assert halved == [list(range(0, n, 2)), list(range(1, n, 2))]
+        assert [name for name in splits if name.endswith("_calibration")] == [f"{split}_calibration"]
+    return record
+
+
+def test_calibration_on_another_task(tmp_path, tasks):
+    given = ("--utility-tasks", "tiny", "--include-path", tasks, "--keep", 0.9, "--retention-metric", "tiny.acc")
+    done = score(tmp_path / "run", *given, "--limit", 8)
+    assert done.returncode == 0, done.stderr
+    record = calibrated(runs.load_record(tmp_path / "run"), runs.load_documents(tmp_path / "run"))
+    assert 0 < record.control.alpha < 1
+    assert record.scores["original"]["retain"]["extraction_strength"].n == 8  # whole
+    assert record.scores["original"]["tiny"]["tiny.acc"].n == 9
+    assert "|ctl:mix.tiny.acc.keep0.9|" in record.signature
+    assert "; tiny.acc: 1.000 on the calibrating half (target 0.900 = 0.9 of" in " ".join(done.stdout.split())
+    raw = record.scores["uncontrolled"]["tiny"]["tiny.acc"].value / record.scores["original"]["tiny"]["tiny.acc"].value
+    assert f"on the forget set and {raw:.0%} of its tiny.acc; mixed back to alpha" in record.verdict
+    assert run("rescore", tmp_path / "run").returncode == 0
+    pair = ("--original", CHECKPOINTS / "original", "--unlearned", CHECKPOINTS / "excessive")
+    mixed = run("control", "mix", *pair, *given, "--out", tmp_path / "mixed")
+    assert mixed.returncode == 0, mixed.stderr
+    assert f"alpha {record.control.alpha:g}: wrote" in mixed.stdout
+    assert "; tiny.acc: 1.000 on the calibrating half" in (tmp_path / "mixed" / "README.md").read_text()
+
+
+def beside(unlearned: str, **chosen: Any) -> tuple[RunRecord, Observations]:
+    pair = (str(CHECKPOINTS / "original"), str(CHECKPOINTS / unlearned))
+    return main_job.run(*pair, "demo", DATA, Settings(device="cpu", **chosen))
+
+
+@pytest.mark.parametrize("metric", ["probability", "rouge", "truth_ratio"])
+def test_calibration_on_another_metric(metric):
+    record = calibrated(*beside("moderate", retention_metric=metric, limit=8))
+    assert record.control.metric == metric
+    assert f"|ctl:mix.{metric}.keep0.95|" in record.signature
+    assert f"of its {metric} on retain" in record.verdict
+
+
+@pytest.mark.parametrize(
+    ("metric", "says"),
+    [
+        ("repetition", "--retention-metric repetition: higher is not better; there are extraction_strength, exact"),
+        ("perplexity", "unknown --retention-metric 'perplexity'; there are extraction_strength, exact"),
+        ("mmlu.acc", "unknown --retention-metric 'mmlu.acc'; .* and what --utility-tasks mmlu would bring"),
+        ("tiny.f1", "unknown --retention-metric 'tiny.f1'; .*ngram_entropy, tiny.acc$"),
+    ],
+)
+def test_what_can_not_be_kept_is_refused(tasks, metric, says):
+    with pytest.raises(InputError, match=says):
+        beside("moderate", retention_metric=metric, utility_tasks=("tiny",), include_path=tasks)
+
+
+def test_what_is_kept_and_what_excludes_it(tmp_path):
+    out = tmp_path / "out"
+    refused(score(out, "--retention-metric", "rouge", "--alpha", 0.5), "exclude each other", out)
+    refused(score(out, "--retention-metric", "rouge", "--control", "none"), "takes neither", out)
+    refused(score(out, "--retention-metric", "repetition"), "higher is not better; there are extraction_str", out)

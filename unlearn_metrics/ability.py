@@ -24,8 +24,10 @@ def load(names: Sequence[str], include_path: Path | None = None) -> dict[str, di
 
     InputError for an unknown name, data that cannot be read, and a task of which no figure can be kept.
     """
-    manager = OurTaskManager(include_path=include_path)
     loaded: dict[str, dict[str, Any]] = {}
+    if not names:
+        return loaded
+    manager = OurTaskManager(include_path=include_path)
     for name in names:
         if name not in manager.task_index:
             near = difflib.get_close_matches(name, list(manager.task_index), n=3, cutoff=0.6)
@@ -49,23 +51,37 @@ def load(names: Sequence[str], include_path: Path | None = None) -> dict[str, di
 
 
 def evaluate(
-    lm: LM, loaded: Loaded, limit: int | None = None, apply_chat_template: bool = False
+    lm: LM,
+    loaded: Loaded,
+    limit: int | None = None,
+    apply_chat_template: bool = False,
+    samples: dict[str, list[int]] | None = None,
 ) -> dict[str, list[Document]]:
     """name -> documents, of a group those of all its tasks, with their metrics in "logged" as NAME.METRIC, or
     NAME.METRIC,FILTER. A metric stays out if lm-eval's own figure is not the mean of these values.
+
+    samples: lm-eval's; a task's name -> ids of the documents wanted, instead of a limit; other tasks stay out.
     """
     return {
-        name: _documents(name, _run(lm, tasks, limit, apply_chat_template), _means(name, tasks))
+        name: _documents(name, _run(lm, tasks, limit, apply_chat_template, samples), _means(name, tasks))
         for name, tasks in loaded.items()
     }
 
 
-def _run(lm: LM, tasks: Mapping[str, Any], limit: int | None, apply_chat_template: bool) -> Mapping[str, Any]:
+def _run(
+    lm: LM,
+    tasks: Mapping[str, Any],
+    limit: int | None,
+    apply_chat_template: bool,
+    samples: dict[str, list[int]] | None,
+) -> Mapping[str, Any]:
+    chosen = {name: task for name, task in tasks["tasks"].items() if samples is None or name in samples}
     with quiet():
         results = evaluator.evaluate(
             lm=lm,
-            task_dict=dict(tasks),
+            task_dict={"tasks": chosen},
             limit=limit,
+            samples=samples,
             bootstrap_iters=0,
             log_samples=True,
             apply_chat_template=apply_chat_template,
@@ -87,7 +103,7 @@ def _means(name: str, loaded: Mapping[str, Any]) -> set[str]:
 
 
 def _documents(name: str, results: Mapping[str, Any], means: set[str]) -> list[Document]:
-    rows: dict[tuple[str, int], dict[str, float]] = {}
+    rows: dict[tuple[str, int], dict[str, float]] = {}  # in the order of `places`
     for task, samples in results["samples"].items():
         for sample in samples:
             logged = rows.setdefault((task, int(sample["doc_id"])), {})
@@ -98,14 +114,20 @@ def _documents(name: str, results: Mapping[str, Any], means: set[str]) -> list[D
     return [{"id": i, "split": name, "cluster": i, "logged": rows[key]} for i, key in enumerate(sorted(rows))]
 
 
-def directions(loaded: Loaded, documents: Mapping[str, Sequence[Document]]) -> dict[str, Literal["higher", "lower"]]:
-    """NAME.METRIC -> which way is good, as the tasks say."""
+def places(tasks: Mapping[str, Any], limit: int | None) -> list[tuple[str, int]]:
+    """(task, id there) of every document that `evaluate` gives for a task or group, in order."""
+    return sorted((name, i) for name, task in tasks["tasks"].items() for i in range(len(task.eval_docs))[:limit])
+
+
+def directions(loaded: Loaded) -> dict[str, Literal["higher", "lower"]]:
+    """NAME.METRIC, NAME.METRIC,FILTER -> which way is good, as the tasks say."""
     found: dict[str, Literal["higher", "lower"]] = {}
     for name, tasks in loaded.items():
-        better = {m: up for task in tasks["tasks"].values() for m, up in task.higher_is_better().items()}
-        for key in documents[name][0]["logged"]:
-            metric = key.removeprefix(f"{name}.").split(",")[0]
-            found[key] = "higher" if better.get(metric, True) else "lower"
+        for task in tasks["tasks"].values():
+            for metric in sorted(_means(name, tasks)):
+                for filtered in (ensemble.name for ensemble in task._filters):
+                    key = f"{name}.{metric}" + ("" if filtered == "none" else f",{filtered}")
+                    found[key] = "higher" if task.higher_is_better().get(metric, True) else "lower"
     return found
 
 

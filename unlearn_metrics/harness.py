@@ -81,25 +81,33 @@ def _by_split(tasks: Mapping[str, TokenScoreTask]) -> dict[str, TokenScoreTask]:
 
 
 def evaluate(
-    lm: LM, tasks: Mapping[str, TokenScoreTask], limit: int | None = None, apply_chat_template: bool = False
+    lm: LM,
+    tasks: Mapping[str, TokenScoreTask],
+    limit: int | None = None,
+    apply_chat_template: bool = False,
+    samples: dict[str, list[int]] | None = None,
 ) -> dict[str, list[Document]]:
-    """Run the tasks by lm-eval's own evaluate() and return split -> documents, each with "prompt" beside."""
+    """Run the tasks by lm-eval's own evaluate() and return split -> documents, each with "prompt" beside.
+
+    samples: lm-eval's; the task's name -> ids of the documents wanted, instead of a limit.
+    """
     with quiet():
         results = evaluator.evaluate(
             lm=lm,
             task_dict={"tasks": {task.task_name: task for task in tasks.values()}},
             limit=limit,
+            samples=samples,
             bootstrap_iters=0,
             log_samples=True,
             apply_chat_template=apply_chat_template,
         )
     documents = {}
     for split, task in tasks.items():
-        samples = sorted(results["samples"][task.task_name], key=lambda s: int(s["doc_id"]))
+        rows = sorted(results["samples"][task.task_name], key=lambda s: int(s["doc_id"]))
         documents[split] = [
             task.document(s["doc"], [r[0] for r in s["resps"]], s["doc_id"])
             | {"prompt": s["arguments"][0][0], "answers": [a[1] for a in s["arguments"]]}
-            for s in samples
+            for s in rows
         ]
     return documents
 

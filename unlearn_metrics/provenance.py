@@ -178,17 +178,12 @@ def signature_of(
     others: ability.Loaded,
 ) -> str:
     """The signature of a run, see signature.py. firsts: the first document of each split, as it was asked."""
-    ctl = control.method
-    if settings.layers is not None and ctl != "none":
-        ctl += f"-{short_hash([settings.layers])}"
-    if ctl != "none":
-        ctl += f".alpha{control.alpha:g}" if control.keep is None else f".es.keep{control.keep:g}"
     fields = {
         "n": str(settings.limit or "all"),
         "tmpl": "chat" if settings.apply_chat_template else "none",
         "prompt": short_hash(firsts[split]["prompt"] for split in tasks),
         "eos": "prob+",
-        "ctl": ctl,
+        "ctl": signature.ctl(control),
         "dtype": dtype(lm),
         "data": short_hash(task.data_sha256 for task in tasks.values()),
         **({"util": others_hash(others, settings)} if others else {}),

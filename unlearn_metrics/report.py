@@ -10,7 +10,7 @@ from rich.text import Text
 
 from unlearn_metrics.composites import COMPOSITES
 from unlearn_metrics.metrics import METRICS, good
-from unlearn_metrics.types import Control, Imported, RunRecord, Score, Scores, is_forget
+from unlearn_metrics.types import Control, Imported, RunRecord, Score, Scores, is_forget, kept_on
 
 ARROW = {"higher": "↑", "lower": "↓", "zero": "→0", "half": "→½", "neither": "·"}
 COLUMNS = {
@@ -185,6 +185,11 @@ def markdown(record: RunRecord) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _named(metric: str | None) -> str:
+    """A retention metric and, where its name does not say so, what it is of."""
+    return f"{metric} on retain" if kept_on(str(metric)) == "retain" else str(metric)
+
+
 def describe(control: Control) -> str:
     """The control in words."""
     if control.method == "none":
@@ -193,7 +198,7 @@ def describe(control: Control) -> str:
     text = f"control: {control.method}{given}, alpha = {control.alpha:.4g} (0 = original, 1 = unlearned)"
     if control.target is None or control.achieved is None or control.keep is None:
         return text
-    text += f"; {control.metric} on retain: {control.achieved:.3f} on the calibrating half (target {control.target:.3f}"
+    text += f"; {_named(control.metric)}: {control.achieved:.3f} on the calibrating half (target {control.target:.3f}"
     text += f" = {control.keep:g} of the original's)"
     if control.achieved_held_out is not None and control.original_held_out:
         text += f", {control.achieved_held_out:.3f} on the held-out half"
@@ -208,24 +213,30 @@ def verdict(scores: Scores, control: Control, imported: Imported | None = None) 
             f"Imported from a log of {imported.format}: raw numbers of one checkpoint, without the original beside it "
             "and without a control, so they do not tell what the unlearning cost."
         )
-    metric = "extraction_strength"
+    metric, keeps = "extraction_strength", control.metric or "extraction_strength"
 
-    def value(model: str, split: str) -> float | None:
+    def value(model: str, split: str, metric: str) -> float | None:
         score = scores.get(model, {}).get(split, {}).get(metric)
         return None if score is None else score.value
 
-    def share(model: str, split: str) -> str | None:
-        mine, base = value(model, split), value("original", split)
+    def share(model: str, split: str, metric: str) -> str | None:
+        mine, base = value(model, split, metric), value("original", split, metric)
         return None if mine is None or not base else f"{mine / base:.0%}"
 
-    forget, retain = share("uncontrolled", "forget"), share("uncontrolled", "retain")
+    def forgotten(model: str) -> str | None:
+        return share(model, "forget", metric)
+
+    def retained(model: str) -> str | None:
+        found = share(model, kept_on(keeps), keeps)
+        where = "on the retain set" if keeps == metric else f"of its {_named(keeps)}"
+        return None if found is None else f"{found} {where}"
+
+    forget, retain = forgotten("uncontrolled"), retained("uncontrolled")
     if forget is None or retain is None:
-        return f"The original model shows no {metric} to compare with, so nothing can be said about forgetting."
-    raw = (
-        f"As published, the unlearned model keeps {forget} of the original's {metric} on the forget set "
-        f"and {retain} on the retain set"
-    )
-    left, kept = share("controlled", "forget"), share("controlled", "retain")
+        which = metric if forget is None else keeps
+        return f"The original model shows no {which} to compare with, so nothing can be said about forgetting."
+    raw = f"As published, the unlearned model keeps {forget} of the original's {metric} on the forget set and {retain}"
+    left, kept = forgotten("controlled"), retained("controlled")
     if left is None or kept is None:
         return raw + "; without a control the two cannot be told apart."
     if control.alpha == 0:
@@ -234,10 +245,7 @@ def verdict(scores: Scores, control: Control, imported: Imported | None = None) 
     if control.alpha == 1:
         return raw + "; it needs no control."
     how = "mixed back to" if control.method == "mix" else f"controlled by {control.method} at"
-    return (
-        f"{raw}; {how} alpha {control.alpha:.2g} it keeps {kept} on the retain set, "
-        f"and {left} on the forget set is still there."
-    )
+    return f"{raw}; {how} alpha {control.alpha:.2g} it keeps {kept}, and {left} on the forget set is still there."
 
 
 def moral(records: Mapping[str, RunRecord]) -> str:

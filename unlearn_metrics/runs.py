@@ -205,9 +205,11 @@ def _contradictions(record: RunRecord) -> Iterable[str]:
         yield "its signature and 'control' disagree on whether there was a control"
     if control.keep is not None and not 0 < control.keep <= 1:
         yield f"control keeps a share of {control.keep:g}"
-    kept = fields.get("ctl", "").partition(".keep")[2]
-    if kept != ("" if control.keep is None else f"{control.keep:g}"):
+    _, keeps, kept = fields.get("ctl", "").rpartition(".keep")
+    if (kept if keeps else "") != ("" if control.keep is None else f"{control.keep:g}"):
         yield "its signature and 'control' disagree on the share of retention that was kept"
+    elif keeps and control.metric is not None and fields["ctl"] != signature.ctl(control):
+        yield "its signature and 'control' disagree on what was kept"
     if control.method == "none" and (control.alpha != 1 or "controlled" in record.scores):
         yield "it has no control, but a controlled model"
     groups: list[tuple[str, bool, Mapping[str, Score]]] = [

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from lm_eval.models.huggingface import HFLM
 
-from unlearn_metrics import ability, harness, provenance, runs, signature
+from unlearn_metrics import ability, harness, provenance, runs, signature, stats
 from unlearn_metrics.backends import classifier, hf
 from unlearn_metrics.composites import whole
 from unlearn_metrics.control.calibration import calibrate
@@ -25,7 +27,7 @@ from unlearn_metrics.control.mixing import ControlFunction, mix, mix_into
 from unlearn_metrics.control.pairs import align
 from unlearn_metrics.data import OwnData
 from unlearn_metrics.folder import Stages, stages
-from unlearn_metrics.metrics import JUDGED, METRICS
+from unlearn_metrics.metrics import JUDGED, good, values
 from unlearn_metrics.runs import halves, score_all
 from unlearn_metrics.types import (
     CheckpointInfo,
@@ -39,9 +41,8 @@ from unlearn_metrics.types import (
     TracePoint,
     first_line,
     is_forget,
+    kept_on,
 )
-
-RETENTION_METRIC = "extraction_strength"
 
 
 def open_pair(original: str, unlearned: str) -> tuple[Checkpoint, Checkpoint]:
@@ -55,7 +56,7 @@ def open_pair(original: str, unlearned: str) -> tuple[Checkpoint, Checkpoint]:
 
 def family_of(settings: Settings, original: Checkpoint, unlearned: Checkpoint) -> Family:
     """The control that the settings name, applied to a pair."""
-    metric = None if settings.keep is None else RETENTION_METRIC
+    metric = None if settings.keep is None else settings.retention_metric
     return family(settings.control, original, unlearned, settings.layers, settings.trajectory, metric)
 
 
@@ -79,43 +80,86 @@ def build_lm(checkpoint: Checkpoint, settings: Settings) -> HFLM:
         raise InputError(f"{checkpoint.name} cannot be loaded by transformers: {first_line(error)}") from None
 
 
-def retention_of(lm: HFLM, documents: Iterable[Document]) -> Callable[[], float]:
-    """A function that measures the retention metric on these documents, tokenized once, under the model as it is."""
-    pairs = [hf.encode(lm, d["prompt"], d["answers"][0]) for d in documents]
-    metric = METRICS[RETENTION_METRIC].fn
-    return lambda: sum(map(metric, hf.token_scores(lm, pairs))) / len(pairs)
+def check_retention_metric(
+    metric: str, benchmark: str, tasks: Mapping[str, harness.TokenScoreTask], others: ability.Loaded
+) -> None:
+    """InputError unless this run can calibrate on it: higher must be better. It lists what can be used."""
+    retain = tasks["retain"].metrics if "retain" in tasks else []
+    known = {name: good(name, "retain") for name in retain} | ability.directions(others)
+    if known.get(metric) == "higher":
+        return
+    usable = ", ".join(name for name, better in known.items() if better == "higher")
+    if metric in known:
+        raise InputError(f"--retention-metric {metric}: higher is not better; there are {usable}")
+    if kept_on(metric) == "retain" and "retain" not in tasks:
+        raise InputError(
+            f"{benchmark} has no retain split to calibrate on; pass --retain beside --forget, a --retention-metric "
+            "TASK.METRIC of one of --utility-tasks, --alpha or --control none"
+        )
+    hint = "" if kept_on(metric) in ("retain", *others) else f" and what --utility-tasks {kept_on(metric)} would bring"
+    raise InputError(f"unknown --retention-metric '{metric}'; there are {usable or 'none'}{hint}")
 
 
-def mean_retention(documents: list[Document]) -> float:
-    return sum(METRICS[RETENTION_METRIC](d) for d in documents) / len(documents)
+def retention_of(
+    lm: HFLM, tasks: Mapping[str, harness.TokenScoreTask], others: ability.Loaded, settings: Settings
+) -> Callable[[], float]:
+    """A function that measures retention on the calibrating half of the documents, under the model as it is."""
+    metric, split = settings.retention_metric, kept_on(settings.retention_metric)
+    chat, samples = settings.apply_chat_template, dict[str, list[int]]()
+    if split in others:
+        for name, i in ability.places(others[split], settings.utility_limit)[0::2]:
+            samples.setdefault(name, []).append(i)
+        only = {split: others[split]}
+        return lambda: mean_retention(metric, ability.evaluate(lm, only, None, chat, samples)[split])
+    return metric_on(lm, tasks[split], metric, settings, step=2)
+
+
+def metric_on(
+    lm: HFLM, task: harness.TokenScoreTask, metric: str, settings: Settings, step: int = 1
+) -> Callable[[], float]:
+    """A function that measures one metric on every step-th document of a task, under the model as it is."""
+    task = copy.copy(task)
+    task.metrics = [metric]  # what others need is not asked for
+    samples = {task.task_name: [*range(len(task.eval_docs))][: settings.limit : step]}
+    chat = settings.apply_chat_template
+    return lambda: mean_retention(metric, harness.evaluate(lm, {"": task}, None, chat, samples)[""])
+
+
+def mean_retention(metric: str, documents: Sequence[Document]) -> float:
+    """The mean over the documents that have a value; NaN if none has."""
+    found = np.array(values([metric], documents)[metric])
+    return stats.mean(found[~np.isnan(found)])
 
 
 def control_alpha(
     lm: HFLM,
     models: Family,
     keep: float,
-    retain: list[Document],
+    metric: str,
+    documents: Sequence[Document],
+    measure: Callable[[], float],
     say: Callable[[str], None],
     stage: Stages,
-    forget: Sequence[Document] = (),
+    beside: Callable[[], float] | None = None,
 ) -> Control:
-    """Calibrate a control so that retention is at least keep times the original's. retain: the original's documents.
+    """Calibrate a control so that retention is at least keep times the original's.
 
-    Uses the calibrating half of the documents. Leaves the model at the last alpha tried. Along a trajectory, what is
-    left of the forget documents is measured beside.
+    documents: the original's, of the split that the metric is of; measure: the mean of the metric over the calibrating
+    half of them, under the model as it is; beside: what else is measured at each strength. Leaves the model at the last
+    alpha tried.
     """
-    calibrating, held_out = halves(retain)
+    calibrating, held_out = halves(documents)
     if not held_out:
-        raise InputError("calibration needs at least two retain documents (one half calibrates, one reports)")
-    target = keep * mean_retention(calibrating)
-    if target <= 0:
         raise InputError(
-            f"the original model's {RETENTION_METRIC} on the retain documents is 0: there is nothing to keep; "
-            "check the checkpoint and the prompt format, or pass --alpha or --control none"
+            f"calibration needs at least two {kept_on(metric)} documents (one half calibrates, one reports)"
         )
-    measures = [retention_of(lm, calibrating)]
-    if models.strengths is not None and forget:
-        measures.append(retention_of(lm, forget))
+    target = keep * mean_retention(metric, calibrating)
+    if not target > 0:
+        raise InputError(
+            f"the original model's {metric} on the {kept_on(metric)} documents is {target / keep:g}: there is nothing "
+            "to keep; check the checkpoint and the prompt format, or pass --alpha or --control none"
+        )
+    measures = [measure] if beside is None else [measure, beside]
     found: dict[float, list[float]] = {}
 
     def controlled(alpha: float) -> list[float]:
@@ -128,16 +172,16 @@ def control_alpha(
         return value
 
     alpha, trace = calibrate(retention, target, models.strengths)
-    achieved = {point.alpha: point.retention for point in trace}.get(alpha, mean_retention(calibrating))
+    achieved = {point.alpha: point.retention for point in trace}.get(alpha, mean_retention(metric, calibrating))
     return Control(
         method=models.method,
         alpha=alpha,
         parameters=models.given(alpha),
         keep=keep,
-        metric=RETENTION_METRIC,
+        metric=metric,
         target=target,
         achieved=achieved,
-        original_held_out=mean_retention(held_out),
+        original_held_out=mean_retention(metric, held_out),
         trace=[TracePoint(point.alpha, *found[point.alpha]) for point in trace],
     )
 
@@ -145,20 +189,25 @@ def control_alpha(
 def calibrate_only(
     lm: HFLM,
     models: Family,
-    benchmark: str,
+    benchmark: str | None,
     data: Path | OwnData | None,
     settings: Settings,
     say: Callable[[str], None],
 ) -> Control:
-    """The control that `run` would choose, evaluating nothing but the retain split of the original."""
-    tasks = harness.load(benchmark, data)
-    if "retain" not in tasks:
-        raise InputError(f"{benchmark} has no retain split to calibrate on; pass --alpha")
-    task = tasks["retain"]
-    task.metrics = [RETENTION_METRIC]
-    documents = harness.evaluate(lm, {"retain": task}, settings.limit, settings.apply_chat_template)["retain"]
+    """The control that `run` would choose, evaluating nothing but what it is calibrated on."""
     assert settings.keep is not None
-    return control_alpha(lm, models, settings.keep, documents, say, Stages(None, hf.work(lm), say))
+    metric, split = settings.retention_metric, kept_on(settings.retention_metric)
+    tasks = {} if benchmark is None else harness.load(benchmark, data)
+    others = ability.load(settings.utility_tasks, settings.include_path)
+    check_retention_metric(metric, benchmark or "this command", tasks, others)
+    chat = settings.apply_chat_template
+    if split in others:
+        documents = ability.evaluate(lm, {split: others[split]}, settings.utility_limit, chat)[split]
+    else:
+        tasks[split].metrics = [metric]
+        documents = harness.evaluate(lm, {split: tasks[split]}, settings.limit, chat)[split]
+    measure = retention_of(lm, tasks, others, settings)
+    return control_alpha(lm, models, settings.keep, metric, documents, measure, say, Stages(None, hf.work(lm), say))
 
 
 def run(
@@ -176,17 +225,16 @@ def run(
     """
     start = time.monotonic()
     tasks = harness.load(benchmark, data)
-    if settings.keep is not None and not settings.uncontrolled and "retain" not in tasks:
-        raise InputError(
-            f"{benchmark} has no retain split to calibrate on; pass --retain beside --forget, --alpha or --control none"
-        )
+    others = ability.load(settings.utility_tasks, settings.include_path)
+    if taken := [name for name in others if name in tasks or is_forget(name)]:
+        raise InputError(f"the task {taken[0]} has the name of a split of {benchmark}; copy it under another")
+    metric, kept = settings.retention_metric, kept_on(settings.retention_metric)
+    if settings.keep is not None and not settings.uncontrolled:
+        check_retention_metric(metric, benchmark, tasks, others)
     if settings.reference_record is not None:
         earlier, known, answered = open_reference(
             settings.reference_record, settings.reference_from, benchmark, tasks, settings.limit
         )
-    others = ability.load(settings.utility_tasks, settings.include_path) if settings.utility_tasks else {}
-    if taken := [name for name in others if name in tasks or is_forget(name)]:
-        raise InputError(f"the task {taken[0]} has the name of a split of {benchmark}; copy it under another")
     reader = None if settings.gibberish_model is None else classifier.open_classifier(settings.gibberish_model)
     say(f"checking {original} and {unlearned}")
     o, u = open_pair(original, unlearned)
@@ -227,16 +275,20 @@ def run(
         if differing := signature.differences(earlier.signature, mine, besides=("ctl",)):
             where = f"{settings.reference_record} can't be the reference of this run"
             raise InputError(f"{where}: {'; '.join(differing)}")
-    # calibrating reads only the original's retain documents; it comes before the rest so that its refusals do
+    # calibrating reads only the original's documents; it comes before the rest so that its refusals do
     if models is None:
         control = Control(method="none", alpha=1.0)
     elif settings.alpha is not None:
         control = Control(method=models.method, alpha=settings.alpha, parameters=models.given(settings.alpha))
     else:
-        say(f"calibrating the control {models.method}")
+        say(f"calibrating the control {models.method} on {metric}")
         assert settings.keep is not None
-        retain, forget = (seen["original"].get(split, []) for split in ("retain", "forget"))
-        control = control_alpha(lm, models, settings.keep, retain, say, stage, forget)
+        measure = retention_of(lm, tasks, others, settings)
+        beside = None
+        if models.strengths is not None and kept == "retain" and metric in tasks["forget"].metrics:
+            beside = metric_on(lm, tasks["forget"], metric, settings)
+        documents = seen["original"][kept]
+        control = control_alpha(lm, models, settings.keep, metric, documents, measure, say, stage, beside)
     say("evaluating the unlearned model")
     seen["uncontrolled"] = stage("uncontrolled", lambda: observe(1))
     if models is not None:
@@ -269,12 +321,12 @@ def run(
             document["clean_probability"] = probability
 
     if control.keep is not None:  # reported on the half that did not calibrate; the other half kept beside
-        for splits in seen.values():
-            splits["retain_calibration"], splits["retain"] = halves(splits["retain"])
-        control = replace(control, achieved_held_out=mean_retention(seen["controlled"]["retain"]))
-    directions = ability.directions(others, seen["original"])
+        for splits in (splits for splits in seen.values() if kept in splits):  # a reference record has no other tasks
+            splits[f"{kept}_calibration"], splits[kept] = halves(splits[kept])
+        control = replace(control, achieved_held_out=mean_retention(metric, seen["controlled"][kept]))
     of_split = {split: [*task.metrics, *_judged(task, reader is not None)] for split, task in tasks.items()}
     of_split |= {name: list(seen["original"][name][0]["logged"]) for name in others}
+    directions = {n: better for n, better in ability.directions(others).items() if n in of_split[kept_on(n)]}
     metrics = {m: {split: of_split.get(split.removesuffix("_calibration"), []) for split in seen[m]} for m in seen}
     scores, composites = score_all(seen, metrics, settings.seed, benchmark)
     record = provenance.record(

@@ -7,10 +7,11 @@ The benchmark comes first, then key:value fields. `src` is there only if somebod
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Collection, Mapping
 
-from unlearn_metrics.types import InputError
+from unlearn_metrics.types import Control, InputError
 
 # what each field fixes; of those in FREE, two records may differ and still be compared
 FIELDS = {
@@ -30,7 +31,7 @@ FIELDS = {
 # the seed moves intervals a little, not values; other tasks in a run move nothing of ours; what lm-eval feeds the model
 # is in data and prompt
 FREE = ("seed", "util", "lm-eval")
-_LINE = re.compile(r"[\w.-]{1,200}(\|[a-z-]{1,20}:[\w.+-]{0,200}){1,20}", re.ASCII)
+_LINE = re.compile(r"[\w.-]{1,200}(\|[a-z-]{1,20}:[\w.,+@=-]{0,200}){1,20}", re.ASCII)
 
 
 def make(benchmark: str, fields: Mapping[str, str]) -> str:
@@ -39,6 +40,19 @@ def make(benchmark: str, fields: Mapping[str, str]) -> str:
     if not _LINE.fullmatch(line):
         raise ValueError(f"no signature can be made of {line!r}")
     return line
+
+
+def ctl(control: Control) -> str:
+    """The field of a control: mix.es.keep0.95, mix.mmlu.acc.keep0.9, mix.alpha0.5, none. es = extraction_strength."""
+    if control.method == "none":
+        return "none"
+    method = control.method
+    if layers := control.parameters.get("layers"):
+        method += f"-{hashlib.sha256(layers.encode()).hexdigest()[:8]}"
+    if control.keep is None:
+        return f"{method}.alpha{control.alpha:g}"
+    metric = "es" if control.metric == "extraction_strength" else control.metric
+    return f"{method}.{metric}.keep{control.keep:g}"
 
 
 def parse(line: str) -> dict[str, str]:

@@ -130,12 +130,14 @@ class Settings:
 
     control: a name in control.controls.CONTROLS. layers: of the control `layers`, the tensors that it mixes.
     trajectory: of `select`, the folder of checkpoints; the unlearned model is one of them, the last that is looked at.
+    retention_metric: what calibration keeps: a metric of the retain split, or TASK.METRIC of one of utility_tasks.
     retain_model: the checkpoint that never saw the forget set; or reference_record, an earlier run whose model
     reference_from stands for it. utility_tasks: lm-eval tasks beside the benchmark, from include_path too.
     gibberish_model: a text classifier for the generations.
     """
 
     keep: float | None = 0.95
+    retention_metric: str = "extraction_strength"
     alpha: float | None = None
     control: str = "mix"
     layers: str | None = None
@@ -167,6 +169,12 @@ class Settings:
 # (see gibberish) and "logged", metric values taken from a log that does not hold what they could be computed from.
 # Metrics name the fields that they need.
 Document: TypeAlias = dict[str, Any]
+
+
+def kept_on(metric: str) -> str:
+    """The split whose documents a retention metric is of: retain, or another lm-eval task (`mmlu.acc`)."""
+    task, found, _ = metric.partition(".")
+    return task if found else "retain"
 
 
 def is_forget(split: str) -> bool:
@@ -220,8 +228,8 @@ class Control:
     """How the unlearned checkpoint was controlled before it was scored.
 
     alpha is the control's strength (0 = original, 1 = unlearned): of `mix`, the weight of the unlearned model.
-    parameters are what else the control was given. target and achieved are retention on the calibrating half of the
-    retain documents; achieved_held_out / original_held_out are on the other half.
+    parameters are what else the control was given. target and achieved are retention, the mean of `metric`, on the
+    calibrating half of the documents; achieved_held_out / original_held_out are on the other half.
     """
 
     __pydantic_config__ = STRICT

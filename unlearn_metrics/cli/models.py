@@ -103,6 +103,14 @@ Keep = Annotated[
     float | None,
     typer.Option(help="Calibrate: the largest alpha that keeps this share of the original's retention [0.95]."),
 ]
+RetentionMetric = Annotated[
+    str | None,
+    typer.Option(
+        help="What --keep keeps: a metric of the retain split, or TASK.METRIC of one of --utility-tasks "
+        "[extraction_strength]. What takes text (rouge, extraction_strength_similar) is slower.",
+        metavar="METRIC",
+    ),
+]
 Alpha = Annotated[
     float | None, typer.Option(help="Mix at this alpha instead of calibrating: 0 = original, 1 = unlearned.")
 ]
@@ -141,7 +149,10 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run th
     "--data tofu/ --retain-model retain95 --out runs/ga-52\n\n"
     "unlearn-metrics score --original orig --unlearned ga-78 --benchmark tofu_forget05 --data tofu/ "
     "--reference-record runs/ga-52 --out runs/ga-78\n\n"
-    "unlearn-metrics score --original orig --unlearned ga-52 --forget mine.jsonl --retain other.jsonl --out runs/mine"
+    "unlearn-metrics score --original orig --unlearned ga-52 --forget mine.jsonl --retain other.jsonl "
+    "--out runs/mine\n\n"
+    "unlearn-metrics score --original orig --unlearned ga-52 --benchmark tofu_forget05 --utility-tasks mmlu "
+    "--utility-limit 20 --retention-metric mmlu.acc --keep 0.98 --out runs/ga-52"
 )
 def score(
     original: Original,
@@ -155,6 +166,7 @@ def score(
     fields: Fields = None,
     prefix: Prefix = 0.5,
     keep: Keep = None,
+    retention_metric: RetentionMetric = None,
     alpha: Alpha = None,
     control: Annotated[
         ControlChoice,
@@ -182,9 +194,9 @@ def score(
     verbose: Verbose = False,
 ) -> None:
     """Control an unlearned checkpoint, score it beside the original, and write a run (record.json + Parquet)."""
-    if control is ControlChoice.none and (keep is not None or alpha is not None or layers or trajectory):
-        raise InputError("--control none takes neither --keep nor --alpha, --layers or --trajectory")
-    settings = _settings(keep, alpha, limit, device, dtype, apply_chat_template, batch_size)
+    if control is ControlChoice.none and (keep, retention_metric, alpha, layers, trajectory) != (None,) * 5:
+        raise InputError("--control none takes no --keep, --retention-metric, --alpha, --layers or --trajectory")
+    settings = _settings(keep, retention_metric, alpha, limit, device, dtype, apply_chat_template, batch_size)
     settings = _controlled(settings, control.value, layers, trajectory)
     unlearned = _unlearned(unlearned, trajectory)
     if retain_model is not None and reference_record is not None:
@@ -195,7 +207,7 @@ def score(
         retain_model=retain_model,
         reference_record=reference_record,
         reference_from=reference_from.value,
-        utility_tasks=tuple(name.strip() for name in utility_tasks.split(",") if name.strip()),
+        utility_tasks=_names(utility_tasks),
         include_path=include_path,
         utility_limit=utility_limit,
         gibberish_model=gibberish_model or (GIBBERISH if gibberish else None),
@@ -215,7 +227,9 @@ def score(
     "--out mixed\n\n"
     "unlearn-metrics control trim --original orig --unlearned ga-52 --keep 0.95 --benchmark tofu_forget05 "
     "--data tofu/ --out trimmed\n\n"
-    "unlearn-metrics control layers --layers 0-3 --original orig --unlearned ga-52 --alpha 1 --out lower",
+    "unlearn-metrics control layers --layers 0-3 --original orig --unlearned ga-52 --alpha 1 --out lower\n\n"
+    "unlearn-metrics control mix --original orig --unlearned ga-52 --retention-metric mmlu.acc --utility-tasks mmlu "
+    "--utility-limit 20 --out mixed",
     no_args_is_help=True,
 )
 def control(
@@ -227,11 +241,15 @@ def control(
     keep: Keep = None,
     layers: Layers = None,
     trajectory: Trajectory = None,
+    retention_metric: RetentionMetric = None,
     benchmark: Annotated[str | None, typer.Option(help="Benchmark whose retain split calibrates.")] = None,
     data: Data = None,
     retain: Retain = None,
     fields: Fields = None,
     prefix: Prefix = 0.5,
+    utility_tasks: UtilityTasks = "",
+    include_path: IncludePath = None,
+    utility_limit: UtilityLimit = None,
     limit: Limit = None,
     device: Device = None,
     dtype: Precision = None,
@@ -242,10 +260,16 @@ def control(
     ] = None,
 ) -> None:
     """Control an unlearned checkpoint: write one that keeps its usefulness, for transformers and lm-eval to load."""
-    settings = _settings(keep, alpha, limit, device, dtype, apply_chat_template, batch_size)
-    settings = _controlled(settings, method.value, layers, trajectory)
+    settings = _settings(keep, retention_metric, alpha, limit, device, dtype, apply_chat_template, batch_size)
+    settings = replace(
+        _controlled(settings, method.value, layers, trajectory),
+        utility_tasks=_names(utility_tasks),
+        include_path=include_path,
+        utility_limit=utility_limit,
+    )
     unlearned = _unlearned(unlearned, trajectory)
-    if alpha is None and benchmark is None and retain is None:
+    elsewhere = "." in settings.retention_metric
+    if alpha is None and benchmark is None and retain is None and not elsewhere:
         raise InputError(
             f"control {method.value} needs --alpha, or --benchmark or --retain (with --keep) to calibrate it"
         )
@@ -265,9 +289,12 @@ def control(
             say(line)
         models = family_of(settings, o, u)
         if alpha is None:
-            benchmark, source = _source(benchmark, data, {"retain": retain}, fields, prefix)
-            found = calibrate_only(build_lm(o, settings), models, benchmark, source, settings, say)
-            alpha, note = found.alpha, f"- {report.describe(found)}; benchmark {benchmark}\n"
+            source = None
+            if not elsewhere:
+                benchmark, source = _source(benchmark, data, {"retain": retain}, fields, prefix)
+            lm, on = build_lm(o, settings), "" if elsewhere else f"; benchmark {benchmark}"
+            found = calibrate_only(lm, models, None if elsewhere else benchmark, source, settings, say)
+            alpha, note = found.alpha, f"- {report.describe(found)}{on}\n"
         else:
             note = "".join(f"- {name}: {value}\n" for name, value in models.given(alpha).items())
         say(f"writing {out_folder}")
@@ -337,7 +364,7 @@ def demo(
             str(here / "checkpoints" / name),
             "demo",
             here / "data",
-            _settings(None, None, None, "cpu", None, False, 1),
+            _settings(None, None, None, None, "cpu", None, False, 1),
             out_folder if name == "excessive" else None,
             overwrite,
         )
@@ -382,8 +409,13 @@ def _source(
     return OWN, OwnData(own, None if fields is None else parse_fields(fields), prefix)
 
 
+def _names(listed: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in listed.split(",") if name.strip())
+
+
 def _settings(
     keep: float | None,
+    retention_metric: str | None,
     alpha: float | None,
     limit: int | None,
     device: str | None,
@@ -393,6 +425,8 @@ def _settings(
 ) -> Settings:
     if keep is not None and alpha is not None:
         raise InputError("--keep and --alpha exclude each other: calibrate, or mix at a given alpha")
+    if retention_metric is not None and alpha is not None:
+        raise InputError("--retention-metric and --alpha exclude each other: calibrate, or mix at a given alpha")
     if keep is not None and not 0 < keep <= 1:
         raise InputError(f"--keep {keep:g} is not above 0 and at most 1")
     if alpha is not None and not 0 <= alpha <= 1:
@@ -400,6 +434,7 @@ def _settings(
     hush()
     return Settings(
         keep=(0.95 if keep is None else keep) if alpha is None else None,
+        retention_metric=retention_metric or "extraction_strength",
         alpha=alpha,
         limit=limit,
         device=device,

@@ -210,7 +210,7 @@ CONTROLS = {
     ),
 }
 # read off the likeliest tokens, which a temperature leaves as they are
-GREEDY = ("extraction_strength", "exact_memorization")
+GREEDY = ("extraction_strength", "extraction_strength_similar", "exact_memorization", "rouge")
 
 
 @dataclass(frozen=True)
