@@ -131,25 +131,38 @@ class Stages:
 
     folder: where they are kept, of this fingerprint alone; None keeps nothing. work: the counters of the work done;
     what was done for a stage is kept with it, and counts again when it is taken up. seconds: the same for time.
+    common: where what other runs have in common with this one is kept, see `shared`; None: nowhere.
     """
 
     folder: Path | None
     work: Counter[str]
     say: Callable[[str], None]
     seconds: float = 0.0
+    common: Path | None = None
+
+    def shared(self, name: str, fingerprint: str, compute: Callable[[], T]) -> T:
+        """The value of a stage that is the same in every run with this fingerprint. Of several processes that want it
+        at once, one computes it and the others wait."""
+        if self.common is None:
+            return self(name, compute)
+        folder = self.common / fingerprint[:16]
+        folder.mkdir(parents=True, exist_ok=True)
+        with _turn(folder / "lock", self.say):
+            return self._kept(folder, name, compute)
 
     def __call__(self, name: str, compute: Callable[[], T]) -> T:
         """The value of the stage: numbers, strings, None and TokenScores, in lists and dicts."""
-        if self.folder is None:
-            return compute()
-        path = self.folder / f"{name}.npz"
+        return compute() if self.folder is None else self._kept(self.folder, name, compute)
+
+    def _kept(self, folder: Path, name: str, compute: Callable[[], T]) -> T:
+        path = folder / f"{name}.npz"
         if path.exists():
             try:
                 value, work, seconds = _read(path)
             except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
                 self.say(f"{path} cannot be used ({error}); doing it again")
             else:
-                self.say(f"{name}: taken from an unfinished run")
+                self.say(f"{name}: taken from {'an unfinished run' if folder == self.folder else 'another run'}")
                 self.work.update(work)
                 self.seconds += seconds
                 return value
@@ -159,16 +172,36 @@ class Stages:
         return value
 
 
-def stages(partial: Path | None, fingerprint: str, work: Counter[str], say: Callable[[str], None]) -> Stages:
+@contextlib.contextmanager
+def _turn(path: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Hold a lock, after whoever has it. Where the file system knows no locks, everybody goes ahead."""
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"another process is at work on {path.parent}: waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:
+            pass
+        yield
+
+
+def stages(
+    partial: Path | None,
+    fingerprint: str,
+    work: Counter[str],
+    say: Callable[[str], None],
+    common: Path | None = None,
+) -> Stages:
     """Those of a run with this fingerprint. What other settings left in the same place is not used, and it is said."""
     if partial is None:
-        return Stages(None, work, say)
+        return Stages(None, work, say, common=common)
     folder = partial / fingerprint[:16]
     others = [other for other in partial.iterdir() if other.is_dir() and other != folder]
     if others and not folder.exists():
         say(f"{partial} holds an unfinished run with other settings, data or software: not used")
     folder.mkdir(exist_ok=True)
-    return Stages(folder, work, say)
+    return Stages(folder, work, say, common=common)
 
 
 def _dump(file: Any, value: Any, work: dict[str, int], seconds: float) -> None:

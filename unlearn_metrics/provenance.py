@@ -9,9 +9,9 @@ import json
 import platform
 import subprocess
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from lm_eval.models.huggingface import HFLM
@@ -130,6 +130,22 @@ def fingerprint(
         "software": software() | {"code": short_hash(code.values())},
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+# settings that choose the control, the reference, the intervals and the name, and change nothing that a model says
+AFTERWARDS = ("keep", "alpha", "name", "retain_model", "reference_record", "reference_from", "seed")
+
+
+def observed(
+    tasks: Tasks,
+    lm: HFLM,
+    checkpoints: Mapping[str, CheckpointInfo],
+    settings: Settings,
+    others: ability.Loaded,
+) -> str:
+    """The fingerprint of what one model says: two runs with the same observe the same of it, whatever else differs."""
+    defaults: dict[str, Any] = {name: getattr(Settings, name) for name in AFTERWARDS}
+    return fingerprint(tasks, lm, checkpoints, replace(settings, **defaults), others)
 
 
 def software() -> dict[str, str]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -44,14 +45,55 @@ from unlearn_metrics.types import (
     kept_on,
 )
 
+T = TypeVar("T")
 
-def open_pair(original: str, unlearned: str) -> tuple[Checkpoint, Checkpoint]:
+
+@dataclass
+class Warm:
+    """What a run leaves for the next one of this process: the model, opened checkpoints, tasks; by what made them.
+
+    common: the folder where what models said is kept, for the runs of any process that ask one of them the same.
+    """
+
+    common: Path | None = None
+    made: dict[tuple[Any, ...], Any] = field(default_factory=dict)
+
+    def __call__(self, *key: Any, make: Callable[[], T]) -> T:
+        if key not in self.made:
+            self.made[key] = make()
+        made: T = self.made[key]
+        return made
+
+    def lm(self, original: Checkpoint, info: CheckpointInfo, settings: Settings) -> HFLM:
+        """The model of the original. One is held at a time; each run rewrites its parameters.
+
+        One whose vocabulary or head a run has changed is built anew.
+        """
+        key = ("lm", info, settings.device, settings.dtype, settings.batch_size)
+        if key not in self.made or self.made[key][1] != _structure(self.made[key][0]):
+            for other in [other for other in self.made if other[0] == "lm"]:
+                del self.made[other]
+            lm = build_lm(original, settings)
+            self.made[key] = lm, _structure(lm)
+        lm = self.made[key][0]
+        hf.work(lm).clear()
+        return lm
+
+
+def _structure(lm: HFLM) -> list[tuple[int, int]]:
+    """What load_into may change beside the values: the vocabulary's rows, and whether the head is the embedding."""
+    ends = lm.model.get_input_embeddings().weight, lm.model.get_output_embeddings().weight
+    return [(id(weight), len(weight)) for weight in ends]
+
+
+def open_pair(original: str, unlearned: str, warm: Warm | None = None) -> tuple[Checkpoint, Checkpoint]:
     """Open and check two checkpoints. InputError says what is wrong with either, or how they differ."""
-    base = open_checkpoint(original)
-    pair = align(base, open_checkpoint(unlearned, base))
-    for checkpoint in pair:
-        check_finite(checkpoint)
-    return pair
+    warm = warm or Warm()
+    base = warm("checkpoint", original, make=lambda: open_checkpoint(original))
+    o, u = align(base, open_checkpoint(unlearned, base))
+    warm("finite", original, make=lambda: check_finite(o))
+    check_finite(u)
+    return o, u
 
 
 def family_of(settings: Settings, original: Checkpoint, unlearned: Checkpoint) -> Family:
@@ -218,14 +260,18 @@ def run(
     settings: Settings,
     say: Callable[[str], None] = lambda message: None,
     partial: Path | None = None,
+    warm: Warm | None = None,
 ) -> tuple[RunRecord, Observations]:
     """Score an unlearned checkpoint, raw and under control, beside the original. InputError for bad input.
 
     partial: where each stage is kept as it completes, and taken from if the same run was killed (folder.claim).
+    warm: what runs before this one left, and this one leaves; without it, nothing. The record is the same.
     """
     start = time.monotonic()
-    tasks = harness.load(benchmark, data)
-    others = ability.load(settings.utility_tasks, settings.include_path)
+    warm = warm or Warm()
+    tasks = warm("tasks", benchmark, repr(data), make=lambda: harness.load(benchmark, data))
+    names, path = settings.utility_tasks, settings.include_path
+    others = warm("ability", names, path, make=lambda: ability.load(names, path))
     if taken := [name for name in others if name in tasks or is_forget(name)]:
         raise InputError(f"the task {taken[0]} has the name of a split of {benchmark}; copy it under another")
     metric, kept = settings.retention_metric, kept_on(settings.retention_metric)
@@ -237,23 +283,24 @@ def run(
         )
     reader = None if settings.gibberish_model is None else classifier.open_classifier(settings.gibberish_model)
     say(f"checking {original} and {unlearned}")
-    o, u = open_pair(original, unlearned)
+    o, u = open_pair(original, unlearned, warm)
     models = None if settings.uncontrolled else family_of(settings, o, u)
-    checkpoints = {"original": identify(o), "unlearned": identify(u)}
+    checkpoints = {"original": warm("identity", original, make=lambda: identify(o)), "unlearned": identify(u)}
     notes = u.notes
     if settings.retain_model is not None:
         say(f"checking {settings.retain_model}")
-        base, r = open_pair(original, settings.retain_model)
+        base, r = open_pair(original, settings.retain_model, warm)
         checkpoints["retain_only"] = identify(r)
         notes = (*notes, *r.notes)
     elif settings.reference_record is not None:
         checkpoints["retain_only"] = known
     for note in notes:
         say(note)
-    lm = build_lm(o, settings)
+    lm = warm.lm(o, checkpoints["original"], settings)
     along = () if models is None else models.strengths or ()
     known_as = checkpoints | {f"at {alpha!r}": identify(models.at(alpha)) for alpha in along if models is not None}
-    stage = stages(partial, provenance.fingerprint(tasks, lm, known_as, settings, others), hf.work(lm), say)
+    whole_run = provenance.fingerprint(tasks, lm, known_as, settings, others)
+    stage = stages(partial, whole_run, hf.work(lm), say, warm.common)
 
     def observe(
         alpha: float, low: Checkpoint = o, high: Checkpoint = u, fn: ControlFunction = mix
@@ -267,8 +314,14 @@ def run(
                 document["judged_generation"] = judged
         return splits | ability.evaluate(lm, others, settings.utility_limit, settings.apply_chat_template)
 
+    def plainly(model: str, alpha: float, low: Checkpoint = o, high: Checkpoint = u) -> dict[str, list[Document]]:
+        """What a checkpoint says as it is, which is the same in every run that asks it the same."""
+        of = {role: checkpoints[role] for role in {"original", ROLES[model]}}
+        key = provenance.observed(tasks, lm, of, settings, others)
+        return stage.shared(model, key, lambda: observe(alpha, low, high))
+
     say("evaluating the original")
-    seen: Observations = {"original": stage("original", lambda: observe(0))}
+    seen: Observations = {"original": plainly("original", 0)}
     firsts = {split: seen["original"][split][0] for split in tasks}
     if settings.reference_record is not None:
         mine = provenance.signature_of(benchmark, tasks, firsts, lm, Control("none", 1.0), settings, {})
@@ -290,7 +343,7 @@ def run(
         documents = seen["original"][kept]
         control = control_alpha(lm, models, settings.keep, metric, documents, measure, say, stage, beside)
     say("evaluating the unlearned model")
-    seen["uncontrolled"] = stage("uncontrolled", lambda: observe(1))
+    seen["uncontrolled"] = plainly("uncontrolled", 1)
     if models is not None:
         held = models.at(control.alpha)
         same = next((seen[model] for model, it in (("original", o), ("uncontrolled", u)) if it is held), None)
@@ -301,7 +354,7 @@ def run(
             seen["controlled"] = stage("controlled", lambda: observe(control.alpha, fn=models.fn))
     if settings.retain_model is not None:
         say("evaluating the retain-only model")
-        seen["retain_only"] = stage("retain_only", lambda: observe(1, base, r))
+        seen["retain_only"] = plainly("retain_only", 1, base, r)
     elif settings.reference_record is not None:
         seen["retain_only"] = {split: documents for split, documents in answered.items() if split in tasks}
     say("judging the generations by the original")

@@ -9,7 +9,7 @@ import typer
 from rich.text import Text
 
 from unlearn_metrics import __version__
-from unlearn_metrics.cli import imports, models, records
+from unlearn_metrics.cli import imports, models, records, sweep
 from unlearn_metrics.cli.console import err
 from unlearn_metrics.types import InputError
 
@@ -22,6 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(models.app)
+app.add_typer(sweep.app)
 app.add_typer(records.app)
 app.add_typer(imports.app, name="import")
 

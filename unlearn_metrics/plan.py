@@ -1,0 +1,254 @@
+"""A sweep's plan: YAML -> cells, each the arguments of one run and the folder it goes to. No model, no torch."""
+
+from __future__ import annotations
+
+import difflib
+import glob
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+
+import yaml
+from annotated_types import Ge, Gt, Le, MinLen
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+from unlearn_metrics.folder import RECORD, unfinished, write
+from unlearn_metrics.types import InputError, Settings, first_line
+
+T = TypeVar("T")
+Name = Annotated[str, MinLen(1)]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the grid. folder: within the sweep's. data: the benchmark's folder; None: the hub."""
+
+    folder: Path
+    original: str
+    unlearned: str
+    benchmark: str
+    data: Path | None
+    settings: Settings
+
+    def arguments(self) -> dict[str, Any]:
+        """What it asks for, as JSON has it: checkpoints, benchmark, and the settings that are not the default."""
+        given = asdict(self)
+        settings = given.pop("settings")
+        del given["folder"]
+        given |= {name: value for name, value in settings.items() if value != getattr(Settings, name)}
+        return dict(json.loads(json.dumps(given, default=str)))
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+
+
+# what the types of Settings leave open
+_LIMITS: dict[str, Any] = {
+    "keep": Annotated[float, Gt(0), Le(1)] | None,
+    "alpha": Annotated[float, Ge(0), Le(1)] | None,
+    "dtype": Literal["auto", "float32", "bfloat16", "float16"] | None,
+    "reference_from": Literal["retain_only", "uncontrolled", "original"],
+    **dict.fromkeys(("limit", "utility_limit"), Annotated[int, Ge(1)] | None),
+    "batch_size": Annotated[int, Ge(1)],
+    "seed": Annotated[int, Ge(0)],
+}
+# every setting of a run by its name; `name` is what a checkpoint is called
+_SETTINGS: dict[str, Any] = {
+    f.name: (_LIMITS.get(f.name, get_type_hints(Settings)[f.name]), f.default)
+    for f in fields(Settings)
+    if f.name != "name"
+}
+_CONTROL = {"control": (Literal["mix", "none"], "mix")}
+
+
+class _Grid(_Strict):
+    original: Name
+    unlearned: Name | Annotated[list[Name], MinLen(1)] | Annotated[dict[Name, Name], MinLen(1)]
+    benchmarks: Name | Annotated[list[Name], MinLen(1)]
+    data: Path | dict[Name, Path] | None = None
+    controls: Annotated[list[Any], MinLen(1)] = [{}]
+
+
+_Control: type[_Strict] = create_model("_Control", __base__=_Strict, **(_SETTINGS | _CONTROL))
+_Plan: type[_Grid] = create_model("_Plan", __base__=_Grid, **(_SETTINGS | _CONTROL))
+
+
+def read(path: Path) -> list[Cell]:
+    """The cells of a plan: benchmark by benchmark, checkpoint by checkpoint, control by control.
+
+    InputError, naming file and key, for what is no plan.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {first_line(error)}") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    plan: Any = _validated(_Plan, str(path), raw)
+    common = plan.model_dump(include=plan.model_fields_set & ({*_SETTINGS} | {*_CONTROL}))
+    controls = {}
+    for i, given in enumerate(plan.controls):
+        where = f"{path}: controls.{i}"
+        named = {"control": given} if isinstance(given, str) else given
+        own: Any = _validated(_Control, where, named)
+        own = own.model_dump(include=own.model_fields_set)
+        label = _label({"control": common.get("control", "mix")} | own)
+        if label in controls:
+            raise InputError(f"{where}: the same as another control, {label}")
+        controls[label] = _settings(where, common, own)
+    benchmarks = [plan.benchmarks] if isinstance(plan.benchmarks, str) else plan.benchmarks
+    for benchmark in plan.data if isinstance(plan.data, dict) else ():
+        if benchmark not in benchmarks:
+            raise InputError(f"{path}: data.{benchmark}: not among the benchmarks, {', '.join(benchmarks)}")
+    checkpoints = _checkpoints(path, plan.unlearned)
+    named = isinstance(plan.unlearned, dict)
+    cells = [
+        Cell(
+            folder=Path(_safe(benchmark), _safe(label), control),
+            original=plan.original,
+            unlearned=unlearned,
+            benchmark=benchmark,
+            data=plan.data.get(benchmark) if isinstance(plan.data, dict) else plan.data,
+            settings=Settings(**settings, name=label if named else None),
+        )
+        for benchmark in benchmarks
+        for label, unlearned in checkpoints.items()
+        for control, settings in controls.items()
+    ]
+    for folder, count in Counter(cell.folder for cell in cells).items():
+        if count > 1:
+            raise InputError(f"{path}: {count} cells would be written to {folder}; name the checkpoints: NAME: FOLDER")
+    return cells
+
+
+def _validated(model: type[T], where: str, raw: Any) -> T:
+    if not isinstance(raw, dict):
+        raise InputError(f"{where}: expected keys and values, of {', '.join(_keys(model))}")
+    try:
+        return model(**{str(key): value for key, value in raw.items()})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = str(first["loc"][0])
+        if first["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(key, _keys(model), n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(_keys(model))}"
+            raise InputError(f"{where}: {key}: no such key; {hint}") from None
+        given = "" if first["type"] == "missing" else f", not {raw.get(key)!r}"[:200]
+        raise InputError(f"{where}: {key}: {first['msg'][:1].lower()}{first['msg'][1:]}{given}") from None
+
+
+def _keys(model: Any) -> list[str]:
+    return list(model.model_fields)
+
+
+def _settings(where: str, common: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of one control, which override the plan's; as the options of `score`."""
+    both = {**common, **own}
+    if own.get("keep") is not None and own.get("alpha") is not None:
+        raise InputError(f"{where}: keep and alpha exclude each other: calibrate, or mix at a given alpha")
+    if both.get("retain_model") is not None and both.get("reference_record") is not None:
+        raise InputError(f"{where}: retain_model and reference_record exclude each other")
+    if both.pop("control", "mix") == "none":
+        if named := [name for name in ("keep", "alpha") if own.get(name) is not None]:
+            raise InputError(f"{where}: control none takes no {named[0]}")
+        return both | {"keep": None, "alpha": None}
+    if "alpha" in own or (both.get("alpha") is not None and "keep" not in own):
+        return both | {"keep": None}
+    return both | {"alpha": None, "keep": 0.95 if both.get("keep") is None else both["keep"]}
+
+
+def _label(control: Mapping[str, Any]) -> str:
+    parts = [str(control.get("control", "mix"))]
+    for name, value in sorted(control.items()):
+        if name != "control":
+            parts.append(name + (f"{value:g}" if isinstance(value, float) else str(value)))
+    return _safe("-".join(parts))
+
+
+def _safe(name: str) -> str:
+    """A name that is one folder, and no hidden one."""
+    return re.sub(r"[^\w.=+-]+", "_", name).lstrip(".")[:150] or "_"
+
+
+def _checkpoints(path: Path, given: str | list[str] | dict[str, str]) -> dict[str, str]:
+    """label -> checkpoint. A label is the end of the path, as much of it as tells the checkpoints apart."""
+    if isinstance(given, dict):
+        return given
+    found: list[str] = []
+    for pattern in [given] if isinstance(given, str) else given:
+        if glob.has_magic(pattern):
+            folders = sorted((p for p in glob.glob(pattern) if Path(p).is_dir()), key=_natural)
+            if not folders:
+                raise InputError(f"{path}: unlearned: no folder matches {pattern}")
+            found += folders
+        else:
+            found.append(pattern)
+    found = list(dict.fromkeys(name.rstrip("/") for name in found))
+    parts = [re.split(r"/+", name) for name in found]
+    for depth in range(1, max(map(len, parts)) + 1):
+        labels = ["_".join(p[-depth:]) for p in parts]
+        if len({*map(_safe, labels)}) == len(labels):
+            break
+    return dict(zip(labels, found, strict=True))
+
+
+def _natural(path: str) -> list[Any]:
+    """checkpoint-9 before checkpoint-10."""
+    return [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in re.split(r"(\d+)", path) if part]
+
+
+def shard(cells: Sequence[Cell], index: int, count: int) -> list[Cell]:
+    """Every count-th checkpoint of a benchmark with all its controls, from the index-th (1 = the first); single cells
+    where there are fewer checkpoints than shards. All shards together are all cells, each once."""
+    pairs = list(dict.fromkeys((cell.benchmark, cell.unlearned) for cell in cells))
+    if len(pairs) < count:
+        return list(cells[index - 1 :: count])
+    mine = set(pairs[index - 1 :: count])
+    return [cell for cell in cells if (cell.benchmark, cell.unlearned) in mine]
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """'2/8' as (2, 8). InputError unless 1 <= 2 <= 8."""
+    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise InputError(f"--shard {text!r} is not i/n with i from 1 to n, for example 2/8")
+    return int(found[1]), int(found[2])
+
+
+# --- what has become of a cell: its folder, and a note beside it ----------------------------------------------------
+
+
+def note_path(out: Path, cell: Cell) -> Path:
+    folder = out / cell.folder
+    return folder.with_name(folder.name + ".json")
+
+
+def note(out: Path, cell: Cell, error: str | None) -> None:
+    """Say beside the cell's folder what it was asked for, and why it failed, if it did."""
+    path = note_path(out, cell)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(cell.arguments() | {"error": error}, indent=2) + "\n"
+    write(path, lambda file: file.write(text.encode()))
+
+
+def noted(out: Path, cell: Cell) -> dict[str, Any] | None:
+    """What stands beside the cell's folder; None if nothing that can be read does."""
+    try:
+        found = json.loads(note_path(out, cell).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def state(out: Path, cell: Cell) -> str:
+    """ "done", "unfinished", "failed: why" or "to do", by what lies in the folder."""
+    if (out / cell.folder / RECORD).exists():
+        return "done"
+    if error := (noted(out, cell) or {}).get("error"):
+        return f"failed: {str(error).strip().splitlines()[-1]}"  # of a traceback: what it ended with
+    return "unfinished" if unfinished(out / cell.folder) else "to do"
