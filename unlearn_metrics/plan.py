@@ -63,7 +63,7 @@ _SETTINGS: dict[str, Any] = {
     for f in fields(Settings)
     if f.name != "name"
 }
-_CONTROL = {"control": (Literal["mix", "none"], "mix")}
+_SETTINGS = {"control": (Literal["mix", "none"], "mix")} | _SETTINGS
 
 
 class _Grid(_Strict):
@@ -74,8 +74,8 @@ class _Grid(_Strict):
     controls: Annotated[list[Any], MinLen(1)] = [{}]
 
 
-_Control: type[_Strict] = create_model("_Control", __base__=_Strict, **(_SETTINGS | _CONTROL))
-_Plan: type[_Grid] = create_model("_Plan", __base__=_Grid, **(_SETTINGS | _CONTROL))
+_Control: type[_Strict] = create_model("_Control", __base__=_Strict, **_SETTINGS)
+_Plan: type[_Grid] = create_model("_Plan", __base__=_Grid, **_SETTINGS)
 
 
 def read(path: Path) -> list[Cell]:
@@ -90,7 +90,7 @@ def read(path: Path) -> list[Cell]:
     except yaml.YAMLError as error:
         raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     plan: Any = _validated(_Plan, str(path), raw)
-    common = plan.model_dump(include=plan.model_fields_set & ({*_SETTINGS} | {*_CONTROL}))
+    common = plan.model_dump(include=plan.model_fields_set & {*_SETTINGS})
     controls = {}
     for i, given in enumerate(plan.controls):
         where = f"{path}: controls.{i}"
@@ -153,7 +153,9 @@ def _settings(where: str, common: Mapping[str, Any], own: Mapping[str, Any]) -> 
         raise InputError(f"{where}: keep and alpha exclude each other: calibrate, or mix at a given alpha")
     if both.get("retain_model") is not None and both.get("reference_record") is not None:
         raise InputError(f"{where}: retain_model and reference_record exclude each other")
-    if both.pop("control", "mix") == "none":
+    none = both.get("control") == "none"
+    both = {name: value for name, value in both.items() if hasattr(Settings, name)}
+    if none:
         if named := [name for name in ("keep", "alpha") if own.get(name) is not None]:
             raise InputError(f"{where}: control none takes no {named[0]}")
         return both | {"keep": None, "alpha": None}

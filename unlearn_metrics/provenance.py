@@ -133,7 +133,10 @@ def fingerprint(
 
 
 # settings that choose the control, the reference, the intervals and the name, and change nothing that a model says
-AFTERWARDS = ("keep", "alpha", "name", "retain_model", "reference_record", "reference_from", "seed")
+AFTERWARDS = (
+    *("keep", "alpha", "name", "seed"),
+    *("retain_model", "reference_record", "reference_from", "gibberish_model"),
+)
 
 
 def observed(

@@ -281,7 +281,9 @@ def run(
         earlier, known, answered = open_reference(
             settings.reference_record, settings.reference_from, benchmark, tasks, settings.limit
         )
-    reader = None if settings.gibberish_model is None else classifier.open_classifier(settings.gibberish_model)
+    reader = None
+    if (judge_of_language := settings.gibberish_model) is not None:
+        reader = warm("classifier", judge_of_language, make=lambda: classifier.open_classifier(judge_of_language))
     say(f"checking {original} and {unlearned}")
     o, u = open_pair(original, unlearned, warm)
     models = None if settings.uncontrolled else family_of(settings, o, u)

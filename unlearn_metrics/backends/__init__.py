@@ -66,7 +66,7 @@ def similar_strength(lm: LM, requests: Sequence[Instance]) -> list[float]:
         if not isinstance(lm, HFLM):
             return [math.nan] * len(missing)
         model = causal(lm)
-        pairs = [hf.encode(model, r.args[0], r.args[1], name_of(r)) for r in missing]
+        pairs = [_encode(model, r) for r in missing]
         drafts = [getattr(r, "draft", None) for r in missing]
         known = {
             pair: TokenScores.from_lists(draft.resps[0])
@@ -91,7 +91,7 @@ def _scores(lm: LM, requests: Sequence[Instance]) -> Sequence[TokenScores | Flag
             raise NotImplementedError  # a chat that the server renders
         if not tokenized:
             return bisection.by_words(lm, [r.args for r in requests])
-        pairs = [hf.encode(lm, r.args[0], r.args[1], name_of(r)) for r in requests]
+        return hf.token_scores(model, [_encode(model, r) for r in requests])
         if _is(lm, "lm_eval.models.openai_completions", "LocalCompletionsAPI"):
             return returned.server_scores(lm, pairs)
         if _is(lm, "lm_eval.models.vllm_causallms", "VLLM"):
@@ -140,6 +140,15 @@ def greedy_until(lm: LM, requests: Sequence[Instance]) -> list[str]:
 
     sampled = any(r.args[1].get("do_sample") for r in requests)
     return compute(requests) if sampled else _cached(lm, "generate_until", requests, compute)
+
+
+def _encode(lm: HFLM, request: Instance) -> hf.Pair:
+    """Tokenized once: the same is asked of every checkpoint whose parameters the model takes on."""
+    known: dict[tuple[str, str], hf.Pair] = lm.__dict__.setdefault("unlearn_encoded", {})
+    key = request.args[0], request.args[1]
+    if key not in known:
+        known[key] = hf.encode(lm, *key, name_of(request))
+    return known[key]
 
 
 def causal(lm: LM) -> HFLM:
