@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from unlearn_metrics import plan, runs
+from unlearn_metrics import plan, runs, score
 from unlearn_metrics.types import InputError, Settings
 
 DEMO = Path(__file__).parent.parent / "unlearn_metrics" / "demo"
@@ -35,7 +35,7 @@ def write_plan(path: Path, **more: object) -> Path:
         "data": str(DEMO / "data"),
         "retain_model": str(CHECKPOINTS / "retain"),
         "controls": ["none", {"keep": 0.9}],
-        "limit": 12,
+        "limit": 6,
     }
     path.write_text(yaml.safe_dump(grid | more))
     return path
@@ -68,7 +68,7 @@ def swept(tmp_path_factory) -> tuple[Path, Path]:
 def test_a_cell_is_what_score_gives(swept, tmp_path):
     """The last cell: by then the model has been four others, and most of what it says was said for other cells. The
     work counted is that of a run alone, too."""
-    given = ("--original", CHECKPOINTS / "original", "--benchmark", "demo", "--data", DEMO / "data", "--limit", 12)
+    given = ("--original", CHECKPOINTS / "original", "--benchmark", "demo", "--data", DEMO / "data", "--limit", 6)
     given += ("--retain-model", CHECKPOINTS / "retain", "--unlearned", CHECKPOINTS / "moderate", "--keep", 0.9)
     assert run("score", *given, "--out", tmp_path / "alone").returncode == 0
     (alone,) = read(tmp_path / "alone").values()
@@ -90,40 +90,46 @@ def test_finished_cells_are_skipped_and_a_broken_one_does_not_stop_the_rest(swep
     assert f"demo/broken/none: failed: checkpoint {broken} is not a folder" in done.stderr
     assert "4 of 6 cells" in done.stdout
     assert {p: p.stat().st_mtime_ns for p in out.rglob("record.json")} == before
-    listed = run("sweep", longer, "--out", out, "--dry-run").stdout
-    assert listed.count("done") == 4
-    assert f"demo/broken/mix-keep0.9      failed: checkpoint {broken} is not a folder" in listed
+    states = {str(cell.folder): plan.state(out, cell) for cell in plan.read(longer)}
+    assert list(states.values()).count("done") == 4
+    assert states["demo/broken/mix-keep0.9"] == f"failed: checkpoint {broken} is not a folder"
     for note in (out / "demo").glob("broken/*.json"):
         note.unlink()
     # another plan's cells are neither taken for these nor written over
-    other = write_plan(tmp_path / "other.yaml", limit=11)
+    other = write_plan(tmp_path / "other.yaml", limit=5, unlearned=str(CHECKPOINTS / "excessive"))
     done = run("sweep", other, "--out", out)
     assert done.returncode == 1
-    assert "holds a run of something else: limit is 12 there, 11 here" in done.stderr
+    assert "holds a run of something else: limit is 6 there, 5 here" in done.stderr
     assert {p: p.stat().st_mtime_ns for p in out.rglob("record.json")} == before
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_a_sweep_that_was_interrupted_goes_on(swept, tmp_path, how):
-    path, whole = swept
-    out = tmp_path / "runs"
+def interrupted(path: Path, out: Path, at: str, how: signal.Signals) -> tuple[int, str]:
+    """(exit status, what was said after the line in which the signal was sent)."""
     command = [*COMMAND, "sweep", str(path), "--out", str(out), "--verbose"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=OFFLINE)
     assert process.stderr is not None
     for line in process.stderr:
-        if "demo/excessive/mix-keep0.9: alpha 0.75" in line:
+        if at in line:
             process.send_signal(how)
             break
     said = process.stderr.read()
-    assert process.wait() == (-signal.SIGKILL if how == signal.SIGKILL else 130)
-    if how == signal.SIGINT:
-        assert "interrupted: 1 of 4 cells are done; the same command goes on" in said
+    return process.wait(), said
+
+
+def test_a_sweep_that_was_interrupted_and_killed_goes_on(swept, tmp_path):
+    path, whole = swept
+    out = tmp_path / "runs"
+    status, said = interrupted(path, out, "demo/excessive/mix-keep0.9: alpha 0.75", signal.SIGINT)
+    assert status == 130
+    assert "interrupted: 1 of 4 cells are done; the same command goes on" in said
+    assert "Traceback" not in said
     assert read(out).keys() == {"demo/excessive/none"}
-    listed = run("sweep", path, "--out", out, "--dry-run").stdout
-    assert "demo/excessive/mix-keep0.9  unfinished" in listed
+    assert [plan.state(out, cell) for cell in plan.read(path)] == ["done", "unfinished", "to do", "to do"]
+    status, said = interrupted(path, out, "demo/moderate/mix-keep0.9: alpha 0.75", signal.SIGKILL)
+    assert status == -signal.SIGKILL
     done = run("sweep", path, "--out", out, "--verbose")
     assert done.returncode == 0, done.stderr
-    assert "retention at alpha 1.0: taken from an unfinished run" in done.stderr
+    assert "demo/moderate/mix-keep0.9: retention at alpha 1.0: taken from an unfinished run" in done.stderr
     assert read(out) == read(whole)
 
 
@@ -137,7 +143,7 @@ def test_two_processes_give_the_records_of_one(swept, tmp_path):
     ]
     assert [process.wait() for process in started] == [0, 0]
     assert read(out) == read(whole)
-    assert len(list((out / ".observed").glob("*/original.npz"))) == 1
+    assert len(list((out / ".observed").glob("*/value.npz"))) == 4  # the original, the retain-only model, two unlearned
     site = tmp_path / "site"
     assert run("leaderboard", out, "--out", site).returncode == 0
     assert len(json.loads((site / "leaderboard.json").read_text())["groups"]) >= 1
@@ -153,7 +159,7 @@ def test_accelerate_gives_the_records_of_one(swept, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     launcher += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
     launcher += ["--main_process_port", str(port), "-m", "unlearn_metrics.cli", "sweep"]
     threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # the launcher's own choice is 1
@@ -171,9 +177,7 @@ def test_ray_gives_the_records_of_one(swept, tmp_path):
     path, whole = swept
     done = run("sweep", path, "--out", tmp_path / "runs", "--ray", 1)
     assert done.returncode == 0, done.stderr
-    assert {k: v["scores"] for k, v in read(tmp_path / "runs").items()} == {
-        k: v["scores"] for k, v in read(whole).items()
-    }
+    assert read(tmp_path / "runs") == read(whole)
 
 
 def test_a_vocabulary_that_a_cell_resizes_does_not_reach_the_next(swept, tmp_path):
@@ -183,12 +187,12 @@ def test_a_vocabulary_that_a_cell_resizes_does_not_reach_the_next(swept, tmp_pat
     model.resize_token_embeddings(len(model.get_input_embeddings().weight) + 3, mean_resizing=False)
     model.save_pretrained(longer)
     AutoTokenizer.from_pretrained(CHECKPOINTS / "original").save_pretrained(longer)
-    names = {"longer": str(longer), "moderate": str(CHECKPOINTS / "moderate")}
-    path = write_plan(tmp_path / "plan.yaml", unlearned=names, controls=[{"keep": 0.9}])
-    done = run("sweep", path, "--out", tmp_path / "runs")
-    assert done.returncode == 0, done.stderr
-    found = read(tmp_path / "runs")["demo/moderate/mix-keep0.9"]
-    assert found | {"name": None} == read(swept[1])["demo/moderate/mix-keep0.9"] | {"name": None}
+    warm, settings = score.Warm(), Settings(keep=0.9, limit=6, retain_model=str(CHECKPOINTS / "retain"))
+    given = ("demo", DEMO / "data", settings)
+    score.run(str(CHECKPOINTS / "original"), str(longer), *given, warm=warm)
+    record, _ = score.run(str(CHECKPOINTS / "original"), str(CHECKPOINTS / "moderate"), *given, warm=warm)
+    found = json.loads(runs.RECORD_TYPE.dump_json(record))
+    assert {k: v for k, v in found.items() if k not in NEVER_EQUAL} == read(swept[1])["demo/moderate/mix-keep0.9"]
 
 
 # --- plans

@@ -148,21 +148,20 @@ class Stages:
         folder = self.common / fingerprint[:16]
         folder.mkdir(parents=True, exist_ok=True)
         with _turn(folder / "lock", self.say):
-            return self._kept(folder, name, compute)
+            return self._kept(folder / "value.npz", name, compute)
 
     def __call__(self, name: str, compute: Callable[[], T]) -> T:
         """The value of the stage: numbers, strings, None and TokenScores, in lists and dicts."""
-        return compute() if self.folder is None else self._kept(self.folder, name, compute)
+        return compute() if self.folder is None else self._kept(self.folder / f"{name}.npz", name, compute)
 
-    def _kept(self, folder: Path, name: str, compute: Callable[[], T]) -> T:
-        path = folder / f"{name}.npz"
+    def _kept(self, path: Path, name: str, compute: Callable[[], T]) -> T:
         if path.exists():
             try:
                 value, work, seconds = _read(path)
             except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
                 self.say(f"{path} cannot be used ({error}); doing it again")
             else:
-                self.say(f"{name}: taken from {'an unfinished run' if folder == self.folder else 'another run'}")
+                self.say(f"{name}: taken from {'an unfinished run' if path.parent == self.folder else 'another run'}")
                 self.work.update(work)
                 self.seconds += seconds
                 return value

@@ -49,6 +49,7 @@ class _Strict(BaseModel):
 
 # what the types of Settings leave open
 _LIMITS: dict[str, Any] = {
+    "control": Literal["mix", "trim", "layers", "temperature", "select", "none"],
     "keep": Annotated[float, Gt(0), Le(1)] | None,
     "alpha": Annotated[float, Ge(0), Le(1)] | None,
     "dtype": Literal["auto", "float32", "bfloat16", "float16"] | None,
@@ -63,7 +64,6 @@ _SETTINGS: dict[str, Any] = {
     for f in fields(Settings)
     if f.name != "name"
 }
-_SETTINGS = {"control": (Literal["mix", "none"], "mix")} | _SETTINGS
 
 
 class _Grid(_Strict):

@@ -118,7 +118,7 @@ def fingerprint(
     others: ability.Loaded,
 ) -> str:
     """sha256 over everything that determines what is observed: two runs with the same would see the same."""
-    code = {path.name: path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parent.rglob("*.py"))}
+    code = [path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parent.rglob("*.py"))]
     parts = {
         "checkpoints": {role: asdict(info) | {"path": None} for role, info in checkpoints.items()},
         "data": {split: task.data_sha256 for split, task in tasks.items()},
@@ -127,14 +127,14 @@ def fingerprint(
         "settings": asdict(settings)
         | dict.fromkeys(("name", "retain_model", "reference_record"))
         | resolved(lm, settings),
-        "software": software() | {"code": short_hash(code.values())},
+        "software": software() | {"code": short_hash(code)},
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 # settings that choose the control, the reference, the intervals and the name, and change nothing that a model says
 AFTERWARDS = (
-    *("keep", "alpha", "name", "seed"),
+    *("control", "keep", "retention_metric", "alpha", "layers", "trajectory", "name", "seed"),
     *("retain_model", "reference_record", "reference_from", "gibberish_model"),
 )
 

@@ -318,7 +318,9 @@ def run(
 
     def plainly(model: str, alpha: float, low: Checkpoint = o, high: Checkpoint = u) -> dict[str, list[Document]]:
         """What a checkpoint says as it is, which is the same in every run that asks it the same."""
-        of = {role: checkpoints[role] for role in {"original", ROLES[model]}}
+        of = {"original": checkpoints["original"]}
+        if model != "original":
+            of["checkpoint"] = checkpoints[ROLES[model]]
         key = provenance.observed(tasks, lm, of, settings, others)
         return stage.shared(model, key, lambda: observe(alpha, low, high))
 

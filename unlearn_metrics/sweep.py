@@ -170,8 +170,12 @@ def on_ray(cells: Sequence[Cell], out: Path, workers: int) -> Iterator[Outcome]:
     try:
         there = ray.cluster_resources()
         share = {"num_gpus": 1} if there.get("GPU") else {"num_cpus": max(1, int(there["CPU"]) // workers)}
-        pool = ActorPool([ray.remote(**share)(_Worker).remote(out) for _ in range(workers)])
+        pool = ActorPool([ray.remote(**share)(_Worker).remote(out.resolve()) for _ in range(workers)])
         yield from pool.map_unordered(lambda worker, cell: worker.score.remote(cell), cells)
+    except ray.exceptions.RayError as lost:
+        raise InputError(
+            f"a worker was lost ({first_line(lost)}); the same command goes on from what is complete"
+        ) from None
     finally:
         ray.shutdown()
 

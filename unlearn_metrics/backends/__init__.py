@@ -84,14 +84,14 @@ def similar_strength(lm: LM, requests: Sequence[Instance]) -> list[float]:
 def _scores(lm: LM, requests: Sequence[Instance]) -> Sequence[TokenScores | FlagScores]:
     if isinstance(lm, HFLM) or getattr(lm, "backend", "causal") != "causal":
         model = causal(lm)
-        return hf.token_scores(model, [hf.encode(model, r.args[0], r.args[1], name_of(r)) for r in requests])
+        return hf.token_scores(model, [_encode(model, r) for r in requests])
     tokenized = isinstance(lm, TemplateLM) and getattr(lm, "tokenizer", None) is not None
     try:
         if not all(isinstance(r.args[0], str) for r in requests):
             raise NotImplementedError  # a chat that the server renders
         if not tokenized:
             return bisection.by_words(lm, [r.args for r in requests])
-        return hf.token_scores(model, [_encode(model, r) for r in requests])
+        pairs = [hf.encode(lm, r.args[0], r.args[1], name_of(r)) for r in requests]
         if _is(lm, "lm_eval.models.openai_completions", "LocalCompletionsAPI"):
             return returned.server_scores(lm, pairs)
         if _is(lm, "lm_eval.models.vllm_causallms", "VLLM"):

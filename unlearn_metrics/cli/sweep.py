@@ -15,6 +15,7 @@ from unlearn_metrics.types import InputError
 
 if TYPE_CHECKING:
     from unlearn_metrics.plan import Cell
+    from unlearn_metrics.score import Warm
 
 app = typer.Typer()
 
@@ -28,7 +29,7 @@ app = typer.Typer()
     "controls: [none, {control: mix, keep: 0.95}]\n\n"
     "[bold]Examples[/]: unlearn-metrics sweep plan.yaml --out runs/\n\n"
     "unlearn-metrics sweep plan.yaml --out runs/ --shard 2/8\n\n"
-    "accelerate launch --num_processes 4 -m unlearn_metrics.cli sweep plan.yaml --out runs/"
+    "accelerate launch --multi_gpu --num_processes 4 -m unlearn_metrics.cli sweep plan.yaml --out runs/"
 )
 def sweep(
     plan_file: Annotated[Path, typer.Argument(metavar="PLAN", help="YAML; see docs/sweep.md.")],
@@ -54,8 +55,8 @@ def sweep(
         raise InputError("--ray and --shard exclude each other")
     part = plan.parse_shard(shard) if shard is not None else None
     hush()
+    from unlearn_metrics import score
     from unlearn_metrics import sweep as job
-    from unlearn_metrics.score import Warm
 
     launched = None if dry_run else job.launched()
     if launched is not None:
@@ -63,7 +64,7 @@ def sweep(
             raise InputError("under accelerate or torchrun each process takes its own part: no --shard and no --ray")
         part = launched[:2]
     mine = plan.shard(cells, *part) if part is not None else cells
-    warm = Warm(out_folder / job.COMMON)
+    warm = score.Warm(out_folder / job.COMMON)
     job.check(cells, warm)
     if dry_run:
         _list(mine, out_folder)
@@ -85,15 +86,13 @@ def _list(cells: list[Cell], out_folder: Path) -> None:
 
 
 def _run(
-    cells: list[Cell], out_folder: Path, warm: object, ray: int | None, verbose: bool, part: tuple[int, int] | None
+    cells: list[Cell], out_folder: Path, warm: Warm, ray: int | None, verbose: bool, part: tuple[int, int] | None
 ) -> int:
     """How many cells failed."""
     from tqdm import tqdm
 
     from unlearn_metrics import sweep as job
-    from unlearn_metrics.score import Warm
 
-    assert isinstance(warm, Warm)
     shown = "" if part is None else f"shard {part[0]} of {part[1]}: "
     err.print(f"{shown}{len(cells)} cells")
     done, failures, scored, seconds = 0, [], 0, 0.0
