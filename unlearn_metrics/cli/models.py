@@ -58,9 +58,10 @@ class DType(StrEnum):
     float16 = "float16"
 
 
-Original = Annotated[str, typer.Option(help="Checkpoint before unlearning: a folder, or a hub id[@revision].")]
+Original = Annotated[str, typer.Option(help="Checkpoint before unlearning: a folder, or a hub id or ID@REVISION.")]
 Unlearned = Annotated[
-    str | None, typer.Option(help="Checkpoint after unlearning, or a LoRA adapter: a folder, or a hub id[@revision].")
+    str | None,
+    typer.Option(help="Checkpoint after unlearning, or a LoRA adapter: a folder, or a hub id or ID@REVISION."),
 ]
 Data = Annotated[
     Path | None,
@@ -101,12 +102,14 @@ IncludePath = Annotated[Path | None, typer.Option(help="Folder with task YAML of
 UtilityLimit = Annotated[int | None, typer.Option(help="Only the first N documents of each of these tasks.", min=1)]
 Keep = Annotated[
     float | None,
-    typer.Option(help="Calibrate: the largest alpha that keeps this share of the original's retention [0.95]."),
+    typer.Option(
+        help="Calibrate: the largest alpha that keeps this share of the original's retention (default: 0.95)."
+    ),
 ]
 RetentionMetric = Annotated[
     str | None,
     typer.Option(
-        help="What --keep keeps: a metric of the retain split, or TASK.METRIC of one of --utility-tasks "
+        help="What --keep keeps: a metric of the retain split, or TASK.METRIC of one of --utility-tasks"
         "[extraction_strength]. What takes text (rouge, extraction_strength_similar) is slower.",
         metavar="METRIC",
     ),
@@ -138,7 +141,9 @@ Gibberish = Annotated[
 ]
 GibberishModel = Annotated[
     str | None,
-    typer.Option(help="Or this one: a folder, or a hub id[@revision], with a label 'clean'.", metavar="ID_OR_FOLDER"),
+    typer.Option(
+        help="Or this one: a folder, or a hub id or ID@REVISION, with a label 'clean'.", metavar="ID_OR_FOLDER"
+    ),
 ]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="All metrics, and the work done.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run that --out already holds.")]
