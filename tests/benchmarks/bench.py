@@ -411,7 +411,9 @@ def main() -> None:
     lines = []
     for part in args.parts or jobs:
         note(f"({part})")
-        lines += jobs[part]()
+        found = jobs[part]()
+        note("\n".join(found))  # what a run that is cut short has shown so far
+        lines += found
     git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
