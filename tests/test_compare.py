@@ -401,10 +401,11 @@ def test_the_collapsed_model_beside_the_moderate_one(tmp_path):
     )
     assert quality.startswith("Forget quality: moderate is worse than excessive by extraction_strength (forget)")
     assert any("read forget quality together with retention" in note for note in result["notes"])
-    scores = runs.load_record(tmp_path / "moderate").scores["uncontrolled"]
+    record = runs.load_record(tmp_path / "moderate")
+    stored = {**record.scores["uncontrolled"], "": record.composites["uncontrolled"]}
     for test in result["tests"]:
         if test["unscored"] == 0:
-            assert test["value_run"] == pytest.approx(scores[test["split"]][test["metric"]].value)
+            assert test["value_run"] == pytest.approx(stored[test["split"]][test["metric"]].value)
     assert {f.name for f in dataclasses.fields(Comparison)} == result.keys()
     help_ = cli("compare", "--help").stdout
     assert "Examples" in help_

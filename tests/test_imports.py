@@ -235,7 +235,7 @@ def test_command_line_and_rescoring(tmp_path):
     mine, theirs = write(tmp_path / "a.json", tofu_log()), write(tmp_path / "b.json", tofu_log(shift=0.1))
     done = run("import", "tofu", mine, "--retain-log", theirs, "--out", tmp_path / "tofu")
     assert done.returncode == 0, done.stderr
-    assert "forget_quality, unlearned" in done.stdout
+    assert any(line.count("forget_quality") and "│" in line for line in done.stdout.splitlines())
     muse = write(tmp_path / "MUSE_EVAL.json", muse_log())
     done = run("import", "open-unlearning", muse, "--benchmark", "muse_news", "--out", tmp_path / "muse")
     assert done.returncode == 0, done.stderr
