@@ -23,6 +23,7 @@ from unlearn_metrics import runs, score
 from unlearn_metrics.backends.classifier import clean_probabilities, open_classifier
 from unlearn_metrics.metrics import METRICS, good
 from unlearn_metrics.metrics.fluency import distinct_1, distinct_2, gibberish, refusal, repetition, token_entropy
+from unlearn_metrics.rescore import changed, rescore
 from unlearn_metrics.types import InputError, Observations, RunRecord, Settings
 
 SHARED = Path(os.environ.get("UNLEARN_SHARED", Path(__file__).parent.parent.parent / "shared"))
@@ -242,4 +243,4 @@ def test_a_collapsed_model_is_disfluent(
     if name == "demo":
         assert len(str(record.settings["gibberish_sha256"])) == 64
         runs.save(tmp_path / "run", record, observations)
-        assert runs.changed(record, runs.rescore(tmp_path / "run"))[1] == []  # with neither model nor classifier
+        assert changed(record, rescore(tmp_path / "run"))[1] == []  # with neither model nor classifier

@@ -21,6 +21,7 @@ from unlearn_metrics.backends import hf, similar_strength
 from unlearn_metrics.backends.hf import Pair
 from unlearn_metrics.backends.similar import fewest_similar
 from unlearn_metrics.metrics.memorization import extraction_strength, extraction_strength_similar, similar
+from unlearn_metrics.rescore import changed, rescore
 from unlearn_metrics.types import Settings
 
 
@@ -210,7 +211,7 @@ def test_in_a_record(demo: Path, paper_data: Path, tmp_path: Path):
         runs.load_documents(tmp_path / "run")["uncontrolled"]["forget"][0]["revealed"]
         == (observations["uncontrolled"]["forget"][0]["revealed"])
     )
-    count, differing = runs.changed(record, runs.rescore(tmp_path / "run"))
+    count, differing = changed(record, rescore(tmp_path / "run"))
     assert (count > 0, differing) == (True, [])
 
 
