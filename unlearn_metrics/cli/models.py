@@ -109,8 +109,8 @@ Keep = Annotated[
 RetentionMetric = Annotated[
     str | None,
     typer.Option(
-        help="What --keep keeps: a metric of the retain split, or TASK.METRIC of one of --utility-tasks"
-        "[extraction_strength]. What takes text (rouge, extraction_strength_similar) is slower.",
+        help="What --keep keeps: a metric of the retain split, or TASK.METRIC of one of --utility-tasks "
+        "(default: extraction_strength). What takes text (rouge, extraction_strength_similar) is slower.",
         metavar="METRIC",
     ),
 ]
@@ -200,7 +200,7 @@ def score(
 ) -> None:
     """Control an unlearned checkpoint, score it beside the original, and write a run (record.json + Parquet)."""
     if control is ControlChoice.none and (keep, retention_metric, alpha, layers, trajectory) != (None,) * 5:
-        raise InputError("--control none takes no --keep, --retention-metric, --alpha, --layers or --trajectory")
+        raise InputError("--control none takes neither --keep, --retention-metric, --alpha, --layers nor --trajectory")
     settings = _settings(keep, retention_metric, alpha, limit, device, dtype, apply_chat_template, batch_size)
     settings = _controlled(settings, control.value, layers, trajectory)
     unlearned = _unlearned(unlearned, trajectory)
