@@ -237,8 +237,11 @@ def test_plan_is_the_grid(tmp_path):
         ({"unlearned": []}, "unlearned: "),
         ({"limit": 0}, "limit: input should be greater than or equal to 1, not 0"),
         ({"dtype": "int8"}, "dtype: input should be 'auto', 'float32', 'bfloat16' or 'float16', not 'int8'"),
-        ({"controls": [{"control": "mixx"}]}, "controls.0: control: input should be 'mix', "),
-        ({"controls": [{"control": "mixx"}]}, " or 'none', not 'mixx'"),
+        (
+            {"controls": [{"control": "mixx"}]},
+            "controls.0: control: input should be 'mix', 'trim', 'layers', 'temperature', 'select' or 'none', "
+            "not 'mixx'",
+        ),
         ({"controls": [{"keep": 0.9, "alpha": 0.5}]}, "controls.0: keep and alpha exclude each other"),
         ({"controls": [{"control": "none", "keep": 0.9}]}, "controls.0: control none takes no keep"),
         ({"controls": [{"keep": 0.9}, {"keep": 0.9}]}, "controls.1: the same as another control, mix-keep0.9"),

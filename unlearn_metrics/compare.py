@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from unlearn_metrics import report, runs, signature, stats
-from unlearn_metrics.composites import COMPOSITES, Model, Undefined, whole
+from unlearn_metrics.composites import COMPOSITES, Model, Undefined, applicable, whole
 from unlearn_metrics.metrics import METRICS, available, good, value
 from unlearn_metrics.types import Document, Floats, InputError, Observations, RunRecord, Score
 
@@ -270,19 +270,16 @@ def _composites(a: Run, b: Run, model: str, metrics: Collection[str], seed: int)
         asked = Model(held[model], seed, made.get("retain_only"), made.get("original"), run.record.benchmark)
         models.append(asked)
     tests = []
-    for name, composite in COMPOSITES.items():
+    for name, composite, about in applicable(models[0], model == "retain_only"):
         had = all(name in run.record.composites.get(model, {}) for run in (a, b))
-        if not (had if not metrics else {name, "all"} & {*metrics}) or (composite.compares and model == "retain_only"):
-            continue
-        about = models[0].about(composite.splits)
-        if not {*about} <= both.keys() or (composite.only is not None and a.record.benchmark not in composite.only):
+        if not (had if not metrics else {name, "all"} & {*metrics}):
             continue
         try:
             mine, theirs = (composite.fn(m) for m in models)
         except (Undefined, ValueError):  # it has no value in one of them; its record says why
             continue
         rows = min(len(mine), len(theirs))
-        clusters = min(len({d["cluster"] for d in models[0].splits[split]}) for split in about)
+        clusters = models[0].clusters(about)
         low, high = stats.interval((theirs[:rows] - mine[:rows])[1:], clusters)
         tests.append(
             Test(

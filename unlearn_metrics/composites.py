@@ -8,7 +8,7 @@ of a split and for all models, since they answered the same questions. docs/comp
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -89,6 +89,10 @@ class Model:
     def about(self, splits: Sequence[str]) -> Sequence[str]:
         """The splits of a composite, by the names that this benchmark has for them."""
         return (*self.membership, *(s for s in splits if s not in MEMBERSHIP)) if "holdout" in splits else splits
+
+    def clusters(self, splits: Sequence[str]) -> int:
+        """What an interval over several splits rests on: of the one with the fewest."""
+        return min(len({d["cluster"] for d in self.splits[split]}) for split in splits)
 
     def documents(self, split: str) -> Sequence[Document]:
         if not self.splits.get(split):
@@ -360,22 +364,28 @@ def compose(
     if original is splits:
         model._original = model
     result = {}
-    for name, composite in COMPOSITES.items():
-        about = model.about(composite.splits)
-        if not set(about) <= model.splits.keys() or (composite.compares and reference is splits):
-            continue
-        if composite.only is not None and benchmark not in composite.only:
-            continue
+    for name, composite, about in applicable(model, reference is splits):
         n = sum(len(model.splits[split]) for split in about)
         try:
             values = composite.fn(model)
         except Undefined as why:
             result[name] = Score(None, None, None, 0, n, str(why))
         else:
-            # what an interval over several splits rests on is the one with the fewest clusters
-            fewest = min(len({d["cluster"] for d in model.splits[split]}) for split in about)
-            result[name] = Score(float(values[0]), *stats.interval(values[1:], fewest), n, 0)
+            result[name] = Score(float(values[0]), *stats.interval(values[1:], model.clusters(about)), n, 0)
     return result
+
+
+def applicable(model: Model, is_reference: bool) -> Iterator[tuple[str, Composite, Sequence[str]]]:
+    """(name, composite, the splits that it is about) of those that can be asked of a model.
+
+    is_reference: whether it is the retain-only model itself, which is not compared with itself.
+    """
+    for name, composite in COMPOSITES.items():
+        about = model.about(composite.splits)
+        if not set(about) <= model.splits.keys() or (composite.compares and is_reference):
+            continue
+        if composite.only is None or model.benchmark in composite.only:
+            yield name, composite, about
 
 
 def whole(splits: Splits) -> dict[str, list[Document]]:

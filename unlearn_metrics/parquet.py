@@ -22,8 +22,8 @@ def read(path: Path, columns: Mapping[str, pa.DataType], needed: Iterable[str], 
     """The table in a file. Strings stay in dictionaries (STRING), so that a small file can't unfold to a huge table.
 
     columns: the types of all columns that there may be; needed: those that there must be; but: those to leave unread.
-    InputError for another
-    column or type, for a column that comes twice, and for what is no Parquet file or unfolds beyond LIMITS.
+    InputError for another column or type, for a column that comes twice, and for what is no Parquet file or unfolds
+    beyond LIMITS.
     """
     try:
         if not path.is_file():  # a pipe would never end

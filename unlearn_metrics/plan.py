@@ -17,7 +17,7 @@ from annotated_types import Ge, Gt, Le, MinLen
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from unlearn_metrics.folder import RECORD, unfinished, write
-from unlearn_metrics.types import InputError, Settings, first_line
+from unlearn_metrics.types import ControlChoice, InputError, Settings, first_line
 
 T = TypeVar("T")
 Name = Annotated[str, MinLen(1)]
@@ -49,7 +49,7 @@ class _Strict(BaseModel):
 
 # what the types of Settings leave open
 _LIMITS: dict[str, Any] = {
-    "control": Literal["mix", "trim", "layers", "temperature", "select", "none"],
+    "control": ControlChoice,
     "keep": Annotated[float, Gt(0), Le(1)] | None,
     "alpha": Annotated[float, Ge(0), Le(1)] | None,
     "dtype": Literal["auto", "float32", "bfloat16", "float16"] | None,

@@ -8,7 +8,7 @@ import importlib.metadata
 import json
 import platform
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -20,6 +20,7 @@ from unlearn_metrics import __version__, ability, report, signature
 from unlearn_metrics.backends import hf
 from unlearn_metrics.harness import TokenScoreTask
 from unlearn_metrics.runs import SCHEMA
+from unlearn_metrics.signature import short_hash
 from unlearn_metrics.types import (
     CheckpointInfo,
     Control,
@@ -139,16 +140,10 @@ AFTERWARDS = (
 )
 
 
-def observed(
-    tasks: Tasks,
-    lm: HFLM,
-    checkpoints: Mapping[str, CheckpointInfo],
-    settings: Settings,
-    others: ability.Loaded,
-) -> str:
-    """The fingerprint of what one model says: two runs with the same observe the same of it, whatever else differs."""
+def asked(settings: Settings) -> Settings:
+    """What of the settings changes what a model says: runs with the same fingerprint of this observe the same of it."""
     defaults: dict[str, Any] = {name: getattr(Settings, name) for name in AFTERWARDS}
-    return fingerprint(tasks, lm, checkpoints, replace(settings, **defaults), others)
+    return replace(settings, **defaults)
 
 
 def software() -> dict[str, str]:
@@ -215,7 +210,3 @@ def signature_of(
 
 def others_hash(others: ability.Loaded, settings: Settings) -> str:
     return short_hash([str(settings.utility_limit), *(ability.data_hash(loaded) for loaded in others.values())])
-
-
-def short_hash(parts: Iterable[str]) -> str:
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:8]

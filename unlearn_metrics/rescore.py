@@ -33,9 +33,10 @@ def rescore(folder: Path, more: Iterable[str] = ()) -> RunRecord:
             raise InputError(f"unknown metric '{name}'; there are {', '.join(METRICS)}")
     record = runs.load_record(folder)
     had = {(m, split): names for m, splits in record.scores.items() for split, names in splits.items()}
-    splits = runs.load_splits(folder, moments=bool({"all", "min_k_plus_plus"} & {*more}.union(*had.values())))
+    moments = bool({"all", "min_k_plus_plus"} & {*more}.union(*had.values()))
+    splits = runs.load_splits(folder, moments)
     attacked = any(split.startswith("holdout") for _, split in splits)  # then composites take all attacks there are
-    if attacked:
+    if attacked and not moments:
         splits = runs.load_splits(folder)
     seed = found if isinstance(found := record.settings.get("seed"), int) else 0
 

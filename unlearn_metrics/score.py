@@ -142,29 +142,29 @@ def check_retention_metric(
     raise InputError(f"unknown --retention-metric '{metric}'; there are {usable or 'none'}{hint}")
 
 
-def retention_of(
-    lm: HFLM, tasks: Mapping[str, harness.TokenScoreTask], others: ability.Loaded, settings: Settings
-) -> Callable[[], float]:
-    """A function that measures retention on the calibrating half of the documents, under the model as it is."""
+def observer(
+    lm: HFLM, tasks: Mapping[str, harness.TokenScoreTask], others: ability.Loaded, settings: Settings, step: int = 1
+) -> Callable[[], list[Document]]:
+    """A function that observes every step-th document that the retention metric is of, under the model as it is."""
     metric, split = settings.retention_metric, kept_on(settings.retention_metric)
     chat, samples = settings.apply_chat_template, dict[str, list[int]]()
     if split in others:
-        for name, i in ability.places(others[split], settings.utility_limit)[0::2]:
+        for name, i in ability.places(others[split], settings.utility_limit)[::step]:
             samples.setdefault(name, []).append(i)
         only = {split: others[split]}
-        return lambda: mean_retention(metric, ability.evaluate(lm, only, None, chat, samples)[split])
-    return metric_on(lm, tasks[split], metric, settings, step=2)
+        return lambda: ability.evaluate(lm, only, None, chat, samples)[split]
+    return observer_of(lm, tasks[split], metric, settings, step)
 
 
-def metric_on(
+def observer_of(
     lm: HFLM, task: harness.TokenScoreTask, metric: str, settings: Settings, step: int = 1
-) -> Callable[[], float]:
-    """A function that measures one metric on every step-th document of a task, under the model as it is."""
+) -> Callable[[], list[Document]]:
+    """A function that observes what one metric needs of every step-th document of a task."""
     task = copy.copy(task)
     task.metrics = [metric]  # what others need is not asked for
     samples = {task.task_name: [*range(len(task.eval_docs))][: settings.limit : step]}
     chat = settings.apply_chat_template
-    return lambda: mean_retention(metric, harness.evaluate(lm, {"": task}, None, chat, samples)[""])
+    return lambda: harness.evaluate(lm, {"": task}, None, chat, samples)[""]
 
 
 def mean_retention(metric: str, documents: Sequence[Document]) -> float:
@@ -179,16 +179,15 @@ def control_alpha(
     keep: float,
     metric: str,
     documents: Sequence[Document],
-    measure: Callable[[], float],
+    half: Callable[[], list[Document]],
     say: Callable[[str], None],
     stage: Stages,
-    beside: Callable[[], float] | None = None,
+    beside: Callable[[], list[Document]] | None = None,
 ) -> Control:
     """Calibrate a control so that retention is at least keep times the original's.
 
-    documents: the original's, of the split that the metric is of; measure: the mean of the metric over the calibrating
-    half of them, under the model as it is; beside: what else is measured at each strength. Leaves the model at the last
-    alpha tried.
+    documents: the original's, of the split that the metric is of; half: observes the calibrating half of them, and
+    beside what else is measured at each strength, under the model as it is. Leaves the model at the last alpha tried.
     """
     calibrating, held_out = halves(documents)
     if not held_out:
@@ -201,12 +200,12 @@ def control_alpha(
             f"the original model's {metric} on the {kept_on(metric)} documents is {target / keep:g}: there is nothing "
             "to keep; check the checkpoint and the prompt format, or pass --alpha or --control none"
         )
-    measures = [measure] if beside is None else [measure, beside]
+    observers = [half] if beside is None else [half, beside]
     found: dict[float, list[float]] = {}
 
     def controlled(alpha: float) -> list[float]:
         mix_into(lm.model, models.original, models.unlearned, alpha, models.fn)
-        return [measure() for measure in measures]
+        return [mean_retention(metric, observe()) for observe in observers]
 
     def retention(alpha: float) -> float:
         value, *_ = found[alpha] = stage(f"retention at alpha {alpha!r}", lambda: controlled(alpha))
@@ -214,7 +213,7 @@ def control_alpha(
         return value
 
     alpha, trace = calibrate(retention, target, models.strengths)
-    achieved = {point.alpha: point.retention for point in trace}.get(alpha, mean_retention(metric, calibrating))
+    achieved = found[alpha][0] if alpha in found else mean_retention(metric, calibrating)
     return Control(
         method=models.method,
         alpha=alpha,
@@ -238,18 +237,13 @@ def calibrate_only(
 ) -> Control:
     """The control that `run` would choose, evaluating nothing but what it is calibrated on."""
     assert settings.keep is not None
-    metric, split = settings.retention_metric, kept_on(settings.retention_metric)
+    metric = settings.retention_metric
     tasks = {} if benchmark is None else harness.load(benchmark, data)
     others = ability.load(settings.utility_tasks, settings.include_path)
     check_retention_metric(metric, benchmark or "this command", tasks, others)
-    chat = settings.apply_chat_template
-    if split in others:
-        documents = ability.evaluate(lm, {split: others[split]}, settings.utility_limit, chat)[split]
-    else:
-        tasks[split].metrics = [metric]
-        documents = harness.evaluate(lm, {split: tasks[split]}, settings.limit, chat)[split]
-    measure = retention_of(lm, tasks, others, settings)
-    return control_alpha(lm, models, settings.keep, metric, documents, measure, say, Stages(None, hf.work(lm), say))
+    documents = observer(lm, tasks, others, settings)()
+    half = observer(lm, tasks, others, settings, step=2)
+    return control_alpha(lm, models, settings.keep, metric, documents, half, say, Stages(None, hf.work(lm), say))
 
 
 def run(
@@ -321,7 +315,7 @@ def run(
         of = {"original": checkpoints["original"]}
         if model != "original":
             of["checkpoint"] = checkpoints[ROLES[model]]
-        key = provenance.observed(tasks, lm, of, settings, others)
+        key = provenance.fingerprint(tasks, lm, of, provenance.asked(settings), others)
         return stage.shared(model, key, lambda: observe(alpha, low, high))
 
     say("evaluating the original")
@@ -340,12 +334,12 @@ def run(
     else:
         say(f"calibrating the control {models.method} on {metric}")
         assert settings.keep is not None
-        measure = retention_of(lm, tasks, others, settings)
+        half = observer(lm, tasks, others, settings, step=2)
         beside = None
         if models.strengths is not None and kept == "retain" and metric in tasks["forget"].metrics:
-            beside = metric_on(lm, tasks["forget"], metric, settings)
+            beside = observer_of(lm, tasks["forget"], metric, settings)
         documents = seen["original"][kept]
-        control = control_alpha(lm, models, settings.keep, metric, documents, measure, say, stage, beside)
+        control = control_alpha(lm, models, settings.keep, metric, documents, half, say, stage, beside)
     say("evaluating the unlearned model")
     seen["uncontrolled"] = plainly("uncontrolled", 1)
     if models is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from unlearn_metrics.types import Control, InputError
 
@@ -48,11 +48,16 @@ def ctl(control: Control) -> str:
         return "none"
     method = control.method
     if layers := control.parameters.get("layers"):
-        method += f"-{hashlib.sha256(layers.encode()).hexdigest()[:8]}"
+        method += f"-{short_hash([layers])}"
     if control.keep is None:
         return f"{method}.alpha{control.alpha:g}"
     metric = "es" if control.metric == "extraction_strength" else control.metric
     return f"{method}.{metric}.keep{control.keep:g}"
+
+
+def short_hash(parts: Iterable[str]) -> str:
+    """What a field tells of texts that are too long for it."""
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:8]
 
 
 def parse(line: str) -> dict[str, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
@@ -122,6 +123,21 @@ class MeanLoss:
     """
 
     loss: float
+
+
+# what has a mean loss
+Losses: TypeAlias = TokenScores | MeanLoss | FlagScores
+
+
+class ControlChoice(StrEnum):
+    """control.controls.CONTROLS, without importing torch (a test compares the two), and none."""
+
+    mix = "mix"
+    trim = "trim"
+    layers = "layers"
+    temperature = "temperature"
+    select = "select"
+    none = "none"
 
 
 @dataclass(frozen=True)

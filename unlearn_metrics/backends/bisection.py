@@ -62,9 +62,8 @@ def _bisect(
     lengths: dict[tuple[T, T], int], cut: Callable[[tuple[T, T], int], tuple[T, T]], ask: Ask[T]
 ) -> dict[tuple[T, T], int]:
     """The fewest units of each pair to reveal: all pairs' cuts of a round in one call, equal requests once."""
-    fewest = {
-        key: (-1, n) for key, n in lengths.items()
-    }  # the flag is false at the first (-1: not asked), true at the other
+    # the flag is false at the first (-1: not asked), true at the other
+    fewest = {key: (-1, n) for key, n in lengths.items()}
     points = dict.fromkeys(lengths, 0)
     while points:
         requests = {key: cut(key, j) for key, j in points.items()}

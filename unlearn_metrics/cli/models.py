@@ -13,7 +13,7 @@ import typer
 from rich.text import Text
 
 from unlearn_metrics.cli.console import err, hush, out, status, wide
-from unlearn_metrics.types import InputError, Settings
+from unlearn_metrics.types import ControlChoice, InputError, Settings
 
 if TYPE_CHECKING:  # torch and lm-eval take seconds to import: only the commands that need them do
     from unlearn_metrics.data import OwnData
@@ -28,15 +28,6 @@ class Method(StrEnum):  # control.controls.CONTROLS, without importing torch; a 
     layers = "layers"
     temperature = "temperature"
     select = "select"
-
-
-class ControlChoice(StrEnum):
-    mix = "mix"
-    trim = "trim"
-    layers = "layers"
-    temperature = "temperature"
-    select = "select"
-    none = "none"
 
 
 class StoredDType(StrEnum):

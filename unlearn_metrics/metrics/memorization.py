@@ -12,7 +12,7 @@ from statistics import fmean
 import numpy as np
 
 from unlearn_metrics.metrics.retention import lcs
-from unlearn_metrics.types import FlagScores, MeanLoss, TokenScores, is_forget
+from unlearn_metrics.types import FlagScores, Losses, TokenScores, is_forget
 
 
 def extraction_strength(answer: TokenScores | FlagScores) -> float:
@@ -59,12 +59,12 @@ def exact_memorization(answer: TokenScores) -> float:
     return math.nan if answer.unknown.any() else np.count_nonzero(answer.match) / len(answer)
 
 
-def mean_loss(answer: TokenScores | MeanLoss | FlagScores) -> float:
+def mean_loss(answer: Losses) -> float:
     """Mean negative log-likelihood in nats per token, end-of-sequence included; summed exactly."""
     return answer.loss
 
 
-def probability(answer: TokenScores | MeanLoss | FlagScores) -> float:
+def probability(answer: Losses) -> float:
     """exp(mean log p), end-of-sequence included: the length-normalised probability P(a|q)^(1/|a|).
 
     Source: Maini et al. 2024 (TOFU, arXiv 2401.06121), section 2.2.2.
@@ -72,14 +72,12 @@ def probability(answer: TokenScores | MeanLoss | FlagScores) -> float:
     return math.exp(-mean_loss(answer))
 
 
-def probability_wrong(wrong_answers: Sequence[TokenScores | MeanLoss | FlagScores]) -> float:
+def probability_wrong(wrong_answers: Sequence[Losses]) -> float:
     """Mean over the wrong answers of their length-normalised probability (OpenUnlearning's `Q_A_PERT_Prob`)."""
     return fmean([probability(w) for w in wrong_answers])
 
 
-def probability_normalised(
-    answer: TokenScores | MeanLoss | FlagScores, wrong_answers: Sequence[TokenScores | MeanLoss | FlagScores]
-) -> float:
+def probability_normalised(answer: Losses, wrong_answers: Sequence[Losses]) -> float:
     """p / (p + sum over the wrong answers' p), every p length-normalised. Computed in log space.
 
     Source: Maini et al. 2024 (TOFU), section 2.2.2, for Real Authors and World Facts. At high loss peers add 1e-10
@@ -91,8 +89,8 @@ def probability_normalised(
 
 
 def truth_ratio(
-    true_answer: TokenScores | MeanLoss | FlagScores,
-    wrong_answers: Sequence[TokenScores | MeanLoss | FlagScores],
+    true_answer: Losses,
+    wrong_answers: Sequence[Losses],
     split: str,
 ) -> float:
     """R = exp(L_true - mean_j L_wrong_j), L = mean loss: how much likelier the wrong answers are than the true one.
@@ -105,8 +103,6 @@ def truth_ratio(
     return math.exp(-abs(log_ratio)) if is_forget(split) else -math.expm1(min(log_ratio, 0))
 
 
-def log_truth_ratio(
-    true_answer: TokenScores | MeanLoss | FlagScores, wrong_answers: Sequence[TokenScores | MeanLoss | FlagScores]
-) -> float:
+def log_truth_ratio(true_answer: Losses, wrong_answers: Sequence[Losses]) -> float:
     """log R in nats. In log space because exp(L) overflows at the losses that excessive unlearning produces."""
     return mean_loss(true_answer) - fmean([mean_loss(w) for w in wrong_answers])

@@ -11,15 +11,15 @@ import zlib as _zlib
 import numpy as np
 
 from unlearn_metrics.metrics.memorization import mean_loss
-from unlearn_metrics.types import FlagScores, Floats, MeanLoss, TokenScores
+from unlearn_metrics.types import Floats, Losses, TokenScores
 
 
-def loss(answer: TokenScores | MeanLoss | FlagScores) -> float:
+def loss(answer: Losses) -> float:
     """Mean loss in nats per token, end-of-sequence included as in OpenUnlearning. Source: Yeom et al. 2018."""
     return mean_loss(answer)
 
 
-def zlib(answer: TokenScores | MeanLoss | FlagScores, reference: str) -> float:
+def zlib(answer: Losses, reference: str) -> float:
     """Mean loss over the bytes of the zlib-compressed answer text, with the space before it (OpenUnlearning).
 
     Source: Carlini et al. 2021 (arXiv 2012.07805), the Zlib attack.
