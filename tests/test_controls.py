@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,13 +17,15 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from unlearn_metrics import runs
 from unlearn_metrics.cli.models import ControlChoice, Method
 from unlearn_metrics.control import tensors
 from unlearn_metrics.control.controls import CONTROLS, family, steps, trim
 from unlearn_metrics.control.mixing import mix_into, write_mix
 from unlearn_metrics.control.tensors import from_memory
+from unlearn_metrics.folder import claim
 from unlearn_metrics.score import open_pair
-from unlearn_metrics.types import InputError
+from unlearn_metrics.types import Control, InputError
 
 DEMO = Path(__file__).parent.parent / "unlearn_metrics" / "demo" / "checkpoints"
 
@@ -273,8 +276,23 @@ def test_select_scores_the_latest_that_holds_and_draws_the_curve(trajectory, tmp
     left = record["scores"]["controlled"]["forget"]["extraction_strength"]["value"]
     assert trace[max(holding)][1] == pytest.approx(left, abs=1e-6)
     picture = (tmp_path / "run" / "trajectory.svg").read_text()
-    for text in (">2<", ">10<", ">30<", "extraction_strength on forget"):
-        assert text in picture
+    labels = re.findall(r">([\d, ]+)</text>", picture)
+    assert {"2", "10", "30"} <= {name for label in labels for name in label.split(", ")}
+    assert "extraction_strength on forget" in picture
+    # a cell of a sweep is the same run, picture included
+    plan = {"original": str(DEMO / "original"), "unlearned": str(trajectory / "checkpoint-30"), "benchmarks": "demo"}
+    plan |= {"data": str(DATA), "controls": [{"control": "select", "trajectory": str(trajectory)}], "limit": 20}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))  # which is YAML
+    done = run("sweep", tmp_path / "plan.json", "--out", tmp_path / "runs")
+    assert done.returncode == 0, done.stderr
+    (cell,) = (path.parent for path in (tmp_path / "runs" / "demo").glob("*/*/record.json"))
+    assert sorted(path.name for path in cell.iterdir()) == sorted(path.name for path in (tmp_path / "run").iterdir())
+    assert (cell / "trajectory.svg").read_text() == picture
+    # and a run without a trajectory in its place has none
+    found = runs.load_record(cell)
+    with claim(cell, overwrite=True):
+        runs.put(cell, replace(found, control=Control("none", 1.0)), runs.load_documents(cell))
+    assert not (cell / "trajectory.svg").exists()
 
 
 # --- as a model of lm-eval

@@ -24,6 +24,7 @@ from unlearn_metrics.types import TOKEN_SCORE_FIELDS, InputError, TokenScores
 
 T = TypeVar("T")
 RECORD, TOKENS, TEXTS = "record.json", "token_scores.parquet", "generations.parquet"
+CURVE = "trajectory.svg"  # of a run of the control `select`
 PARTIAL = ".partial"
 PLACE = "token scores"  # in a stage's JSON, {PLACE: i} stands for the i-th TokenScores of its arrays
 
@@ -36,7 +37,9 @@ def check_out(out: Path, overwrite: bool) -> None:
         if not overwrite:
             raise InputError(f"{out} already holds a run; choose another --out or pass --overwrite")
         return
-    ours = {TOKENS, TEXTS} if (out / PARTIAL).is_dir() else set()  # of a run that was killed while it was written
+    ours = (
+        {TOKENS, TEXTS, CURVE} if (out / PARTIAL).is_dir() else set()
+    )  # of a run that was killed while it was written
     if out.is_dir() and any(path.name not in ours for path in out.glob("[!.]*")):
         raise InputError(f"{out} is not empty and holds no run; choose another --out")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import re
@@ -17,9 +18,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
-from unlearn_metrics import parquet, signature, stats
+from unlearn_metrics import curve, parquet, signature, stats
 from unlearn_metrics.composites import COMPOSITES, compose
-from unlearn_metrics.folder import RECORD, TEXTS, TOKENS, claim, prepared
+from unlearn_metrics.folder import CURVE, RECORD, TEXTS, TOKENS, claim, prepared
 from unlearn_metrics.metrics import METRICS, values
 from unlearn_metrics.types import (
     TOKEN_SCORE_FIELDS,
@@ -107,15 +108,21 @@ def save(out: Path, record: RunRecord, observations: Observations, overwrite: bo
 
 
 def put(out: Path, record: RunRecord, observations: Observations) -> None:
-    """Write a run to a folder that is claimed. record.json comes last and vouches for the rest."""
+    """Write a run to a folder that is claimed: record, tables, and of `select` the curve of its trajectory.
+
+    record.json comes last and vouches for the rest.
+    """
     text = RECORD_TYPE.dump_json(record, indent=2) + b"\n"
     tokens, texts = _token_table(observations), _text_table(observations)
+    picture = curve.svg(record)
     with (
         prepared(out / RECORD, lambda file: file.write(text)),
         prepared(out / TEXTS, lambda file: pq.write_table(texts, file, compression="zstd")),
         prepared(out / TOKENS, lambda file: pq.write_table(tokens, file, compression="zstd")),
+        prepared(out / CURVE, lambda file: file.write(picture)) if picture else contextlib.nullcontext(),
     ):
         (out / RECORD).unlink(missing_ok=True)
+        (out / CURVE).unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> Any:

@@ -449,7 +449,7 @@ def _score(
     out_folder: Path | None,
     overwrite: bool,
 ) -> RunRecord:
-    from unlearn_metrics import curve, runs
+    from unlearn_metrics import runs
     from unlearn_metrics import score as main_job
     from unlearn_metrics.folder import claim
 
@@ -460,7 +460,6 @@ def _score(
     with status(out_folder) as say, claim(out_folder, overwrite) as kept:
         record, observations = job(say, kept)
         runs.put(out_folder, record, observations)
-        curve.put(out_folder, record)
     return record
 
 
