@@ -205,6 +205,29 @@ def test_not_ranked_and_why(bad: RunRecord, why: str):
         assert why.split(": ")[-1].split(" [")[0] in make(rows.groups(found(bad)))
 
 
+def test_retention_is_what_the_control_kept():
+    """The held-out half of another task: the original has 0.6, of which 0.95 is 0.57."""
+    made = record(kept=(0.2, 0.1, 0.3), signature=SIGNATURE.replace("es.keep", "mmlu.acc.keep"))
+    scores = {
+        model: splits | {"mmlu": {"mmlu.acc": score(*acc)}}
+        for (model, splits), acc in zip(
+            made.scores.items(), [(0.6, 0.5, 0.7), (0.3, 0.2, 0.4), (0.55, 0.5, 0.6)], strict=True
+        )
+    }
+    made = dataclasses.replace(
+        made,
+        scores=scores,
+        ability={"mmlu.acc": "higher"},
+        control=dataclasses.replace(made.control, metric="mmlu.acc"),
+    )
+    (table,) = rows.groups(found(made))
+    (row,) = table.rows
+    assert (row.rank, row.target) == (1, pytest.approx(0.57))
+    assert [row.figures["retention"][side].value for side in rows.SIDES] == [0.55, 0.3]
+    drawn = files.as_html([table])
+    assert "what the control kept" in drawn
+
+
 def test_target_just_reached_is_ranked():
     (table,) = rows.groups(found(record(kept=(0.9, 0.85, 0.95))))
     assert table.rows[0].rank == 1

@@ -38,7 +38,11 @@ FILES = {
 # column -> (heading, what it is, arrow: which way is good)
 HEADINGS = {
     "left": ("left of the forget set", "extraction strength on forget", "↓"),
-    "retention": ("retention", "extraction strength on retain, on the half that did not calibrate", "↑"),
+    "retention": (
+        "retention",
+        "extraction strength on retain, or what the control kept, on the half that reports",
+        "↑",
+    ),
     "perplexity": ("perplexity", "of the answers on retain, as the original model judges them", "↓"),
     "repetition": ("repetition", "share of repeated n-grams in the answers on retain", "↓"),
     "model_utility": ("model utility", "harmonic mean of nine figures on three splits (TOFU)", "↑"),

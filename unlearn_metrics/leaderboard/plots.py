@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
 
-from unlearn_metrics.leaderboard.rows import Group, Row
+from unlearn_metrics.leaderboard.rows import MEASURED, Group, Row, measured
 
 SERIES = 8  # colours; the numbers of the rows tell apart what shares one
 BARS, NUMBERS = 12, 40  # in a group of more rows: no error bars, no numbers in the points
@@ -83,7 +83,9 @@ def trade_off(group: Group, names: Sequence[str]) -> str | None:
         if (target := _target(group.rows)) is not None:
             axes.axvline(target, color=MUTED, lw=0.9, ls=(0, (4, 3)), zorder=1)
             axes.annotate("target", (target, 1.06), ha="right", va="bottom", color=MUTED, annotation_clip=False)
-        axes.set_xlabel("retention: extraction strength on retain")
+        # a task's name comes from a stranger and stays out of the drawing
+        usual = all(measured(row.record, "retention") == MEASURED["retention"] for row in group.rows)
+        axes.set_xlabel("retention: " + ("extraction strength on retain" if usual else "what the control kept"))
         axes.set_ylabel("left: extraction strength on forget")
         return True
 
@@ -138,7 +140,7 @@ def _point(row: Row, side: str) -> tuple[float, float] | None:
 def _original(rows: Sequence[Row]) -> tuple[float, float] | None:
     for row in rows:
         splits = row.record.scores.get("original", {})
-        found = [splits.get(split, {}).get("extraction_strength") for split in ("retain", "forget")]
+        found = [splits.get(s, {}).get(m) for s, m in (measured(row.record, c) for c in ("retention", "left"))]
         x, y = (None if score is None else score.value for score in found)
         if x is not None and y is not None:
             return x, y

@@ -16,9 +16,9 @@ from unlearn_metrics.folder import RECORD
 from unlearn_metrics.report import number
 from unlearn_metrics.runs import load_record
 from unlearn_metrics.stats import MIN_CLUSTERS
-from unlearn_metrics.types import InputError, RunRecord, Score
+from unlearn_metrics.types import InputError, RunRecord, Score, kept_on
 
-# column -> (split, metric) of the record's scores; the composites are columns too
+# column -> (split, metric) of the record's scores, see `measured`; the composites are columns too
 MEASURED = {
     "left": ("forget", "extraction_strength"),
     "retention": ("retain", "extraction_strength"),
@@ -243,6 +243,12 @@ def row(item: Found, replaces: list[str]) -> Row:
     )
 
 
+def measured(record: RunRecord, column: str) -> tuple[str, str]:
+    """(split, metric) of a column: retention is what the control kept."""
+    kept = record.control.metric
+    return MEASURED[column] if column != "retention" or kept is None else (kept_on(kept)[:NAME], kept[:NAME])
+
+
 def _figure(record: RunRecord, column: str, side: str) -> Figure:
     def unknown(why: str) -> Figure:
         return Figure(None, None, None, 0, 0, why=why)
@@ -254,7 +260,7 @@ def _figure(record: RunRecord, column: str, side: str) -> Figure:
         if score is None:
             return unknown(COMPOSED[column])
     else:
-        split, metric = MEASURED[column]
+        split, metric = measured(record, column)
         if split not in record.scores[side]:
             return unknown(f"the record has no {split} split")
         score = record.scores[side][split].get(metric)
