@@ -7,15 +7,22 @@ import sys
 from pathlib import Path
 
 import benchmarks_page
+import lm_eval
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import yaml
+from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from plain import LLAMA3, OFFLINE, ask, command, exact, forward, prob, read, strength, text_of, write
 from rouge_score import rouge_scorer
 
 import unlearn_metrics
-from unlearn_metrics import harness, runs
+from unlearn_metrics import harness, runs, score, signature
 from unlearn_metrics.metrics import JUDGED, METRICS, good
-from unlearn_metrics.types import InputError, is_forget
+from unlearn_metrics.rescore import changed, rescore
+from unlearn_metrics.types import InputError, Settings, is_forget
 
 BIN = Path(sys.executable).parent
 DEMO = Path(unlearn_metrics.__file__).parent / "demo"
@@ -98,9 +105,9 @@ def test_benchmarks_and_their_tasks(data):
     assert [t.task_name for t in harness.load("demo_suite", data).values()] == SUITES["demo"]
 
 
-def test_a_benchmark_of_lm_eval_s_own_tasks_says_how_to_run_it(data):
-    with pytest.raises(InputError, match=r"wmdp_bio, .*: run the group wmdp_suite by lm_eval"):
-        harness.load("wmdp", data)
+def test_a_benchmark_of_lm_eval_s_own_tasks_has_none_of_ours(data):
+    assert (harness.load("wmdp", data), harness.foreign("wmdp")) == ({}, LM_EVAL_OWN["wmdp"])
+    assert harness.foreign("demo") == harness.foreign(harness.OWN) == []
 
 
 @pytest.mark.parametrize("benchmark", SUITES)
@@ -333,3 +340,101 @@ def test_score_on_a_benchmark_of_several_parts(tmp_path):
     assert "forget_verbmem" in done.stdout
     again = command(*module, "rescore", "run", folder=tmp_path, env=OFFLINE)
     assert again.returncode == 0, again.stderr
+
+
+# --- WMDP: lm-eval's own tasks --------------------------------------------------------------------------------------
+
+LM_EVAL_TASKS = Path(lm_eval.__file__).parent / "tasks"
+DOMAINS = ("bio", "cyber", "chem")
+Asked = dict[str, list[tuple[str, int]]]  # task -> (prompt, label) of its questions
+
+
+def says(lm: HFLM, prompt: str) -> int:
+    """Which of A, B, C, D the model finds likeliest."""
+    pairs = [Instance("loglikelihood", {}, (prompt, f" {letter}"), i) for i, letter in enumerate("ABCD")]
+    return int(np.argmax([logprob for logprob, _ in lm.loglikelihood(pairs)]))
+
+
+@pytest.fixture(scope="module")
+def wmdp(tmp_path_factory) -> tuple[Path, Asked]:
+    """The repositories cais/wmdp and cais/mmlu in small: their configurations, splits, columns and Parquet files.
+
+    No model of this size answers such questions: right is what the demo's original says.
+    """
+    folder, asked, front = tmp_path_factory.mktemp("wmdp"), {}, {"cais/wmdp": [], "cais/mmlu": []}
+    original = HFLM(pretrained=str(DEMO / "checkpoints" / "original"), device="cpu", dtype="float32", batch_size=1)
+    rows = read(DEMO / "data" / "retain_perturbed.json") + read(DEMO / "data" / "forget_perturbed.json")
+    files = [LM_EVAL_TASKS / "wmdp" / f"wmdp_{domain}.yaml" for domain in DOMAINS]
+    files += sorted((LM_EVAL_TASKS / "mmlu" / "default").glob("mmlu_*.yaml"))
+    assert len(files) == 3 + 57
+    for i, file in enumerate(files):
+        task = yaml.safe_load(file.read_text())
+        name, config, hazard = task["task"], task["dataset_name"], i < 3
+        questions, asked[name] = [], []
+        for row in (rows[(7 * i + j) % len(rows)] for j in range(8 if hazard else 1)):
+            choices = [" ".join(wrong.split()[:3]) for wrong in row["perturbed_answer"][:4]]
+            options = "".join(f"{letter}. {text}\n" for letter, text in zip("ABCD", choices, strict=True))
+            prompt = f"{task['description']}{row['question']}\n{options}Answer:"
+            asked[name].append((prompt, says(original, prompt)))
+            questions.append({"question": row["question"], "choices": choices, "answer": asked[name][-1][1]})
+        repository = "cais/wmdp" if hazard else "cais/mmlu"
+        splits = ["test"] if hazard else ["test", "dev"]
+        for split in splits:
+            path = folder / repository / config / f"{split}-00000-of-00001.parquet"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pq.write_table(pa.Table.from_pylist(questions), path)
+        data_files = [{"split": split, "path": f"{config}/{split}-*"} for split in splits]
+        front[repository].append({"config_name": config, "data_files": data_files})
+    for repository, configs in front.items():
+        (folder / repository / "README.md").write_text(f"---\n{yaml.safe_dump({'configs': configs})}---\n")
+    return folder, asked
+
+
+def test_score_on_wmdp(tmp_path, wmdp):
+    """Forget is WMDP's accuracy by domain, what is kept is MMLU's; by lm-eval's own tasks."""
+    folder, asked = wmdp
+    given = ["--original", DEMO / "checkpoints" / "original", "--unlearned", DEMO / "checkpoints" / "excessive"]
+    given += ["--benchmark", "wmdp", "--data", folder, "--batch-size", 16, "--keep", 0.9, "--out", "run"]
+    module = (sys.executable, "-m", "unlearn_metrics.cli")
+    done = command(*module, "score", *map(str, given), folder=tmp_path, env=OFFLINE | {"COLUMNS": "160"})
+    assert done.returncode == 0, done.stderr
+    record = runs.load_record(tmp_path / "run")
+    domains = [f"wmdp_{domain}" for domain in DOMAINS]
+    assert record.ability == {f"{name}.acc": "lower" for name in domains} | {"mmlu.acc": "higher"}
+    assert list(record.scores["controlled"]) == [*domains, "mmlu", "mmlu_calibration"]
+    assert "|ctl:mix.mmlu.acc.keep0.9|" in record.signature
+    assert not {"util", "prompt"} & signature.parse(record.signature).keys()  # they are the benchmark, in `data`
+    unlearned = HFLM(pretrained=str(DEMO / "checkpoints" / "excessive"), device="cpu", dtype="float32", batch_size=1)
+    for name in domains:
+        right = [says(unlearned, prompt) == label for prompt, label in asked[name]]
+        assert record.scores["original"][name][f"{name}.acc"].value == 1
+        found = record.scores["uncontrolled"][name][f"{name}.acc"]
+        assert (found.value, found.n) == (pytest.approx(sum(right) / 8), 8)
+    control, mmlu = record.control, record.scores["controlled"]["mmlu_calibration"]["mmlu.acc"]
+    assert (control.metric, control.target) == ("mmlu.acc", pytest.approx(0.9))
+    assert mmlu.n == 29
+    assert control.achieved == pytest.approx(mmlu.value)
+    assert control.achieved >= 0.9 > control.trace[0].retention
+    accuracies = [record.scores["controlled"][name][f"{name}.acc"].value for name in domains]
+    words = ", ".join(f"{acc:.0%} ({domain})" for acc, domain in zip(accuracies, DOMAINS, strict=True))
+    assert (
+        "of WMDP's questions right (the original 100% (bio), 100% (cyber), 100% (chem); chance: 25%)" in record.verdict
+    )
+    assert 0 < control.alpha < 1
+    assert f"% of the original's mmlu.acc, and answers {words} right." in record.verdict
+    table = " ".join(done.stdout.split())
+    assert table.index("Forget quality") < table.index("wmdp_bio.acc ↓")
+    assert table.index("General ability") < table.index("mmlu.acc ↑") < table.index("Forget quality")
+    again = command(*module, "rescore", "run", folder=tmp_path, env=OFFLINE)
+    assert again.returncode == 0, again.stderr
+    assert changed(record, rescore(tmp_path / "run"))[1] == []
+    listed = command(*module, "leaderboard", "run", "--out", "site", folder=tmp_path, env=OFFLINE)
+    assert listed.returncode == 0, listed.stderr
+
+
+def test_wmdp_needs_both_repositories_and_has_one_limit(tmp_path, wmdp):
+    with pytest.raises(InputError, match="--limit is about them, not --utility-limit"):
+        score.open_tasks("wmdp", wmdp[0], Settings(utility_limit=3), score.Warm())
+    shutil.copytree(wmdp[0] / "cais" / "wmdp", tmp_path / "cais" / "wmdp")
+    with pytest.raises(InputError, match="mmlu"):
+        score.open_tasks("wmdp", tmp_path, Settings(), score.Warm())

@@ -224,7 +224,7 @@ def test_calibration_on_another_task(tmp_path, tasks):
     assert "|ctl:mix.tiny.acc.keep0.9|" in record.signature
     assert "; tiny.acc: 1.000 on the calibrating half (target 0.900 = 0.9 of" in " ".join(done.stdout.split())
     raw = record.scores["uncontrolled"]["tiny"]["tiny.acc"].value / record.scores["original"]["tiny"]["tiny.acc"].value
-    assert f"on the forget set and {raw:.0%} of its tiny.acc; mixed back to alpha" in record.verdict
+    assert f"on the forget set and {raw:.0%} of the original's tiny.acc; mixed back to alpha" in record.verdict
     assert run("rescore", tmp_path / "run").returncode == 0
     pair = ("--original", CHECKPOINTS / "original", "--unlearned", CHECKPOINTS / "excessive")
     mixed = run("control", "mix", *pair, *given, "--out", tmp_path / "mixed")
@@ -243,7 +243,7 @@ def test_calibration_on_another_metric(metric):
     record = calibrated(*beside("moderate", retention_metric=metric, limit=8))
     assert record.control.metric == metric
     assert f"|ctl:mix.{metric}.keep0.95|" in record.signature
-    assert f"of its {metric} on retain" in record.verdict
+    assert f"of the original's {metric} on retain" in record.verdict
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -13,14 +14,16 @@ from lm_eval.api.metrics import mean
 from lm_eval.api.model import LM
 
 from unlearn_metrics.harness import OurTaskManager, quiet
-from unlearn_metrics.types import Document, InputError, first_line
+from unlearn_metrics.types import Document, InputError, first_line, is_forget
 
 Loaded = Mapping[str, Mapping[str, Any]]
 
 
-def load(names: Sequence[str], include_path: Path | None = None) -> dict[str, dict[str, Any]]:
+def load(
+    names: Sequence[str], include_path: Path | None = None, folder: Path | None = None
+) -> dict[str, dict[str, Any]]:
     """name -> what lm-eval loads for it: a task, or a group with its tasks. Few-shot examples and their seed are as
-    lm-eval's command has them by default.
+    lm-eval's command has them by default. folder: with copies of their repositories on the hub, by name (cais/mmlu).
 
     InputError for an unknown name, data that cannot be read, and a task of which no figure can be kept.
     """
@@ -34,11 +37,15 @@ def load(names: Sequence[str], include_path: Path | None = None) -> dict[str, di
             hint = f"; did you mean {' or '.join(near)}?" if near else "; `lm_eval ls tasks` lists them"
             raise InputError(f"lm-eval has no task '{name}'{hint}")
         try:
-            with quiet():
+            # datasets takes a repository's name for a folder where there is one
+            with quiet(), contextlib.chdir(folder or Path()):
                 loaded[name] = dict(manager.load(name))
         except (OSError, ValueError) as error:  # datasets: no network, no such file
             raise InputError(f"cannot load the data of {name}: {first_line(error)}") from error
         for task in loaded[name]["tasks"].values():
+            repository = task.config.dataset_path
+            if folder is not None and not (folder / repository).is_dir():
+                raise InputError(f"{folder} holds no {repository}, a copy of that data set's repository on the hub")
             if task.get_config("num_fewshot") is None:
                 task.set_config(key="num_fewshot", value=0)
             task.set_fewshot_seed(seed=1234)
@@ -120,14 +127,16 @@ def places(tasks: Mapping[str, Any], limit: int | None) -> list[tuple[str, int]]
 
 
 def directions(loaded: Loaded) -> dict[str, Literal["higher", "lower"]]:
-    """NAME.METRIC, NAME.METRIC,FILTER -> which way is good, as the tasks say."""
+    """NAME.METRIC, NAME.METRIC,FILTER -> which way is good, as the tasks say; the other way where they ask for what is
+    to be forgotten."""
     found: dict[str, Literal["higher", "lower"]] = {}
     for name, tasks in loaded.items():
         for task in tasks["tasks"].values():
             for metric in sorted(_means(name, tasks)):
                 for filtered in (ensemble.name for ensemble in task._filters):
                     key = f"{name}.{metric}" + ("" if filtered == "none" else f",{filtered}")
-                    found[key] = "higher" if task.higher_is_better().get(metric, True) else "lower"
+                    up = task.higher_is_better().get(metric, True)
+                    found[key] = "higher" if up != is_forget(name) else "lower"
     return found
 
 

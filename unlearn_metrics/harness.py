@@ -36,12 +36,25 @@ def benchmarks() -> dict[str, list[str]]:
     return {name: list(cfg["task"]) for name, cfg in suites.items() if cfg}
 
 
+def foreign(benchmark: str) -> list[str]:
+    """The tasks of lm-eval's own that a benchmark is made of: WMDP."""
+    index = _manager({}).task_index
+    return [task for task in benchmarks().get(benchmark.removesuffix("_suite"), ()) if task not in index]
+
+
+def retention_metric(benchmark: str) -> str:
+    """What calibration keeps where a benchmark is made of lm-eval's tasks, unless the user says otherwise."""
+    suite = _manager({}).task_index[f"{benchmark.removesuffix('_suite')}_suite"].cfg or {}
+    return str(suite["metadata"]["retention_metric"])
+
+
 def _manager(metadata: dict[str, Any]) -> TaskManager:
     return OurTaskManager(include_defaults=False, metadata=metadata)
 
 
 def load(benchmark: str, source: Path | OwnData | None) -> dict[str, TokenScoreTask]:
-    """split -> task of a benchmark; its data in a local folder, the user's own, or None: on the hub.
+    """split -> task of a benchmark; its data in a local folder, the user's own, or None: on the hub. Empty where it is
+    made of lm-eval's own tasks: see `foreign`.
 
     InputError for an unknown benchmark, with near names, and for bad data.
     """
@@ -53,11 +66,8 @@ def load(benchmark: str, source: Path | OwnData | None) -> dict[str, TokenScoreT
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or known
         raise InputError(f"unknown benchmark '{benchmark}'; did you mean {' or '.join(near)}?")
     manager = _manager({} if source is None else {"data_dir": str(source)})
-    if foreign := [task for task in benchmarks()[name] if task not in manager.task_index]:
-        raise InputError(
-            f"{name} is made of lm-eval's own tasks ({', '.join(foreign)}): run the group {name}_suite by lm_eval, or "
-            "name them by --utility-tasks beside a benchmark"
-        )
+    if foreign(name):
+        return {}
     try:
         tasks = manager.load(f"{name}_suite")["tasks"]
     except (OSError, ValueError) as error:  # datasets: no such repository, no network, no such config

@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from lm_eval.models.huggingface import HFLM
 
-from unlearn_metrics import __version__, ability, report, signature
+from unlearn_metrics import __version__, ability, harness, report, signature
 from unlearn_metrics.backends import hf
 from unlearn_metrics.harness import TokenScoreTask
 from unlearn_metrics.runs import SCHEMA
@@ -192,15 +192,17 @@ def signature_of(
     others: ability.Loaded,
 ) -> str:
     """The signature of a run, see signature.py. firsts: the first document of each split, as it was asked."""
+    own = [name for name in harness.foreign(benchmark) if name in others]
+    beside = {name: loaded for name, loaded in others.items() if name not in own}
     fields = {
         "n": str(settings.limit or "all"),
         "tmpl": "chat" if settings.apply_chat_template else "none",
-        "prompt": short_hash(firsts[split]["prompt"] for split in tasks),
+        **({"prompt": short_hash(firsts[split]["prompt"] for split in tasks)} if tasks else {}),
         "eos": "prob+",
         "ctl": signature.ctl(control),
         "dtype": dtype(lm),
-        "data": short_hash(task.data_sha256 for task in tasks.values()),
-        **({"util": others_hash(others, settings)} if others else {}),
+        "data": short_hash([*(t.data_sha256 for t in tasks.values()), *(ability.data_hash(others[n]) for n in own)]),
+        **({"util": others_hash(beside, settings)} if beside else {}),
         "seed": str(settings.seed),
         "lm-eval": importlib.metadata.version("lm-eval"),
         "v": __version__,

@@ -61,9 +61,9 @@ def rows(names: Mapping[str, Collection[str]], everything: bool = False) -> list
 
 
 def facet_of(metric: str, split: str) -> str:
-    if metric not in METRICS:
+    if metric not in METRICS and not is_forget(split):
         return "General ability"
-    if METRICS[metric].facet == "fluency":
+    if metric in METRICS and METRICS[metric].facet == "fluency":
         return "Fluency"
     return "Forget quality" if is_forget(split) else "Knowledge retention"
 
@@ -213,30 +213,33 @@ def verdict(scores: Scores, control: Control, imported: Imported | None = None) 
             f"Imported from a log of {imported.format}: raw numbers of one checkpoint, without the original beside it "
             "and without a control, so they do not tell what the unlearning cost."
         )
-    metric, keeps = "extraction_strength", control.metric or "extraction_strength"
-
-    def value(model: str, split: str, metric: str) -> float | None:
-        score = scores.get(model, {}).get(split, {}).get(metric)
-        return None if score is None else score.value
+    hazards = hazardous(scores, "uncontrolled")
+    metric = "extraction_strength"
+    keeps = control.metric or (metric if hazards is None else "mmlu.acc")
 
     def share(model: str, split: str, metric: str) -> str | None:
-        mine, base = value(model, split, metric), value("original", split, metric)
+        mine, base = (_value(scores, of, split, metric) for of in (model, "original"))
         return None if mine is None or not base else f"{mine / base:.0%}"
-
-    def forgotten(model: str) -> str | None:
-        return share(model, "forget", metric)
 
     def retained(model: str) -> str | None:
         found = share(model, kept_on(keeps), keeps)
-        where = "on the retain set" if keeps == metric else f"of its {_named(keeps)}"
+        where = "on the retain set" if keeps == metric else f"of the original's {_named(keeps)}"
         return None if found is None else f"{found} {where}"
 
-    forget, retain = forgotten("uncontrolled"), retained("uncontrolled")
-    if forget is None or retain is None:
+    forget, retain = share("uncontrolled", "forget", metric), retained("uncontrolled")
+    if hazards is not None:
+        raw = f"As published, the unlearned model answers {hazards} of WMDP's questions right"
+        raw += f" (the original {hazardous(scores, 'original')}; chance: 25%)"
+        raw += "" if retain is None else f" and keeps {retain}"
+        left = hazardous(scores, "controlled")
+    elif forget is None or retain is None:
         which = metric if forget is None else keeps
         return f"The original model shows no {which} to compare with, so nothing can be said about forgetting."
-    raw = f"As published, the unlearned model keeps {forget} of the original's {metric} on the forget set and {retain}"
-    left, kept = forgotten("controlled"), retained("controlled")
+    else:
+        raw = f"As published, the unlearned model keeps {forget} of the original's {metric} on the forget set"
+        raw += f" and {retain}"
+        left = share("controlled", "forget", metric)
+    kept = retained("controlled")
     if left is None or kept is None:
         return raw + "; without a control the two cannot be told apart."
     if control.alpha == 0:
@@ -245,7 +248,20 @@ def verdict(scores: Scores, control: Control, imported: Imported | None = None) 
     if control.alpha == 1:
         return raw + "; it needs no control."
     how = "mixed back to" if control.method == "mix" else f"controlled by {control.method} at"
-    return f"{raw}; {how} alpha {control.alpha:.2g} it keeps {kept}, and {left} on the forget set is still there."
+    raw += f"; {how} alpha {control.alpha:.2g} it keeps {kept}, and "
+    return raw + (f"{left} on the forget set is still there." if hazards is None else f"answers {left} right.")
+
+
+def _value(scores: Scores, model: str, split: str, metric: str) -> float | None:
+    score = scores.get(model, {}).get(split, {}).get(metric)
+    return None if score is None else score.value
+
+
+def hazardous(scores: Scores, model: str) -> str | None:
+    """WMDP's accuracies in words: 31% (bio), 28% (cyber). None where they are not what is to be forgotten."""
+    splits = [] if "forget" in scores.get(model, {}) else [s for s in scores.get(model, {}) if is_forget(s)]
+    found = [(split, _value(scores, model, split, f"{split}.acc")) for split in splits]
+    return ", ".join(f"{acc:.0%} ({split.removeprefix('wmdp_')})" for split, acc in found if acc is not None) or None
 
 
 def moral(records: Mapping[str, RunRecord]) -> str:

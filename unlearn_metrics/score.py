@@ -41,7 +41,6 @@ from unlearn_metrics.types import (
     TokenScores,
     TracePoint,
     first_line,
-    is_forget,
     kept_on,
 )
 
@@ -120,6 +119,35 @@ def build_lm(checkpoint: Checkpoint, settings: Settings) -> HFLM:
             )
     except (OSError, ValueError, AttributeError, KeyError) as error:
         raise InputError(f"{checkpoint.name} cannot be loaded by transformers: {first_line(error)}") from None
+
+
+def open_tasks(
+    benchmark: str | None, data: Path | OwnData | None, settings: Settings, warm: Warm
+) -> tuple[dict[str, harness.TokenScoreTask], dict[str, dict[str, Any]], Settings]:
+    """(our tasks by split, lm-eval's own by name, the settings with what the benchmark decides).
+
+    InputError for what can't be loaded, or can't be calibrated on.
+    """
+
+    def load_tasks() -> dict[str, harness.TokenScoreTask]:
+        return {} if benchmark is None else harness.load(benchmark, data)
+
+    tasks = warm("tasks", benchmark, repr(data), make=load_tasks)
+    own = [] if benchmark is None else harness.foreign(benchmark)
+    if own:  # they are the benchmark
+        if settings.utility_limit is not None:
+            raise InputError(f"{benchmark} is made of lm-eval's tasks: --limit is about them, not --utility-limit")
+        given = settings.retention_metric
+        metric = harness.retention_metric(str(benchmark)) if given == Settings.retention_metric else given
+        settings = replace(settings, utility_limit=settings.limit, retention_metric=metric)
+    names, path, folder = settings.utility_tasks, settings.include_path, data if isinstance(data, Path) else None
+    others = dict(warm("own", *own, folder, make=lambda: ability.load(own, folder=folder)))
+    others |= warm("ability", names, path, make=lambda: ability.load(names, path))
+    if taken := [name for name in others if name in tasks or name.split("_")[0] == "forget"]:
+        raise InputError(f"the task {taken[0]} has the name of a split of {benchmark}; copy it under another")
+    if settings.keep is not None and not settings.uncontrolled:
+        check_retention_metric(settings.retention_metric, benchmark or "this command", tasks, others)
+    return tasks, others, settings
 
 
 def check_retention_metric(
@@ -236,11 +264,9 @@ def calibrate_only(
     say: Callable[[str], None],
 ) -> Control:
     """The control that `run` would choose, evaluating nothing but what it is calibrated on."""
+    tasks, others, settings = open_tasks(benchmark, data, settings, Warm())
     assert settings.keep is not None
     metric = settings.retention_metric
-    tasks = {} if benchmark is None else harness.load(benchmark, data)
-    others = ability.load(settings.utility_tasks, settings.include_path)
-    check_retention_metric(metric, benchmark or "this command", tasks, others)
     documents = observer(lm, tasks, others, settings)()
     half = observer(lm, tasks, others, settings, step=2)
     return control_alpha(lm, models, settings.keep, metric, documents, half, say, Stages(None, hf.work(lm), say))
@@ -263,14 +289,10 @@ def run(
     """
     start = time.monotonic()
     warm = warm or Warm()
-    tasks = warm("tasks", benchmark, repr(data), make=lambda: harness.load(benchmark, data))
-    names, path = settings.utility_tasks, settings.include_path
-    others = warm("ability", names, path, make=lambda: ability.load(names, path))
-    if taken := [name for name in others if name in tasks or is_forget(name)]:
-        raise InputError(f"the task {taken[0]} has the name of a split of {benchmark}; copy it under another")
+    tasks, others, settings = open_tasks(benchmark, data, settings, warm)
     metric, kept = settings.retention_metric, kept_on(settings.retention_metric)
-    if settings.keep is not None and not settings.uncontrolled:
-        check_retention_metric(metric, benchmark, tasks, others)
+    if settings.reference_record is not None and not tasks:
+        raise InputError(f"{benchmark} has no figure that needs a reference")
     if settings.reference_record is not None:
         earlier, known, answered = open_reference(
             settings.reference_record, settings.reference_from, benchmark, tasks, settings.limit
@@ -302,7 +324,7 @@ def run(
         alpha: float, low: Checkpoint = o, high: Checkpoint = u, fn: ControlFunction = mix
     ) -> dict[str, list[Document]]:
         mix_into(lm.model, low, high, alpha, fn)
-        splits = harness.evaluate(lm, tasks, settings.limit, settings.apply_chat_template)
+        splits = harness.evaluate(lm, tasks, settings.limit, settings.apply_chat_template) if tasks else {}
         documents = spoken(splits)
         for document, judged in zip(documents, judge(lm, documents), strict=True):
             document["self_judged_generation"] = judged

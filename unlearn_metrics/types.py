@@ -194,8 +194,9 @@ def kept_on(metric: str) -> str:
 
 
 def is_forget(split: str) -> bool:
-    """Whether a split is the forget set or a further part of it: "forget", "forget_verbmem"."""
-    return split.split("_")[0] == "forget"
+    """Whether a split is the forget set or a further part of it: "forget", "forget_verbmem"; and WMDP's questions, by
+    lm-eval's names: "wmdp_bio"."""
+    return split.split("_")[0] in ("forget", "wmdp")
 
 
 # model ("original", "uncontrolled", "controlled", "retain_only") -> split -> documents
