@@ -1,6 +1,10 @@
 """Fixtures that several test files share."""
 
+import os
 from pathlib import Path
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # a thread each: workers that all use all cores slow one another tenfold
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
