@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from lm_eval.api.metrics import mean
 from lm_eval.api.model import LM
 
 from unlearn_metrics.harness import OurTaskManager, quiet
-from unlearn_metrics.types import Document, InputError, first_line, is_forget
+from unlearn_metrics.types import Document, InputError, did_you_mean, first_line, is_forget
 
 Loaded = Mapping[str, Mapping[str, Any]]
 
@@ -33,9 +32,8 @@ def load(
     manager = OurTaskManager(include_path=include_path)
     for name in names:
         if name not in manager.task_index:
-            near = difflib.get_close_matches(name, list(manager.task_index), n=3, cutoff=0.6)
-            hint = f"; did you mean {' or '.join(near)}?" if near else "; `lm_eval ls tasks` lists them"
-            raise InputError(f"lm-eval has no task '{name}'{hint}")
+            hint = did_you_mean(name, manager.task_index, "`lm_eval ls tasks` lists them")
+            raise InputError(f"lm-eval has no task '{name}'; {hint}")
         try:
             # datasets takes a repository's name for a folder where there is one
             with quiet(), contextlib.chdir(folder or Path()):

@@ -16,7 +16,7 @@ from rich.text import Text
 from unlearn_metrics import report, runs, signature, stats
 from unlearn_metrics.composites import COMPOSITES, Model, Undefined, applicable, whole
 from unlearn_metrics.metrics import METRICS, available, good, value
-from unlearn_metrics.types import Document, Floats, InputError, Observations, RunRecord, Score
+from unlearn_metrics.types import Document, Floats, InputError, Observations, RunRecord, Score, did_you_mean
 
 LEVEL = 0.05
 Pairs: TypeAlias = dict[str, list[tuple[Document, Document]]]
@@ -100,7 +100,7 @@ def compare(
     """
     for name in metrics:
         if name not in METRICS and name not in COMPOSITES and name != "all":
-            raise InputError(f"unknown metric '{name}'; there are {', '.join([*METRICS, *COMPOSITES])}")
+            raise InputError(f"unknown metric '{name}'; {did_you_mean(name, [*METRICS, *COMPOSITES])}")
     model, found = _load(folders, model)
     notes = []
     pairs = list(itertools.combinations(found, 2)) if all_pairs else [(found[0], run) for run in found[1:]]

@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
 import datasets
@@ -19,7 +18,7 @@ import numpy as np
 
 from unlearn_metrics import stats
 from unlearn_metrics.metrics import METRICS
-from unlearn_metrics.types import TOKEN_SCORE_FIELDS, InputError, TokenScores
+from unlearn_metrics.types import TOKEN_SCORE_FIELDS, InputError, TokenScores, did_you_mean
 
 TEXT = datasets.Value("string")
 NUMBERS = {"revealed": datasets.Value("int32"), "clean_probability": datasets.Value("float64")}
@@ -41,8 +40,7 @@ def load(name: str, **kwargs: Any) -> evaluate.Metric:
     no mean}; with aggregate=False, {name: one value per document, NaN where there is none}.
     """
     if name not in METRICS:
-        near = difflib.get_close_matches(name, METRICS, n=3) or list(METRICS)
-        raise InputError(f"unknown metric '{name}'; did you mean {' or '.join(near)}?")
+        raise InputError(f"unknown metric '{name}'; {did_you_mean(name, METRICS)}")
     module = type(name, (_Module,), {"__doc__": METRICS[name].fn.__doc__})
     return module(**{"keep_in_memory": kwargs.get("num_process", 1) == 1} | kwargs)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from lm_eval.tasks import TaskManager
 from unlearn_metrics import tasks_path
 from unlearn_metrics.data import OwnData
 from unlearn_metrics.task import TokenScoreTask as TokenScoreTask  # the YAML and the entry point name it here
-from unlearn_metrics.types import Document, InputError, first_line
+from unlearn_metrics.types import Document, InputError, did_you_mean, first_line
 
 OWN = "custom"  # what a benchmark of the user's own data is called
 
@@ -63,8 +62,7 @@ def load(benchmark: str, source: Path | OwnData | None) -> dict[str, TokenScoreT
     known = list(benchmarks())
     name = benchmark.removesuffix("_suite")
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or known
-        raise InputError(f"unknown benchmark '{benchmark}'; did you mean {' or '.join(near)}?")
+        raise InputError(f"unknown benchmark '{benchmark}'; {did_you_mean(name, known)}")
     manager = _manager({} if source is None else {"data_dir": str(source)})
     if foreign(name):
         return {}

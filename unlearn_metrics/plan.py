@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import glob
 import json
 import re
@@ -17,7 +16,7 @@ from annotated_types import Ge, Gt, Le, MinLen
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from unlearn_metrics.folder import RECORD, unfinished, write
-from unlearn_metrics.types import ControlChoice, InputError, Settings, first_line
+from unlearn_metrics.types import ControlChoice, InputError, Settings, did_you_mean, first_line
 
 T = TypeVar("T")
 Name = Annotated[str, MinLen(1)]
@@ -135,9 +134,7 @@ def _validated(model: type[T], where: str, raw: Any) -> T:
         first = error.errors(include_url=False)[0]
         key = str(first["loc"][0])
         if first["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(key, _keys(model), n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(_keys(model))}"
-            raise InputError(f"{where}: {key}: no such key; {hint}") from None
+            raise InputError(f"{where}: {key}: no such key; {did_you_mean(key, _keys(model))}") from None
         given = "" if first["type"] == "missing" else f", not {raw.get(key)!r}"[:200]
         raise InputError(f"{where}: {key}: {first['msg'][:1].lower()}{first['msg'][1:]}{given}") from None
 

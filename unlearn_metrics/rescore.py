@@ -16,7 +16,7 @@ from unlearn_metrics import report, runs
 from unlearn_metrics.composites import digest
 from unlearn_metrics.folder import TOKENS
 from unlearn_metrics.metrics import ATTACKS, METRICS, available
-from unlearn_metrics.types import Document, InputError, Observations, RunRecord, Score, Scores
+from unlearn_metrics.types import Document, InputError, Observations, RunRecord, Score, Scores, did_you_mean
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -30,7 +30,7 @@ def rescore(folder: Path, more: Iterable[str] = ()) -> RunRecord:
     """
     for name in more:
         if name not in METRICS and name != "all":
-            raise InputError(f"unknown metric '{name}'; there are {', '.join(METRICS)}")
+            raise InputError(f"unknown metric '{name}'; {did_you_mean(name, METRICS)}")
     record = runs.load_record(folder)
     had = {(m, split): names for m, splits in record.scores.items() for split, names in splits.items()}
     moments = bool({"all", "min_k_plus_plus"} & {*more}.union(*had.values()))

@@ -5,8 +5,9 @@ Run records are plain dataclasses too; pydantic reads their types to validate a 
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -25,6 +26,14 @@ class InputError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.splitlines()))  # names and library errors may bring lines of their own
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
+    """For an InputError about an unknown name: those near it, or else what to do, by default all that there are."""
+    names = list(known)
+    if near := difflib.get_close_matches(name, names, n=3, cutoff=0.6):
+        return f"did you mean {' or '.join(near)}?"
+    return otherwise or f"there are {', '.join(names)}"
 
 
 def first_line(error: Exception) -> str:

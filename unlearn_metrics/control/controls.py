@@ -19,7 +19,7 @@ from unlearn_metrics.control.checkpoints import Checkpoint, check_finite, identi
 from unlearn_metrics.control.mixing import Blend, ControlFunction, blended, lerp, mix
 from unlearn_metrics.control.pairs import align
 from unlearn_metrics.control.tensors import LazyTensor
-from unlearn_metrics.types import InputError
+from unlearn_metrics.types import InputError, did_you_mean
 
 HALF = 16  # bits of a float32 that are counted at a time
 LAYER = re.compile(r"(?:^|\.)(\d+)\.")
@@ -251,7 +251,7 @@ def family(
     InputError for an unknown control, options that it has not, and a metric that it can't restore.
     """
     if method not in CONTROLS:
-        raise InputError(f"unknown control '{method}'; there are {', '.join(CONTROLS)}")
+        raise InputError(f"unknown control '{method}'; {did_you_mean(method, CONTROLS)}")
     control = CONTROLS[method]
     given = {"layers": layers, "trajectory": trajectory}
     for option, value in given.items():
