@@ -7,6 +7,7 @@ import math
 import os
 import pickle
 import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 
 from unlearn_metrics import runs, score
 from unlearn_metrics.backends.classifier import clean_probabilities, open_classifier
-from unlearn_metrics.metrics import METRICS, good
+from unlearn_metrics.metrics import METRICS, fluency, good
 from unlearn_metrics.metrics.fluency import distinct_1, distinct_2, gibberish, refusal, repetition, token_entropy
 from unlearn_metrics.rescore import changed, rescore
 from unlearn_metrics.types import InputError, Observations, RunRecord, Settings
@@ -49,6 +50,24 @@ nan = math.nan
 def test_diversity_by_hand(generation: str, one: float, two: float, entropy: float):
     found = [distinct_1(generation), distinct_2(generation), token_entropy(generation)]
     assert found == pytest.approx([one, two, entropy], abs=1e-12, nan_ok=True)
+
+
+texts = (
+    st.text()
+    | st.text(st.sampled_from("ab .,é_1\n\u2028\x1c\u200b"))
+    | st.lists(st.sampled_from("ab,"), max_size=40).map(" ".join)
+)
+
+
+@settings(deadline=None, max_examples=500)
+@given(texts)
+def test_words_and_their_ngrams_are_what_looking_at_the_whole_text_gives(text: str):
+    """Words made chunk by chunk, n-grams of a loop from longer ones: equal ones, in the same order."""
+    units = re.findall(r"\w+|[^\w\s]", text)
+    assert fluency.words(text) == (*units,)
+    for n in (1, 2, 3, 4):
+        counted = Counter(tuple(units[i : i + n]) for i in range(len(units) - n + 1))
+        assert list(fluency.ngrams(text, n).items()) == list(counted.items())
 
 
 words = st.lists(st.sampled_from(["a", "b", "Été", ",", "?"]), max_size=30)

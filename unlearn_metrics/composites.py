@@ -401,18 +401,20 @@ def whole(splits: Splits) -> dict[str, list[Document]]:
 def digest(documents: Sequence[Document], attacks: Collection[str] = ()) -> list[Document]:
     """What `compose` takes of documents, small enough to send to another process: figures instead of token scores.
 
-    documents: with a "logged" each; attacks: those that composites of the benchmark make, if any.
+    documents: with a "logged" each; attacks: those that composites of the benchmark make, if any. Texts are kept where
+    composites match documents by what was asked.
     """
     taken = {*(metric for _, metric in UTILITY), *MEMORIZATION, "gibberish", *attacks}
     names = [name for name in available(documents) if name in taken]
     result = []
     for d in documents:
-        brief: Document = {key: d[key] for key in ("id", "split", "cluster", "question", "reference") if key in d}
-        more = {name: value(name, d) for name in names if name not in d["logged"]}
-        brief["logged"] = d["logged"] | more if more else d["logged"]
+        brief: Document = {key: d[key] for key in ("id", "split", "cluster")}
+        brief["logged"] = {name: value(name, d) for name in names}
         if is_forget(d["split"]):  # for log_ratios
             losses = {role: d[role] for role in ("true_answer", "wrong_answers") if role in d}
             for role, scores in losses.items():
                 brief[role] = [MeanLoss(s.loss) for s in scores] if isinstance(scores, list) else MeanLoss(scores.loss)
+        if is_forget(d["split"]) or d["split"].startswith("holdout"):
+            brief |= {key: d[key] for key in ("question", "reference") if key in d}
         result.append(brief)
     return result

@@ -33,6 +33,7 @@ from unlearn_metrics.types import (
     Scores,
     TokenScores,
     first_line,
+    loss_of,
 )
 
 SCHEMA = "unlearn-metrics/record/2"
@@ -298,26 +299,27 @@ def _words(table: pa.Table, name: str) -> tuple[list[str], NDArray[np.integer]]:
 
 def _documents(folder: Path, model: str, split: str, texts: pa.Table, tokens: pa.Table | None) -> list[Document]:
     by_id: dict[int, Document] = {}
-    columns = {name: _plain(texts, name) for name in texts.column_names if name not in ("model", "split")}
-    for row in zip(*columns.values(), strict=True):
-        document: Document = {"split": split}
-        for name, found in zip(columns, row, strict=True):
-            if found is None:
-                continue
-            if name.startswith(LOGGED):
-                if not abs(found) <= MAX_NUMBER:
-                    raise InputError(f"{folder / TEXTS}: {name} is {found:g}, which is no figure")
-                document.setdefault("logged", {})[name.removeprefix(LOGGED)] = found
-            else:
-                document[name] = found
-        if "generation" in document:
+    names = [n for n in texts.column_names if n not in ("model", "split") and texts.column(n).null_count < len(texts)]
+    own, logged = [n for n in names if not n.startswith(LOGGED)], [n for n in names if n.startswith(LOGGED)]
+    spoken, judged = "generation" in own, "clean_probability" in own
+    for row in zip(*(_plain(texts, name) for name in own), strict=True):
+        document: Document = {"split": split} | {
+            n: found for n, found in zip(own, row, strict=True) if found is not None
+        }
+        if spoken and "generation" in document:
             document["judged_generation"] = None
-        if any(len(document.get(field, "")) > MAX_TEXT for field in ("reference", "generation")):
+        if max(len(document.get("reference", "")), len(document.get("generation", ""))) > MAX_TEXT:
             raise InputError(f"{folder / TEXTS}: a text has more than {MAX_TEXT:,} characters")
-        if not 0 <= document.get("clean_probability", 0) <= 1:
+        if judged and not 0 <= document.get("clean_probability", 0) <= 1:
             raise InputError(f"{folder / TEXTS}: {document['clean_probability']:g} is no probability")
         if by_id.setdefault(document["id"], document) is not document:
             raise InputError(f"{folder / TEXTS}: document {document['id']} of {model}, {split[:80]} is there twice")
+    for name in logged:
+        for document, figure in zip(by_id.values(), _plain(texts, name), strict=True):
+            if figure is not None and not abs(figure) <= MAX_NUMBER:
+                raise InputError(f"{folder / TEXTS}: {name} is {figure:g}, which is no figure")
+            if figure is not None:
+                document.setdefault("logged", {})[name.removeprefix(LOGGED)] = figure
     if tokens is None:
         return list(by_id.values())
     scored = _token_scores(tokens, folder / TOKENS)
@@ -328,12 +330,14 @@ def _documents(folder: Path, model: str, split: str, texts: pa.Table, tokens: pa
             raise InputError(f"{folder / TOKENS} holds token scores of no known document or role: {which}")
         if role == "wrong_answers":
             named.setdefault(role, []).append(scores)
-        elif named.get(role) is not None:
+            continue
+        if named.get(role) is not None:
             raise InputError(f"{folder / TOKENS}: {f'{(model, split, number)} {role!r}'[:200]} is there twice")
-        else:
-            named[role] = scores
-        length = len(scores) if role == "answer" and isinstance(scores, TokenScores) else np.inf
-        if not 0 <= named.get("revealed", 0) <= length:
+        named[role] = scores
+    for document in by_id.values() if "revealed" in own else ():
+        answer = document.get("answer")
+        length = len(answer) if isinstance(answer, TokenScores) else np.inf
+        if not 0 <= document.get("revealed", 0) <= length:
             raise InputError(f"{folder / TEXTS}: revealed is more than an answer has, or less than nothing")
     return list(by_id.values())
 
@@ -368,8 +372,22 @@ def _plain(table: pa.Table, name: str) -> list[Any]:
     return [words[i] for i in column.indices.fill_null(-1).to_pylist()]
 
 
+class _Stored(TokenScores):
+    """A row of the columns, cut out of their buffers when asked for: most metrics take the loss alone."""
+
+    def __init__(self, columns: Sequence[Any], start: int, stop: int, loss: float) -> None:
+        self.__dict__.update(columns=columns, start=start, stop=stop, loss=loss)
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in TOKEN_SCORE_FIELDS:
+            raise AttributeError(name)
+        found = dict(zip(TOKEN_SCORE_FIELDS, (c[self.start : self.stop] for c in self.columns), strict=True))
+        self.__dict__.update(found)
+        return found[name]
+
+
 def _token_scores(table: pa.Table, path: Path) -> Iterable[TokenScores | MeanLoss]:
-    """One for each row: slices of the columns' own buffers. A column that was not read is empty in each."""
+    """One for each row. A column that was not read is empty in each."""
     columns = [table.column(name).chunk(0) for name in TOKEN_SCORE_FIELDS if name in table.column_names]
     offsets = [column.offsets.to_numpy() for column in columns]
     starts = offsets[0] - offsets[0][0]
@@ -385,7 +403,7 @@ def _token_scores(table: pa.Table, path: Path) -> Iterable[TokenScores | MeanLos
         raise InputError(f"{path}: a log-probability is above 0")
     if any(np.isinf(values).any() for values in moments):
         raise InputError(f"{path}: a mean or variance is infinite")
-    losses = _plain(table, "loss") if "loss" in table.column_names else [None] * len(table)
+    losses, terms = _plain(table, "loss") if "loss" in table.column_names else [None] * len(table), logprob.tolist()
     for start, stop, loss in zip(starts[:-1].tolist(), starts[1:].tolist(), losses, strict=True):
         if loss is not None and not 0 <= loss <= MAX_NUMBER:
             raise InputError(f"{path}: {loss:g} is no mean loss")
@@ -394,7 +412,7 @@ def _token_scores(table: pa.Table, path: Path) -> Iterable[TokenScores | MeanLos
         elif stop - start < 2:
             raise InputError(f"{path}: an answer without tokens")
         else:
-            yield TokenScores(*[column[start:stop] for column in flat])
+            yield _Stored(flat, start, stop, loss_of(terms[start:stop]))
 
 
 def _rows(observations: Observations) -> Iterable[tuple[str, str, Document]]:

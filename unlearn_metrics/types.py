@@ -45,6 +45,11 @@ def first_line(error: Exception) -> str:
 OTHER, UNKNOWN = -1, -2
 
 
+def loss_of(logprobs: Sequence[float]) -> float:
+    """Mean negative log-likelihood in nats per token; summed exactly."""
+    return -math.fsum(logprobs) / len(logprobs)
+
+
 @dataclass(frozen=True, eq=False)
 class TokenScores:
     """What one teacher-forced pass says of an answer y_1..y_n and of the end-of-sequence token after it.
@@ -78,7 +83,7 @@ class TokenScores:
     @cached_property
     def loss(self) -> float:
         """Mean negative log-likelihood in nats per token, end-of-sequence included; summed exactly."""
-        return -math.fsum(self.logprob.tolist()) / len(self.logprob)
+        return loss_of(self.logprob.tolist())
 
     def to_lists(self) -> list[list[float]]:
         """[tokens, argmax, logprob, mean, variance]: lm-eval turns what is not a list into a string in its samples."""

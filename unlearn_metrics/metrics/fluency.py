@@ -9,10 +9,12 @@ import math
 import re
 from collections import Counter
 from functools import lru_cache
+from itertools import chain
 from statistics import fmean
 
 import numpy as np
 
+from unlearn_metrics.metrics.retention import Memo
 from unlearn_metrics.types import TokenScores
 
 NAN = math.nan
@@ -21,17 +23,33 @@ NAN = math.nan
 @lru_cache(maxsize=2)  # several metrics ask for the same text in turn
 def words(text: str) -> tuple[str, ...]:
     """Words and punctuation marks, each a unit."""
-    return tuple(re.findall(r"\w+|[^\w\s]", text))
+    return tuple(chain.from_iterable(map(_units.__getitem__, text.split())))
 
 
-def ngrams(units: tuple[str, ...], n: int) -> list[tuple[str, ...]]:
-    return list(zip(*(units[i:] for i in range(n)), strict=False))
+_units = Memo(re.compile(r"\w+|[^\w\s]").findall)  # what stands between spaces comes again and again
+
+
+LONGEST = 4  # n-grams that a metric asks for
+
+
+@lru_cache(maxsize=LONGEST)
+def ngrams(text: str, n: int) -> Counter[tuple[str, ...]]:
+    """How often each n-gram of words comes, in the order in which they first do."""
+    units = words(text)
+    if n == LONGEST or len({*units}) * 4 >= len(units):
+        return Counter(zip(*(units[i:] for i in range(n)), strict=False))
+    # a loop has few longer n-grams, and all but the last n-gram begin one
+    found: Counter[tuple[str, ...]] = Counter()
+    for longer, times in ngrams(text, n + 1).items():
+        found[longer[:-1]] += times
+    found[units[-n:]] += 1
+    return found
 
 
 def _distinct(generation: str, n: int) -> float:
     """Different n-grams of words over all of them. NaN below n words."""
-    found = ngrams(words(generation), n)
-    return len(set(found)) / len(found) if found else NAN
+    found = ngrams(generation, n)
+    return len(found) / found.total() if found else NAN
 
 
 def distinct_1(generation: str) -> float:
@@ -59,13 +77,10 @@ def repetition(generation: str) -> float:
     return NAN if math.isnan(distinct) else 1 - distinct
 
 
-def _entropy(found: list[tuple[str, ...]]) -> float:
-    """In bits."""
-    total = len(found)
-    if len(set(found)) == total:  # sooner known than counted, and common
-        return math.log2(total)
-    # n-grams that come equally often are summed at once
-    return sum(m * k / total * math.log2(total / k) for k, m in Counter(Counter(found).values()).items())
+def _entropy(generation: str, n: int) -> float:
+    """Of its n-grams, in bits. n-grams that come equally often are summed at once."""
+    often, total = Counter(ngrams(generation, n).values()), max(0, len(words(generation)) - n + 1)
+    return sum(m * k / total * math.log2(total / k) for k, m in often.items())
 
 
 def token_entropy(generation: str) -> float:
@@ -74,8 +89,8 @@ def token_entropy(generation: str) -> float:
     Source: Yuan et al. 2024 (arXiv 2410.08109), token entropy; they count the tokens of the model's tokenizer, we
     `words`, so that models with different tokenizers compare. NaN below two words, where they say 0.
     """
-    found = ngrams(words(generation), 1)
-    return _entropy(found) / math.log2(len(found)) if len(found) > 1 else NAN
+    n = len(words(generation))
+    return _entropy(generation, 1) / math.log2(n) if n > 1 else NAN
 
 
 def ngram_entropy(generation: str) -> float:
@@ -84,10 +99,9 @@ def ngram_entropy(generation: str) -> float:
     Source: Zhang et al. 2018 (arXiv 1809.05972) and Meng et al. 2022 (ROME, arXiv 2202.05262), `n_gram_entropy`;
     they split words with nltk's tokenizer, we with `words`, which needs no download.
     """
-    units = words(generation)
-    if len(units) < 3:
+    if len(words(generation)) < 3:
         return NAN
-    return (2 / 3 * _entropy(ngrams(units, 2)) + 4 / 3 * _entropy(ngrams(units, 3))) / 2
+    return (2 / 3 * _entropy(generation, 2) + 4 / 3 * _entropy(generation, 3)) / 2
 
 
 def perplexity(judged_generation: TokenScores | None) -> float:

@@ -6,6 +6,20 @@ import math
 import re
 from collections.abc import Callable, Hashable, Sequence
 from functools import cache
+from itertools import chain
+
+
+class Memo(dict[str, list[str]]):
+    """What a function makes of a string, made when first asked for: most words of a text have come before."""
+
+    def __init__(self, make: Callable[[str], list[str]]) -> None:
+        self.make = make
+
+    def __missing__(self, text: str) -> list[str]:
+        if len(self) >= 100_000:
+            self.clear()
+        made = self[text] = self.make(text)
+        return made
 
 
 @cache
@@ -16,23 +30,14 @@ def _stemmer() -> Callable[[str], str]:
     return stem
 
 
-class _Stems(dict[str, str]):
-    """word -> its stem as rouge-score has it, made when asked for: stemming is nine tenths of rouge-score's time."""
-
-    def __missing__(self, word: str) -> str:
-        if len(self) >= 100_000:
-            self.clear()
-        stem = self[word] = _stemmer()(word) if len(word) > 3 else word
-        return stem
-
-
-_stems = _Stems()
+_plain = Memo(re.compile("[a-z0-9]+").findall)
+_stems = Memo(lambda text: [_stemmer()(word) if len(word) > 3 else word for word in _plain[text]])
 
 
 def words(text: str, stemmer: bool) -> list[str]:
-    """rouge-score's, which stems words of four letters and more."""
-    found = re.findall("[a-z0-9]+", text.lower())
-    return [_stems[word] for word in found] if stemmer else found
+    """rouge-score's, which stems words of four letters and more: nine tenths of its time."""
+    known = _stems if stemmer else _plain
+    return list(chain.from_iterable(map(known.__getitem__, text.lower().split())))
 
 
 def lcs(a: Sequence[Hashable], b: Sequence[Hashable]) -> int:
