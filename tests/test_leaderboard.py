@@ -300,12 +300,7 @@ def test_plot_shows_the_measured_points():
     )
     svg = ET.fromstring(plots.trade_off(table, [row.name for row in table.rows]) or "")
     places = {  # data-row -> [(x, y)] of its markers; the last is on top: under control
-        part: [
-            (float(u.get("x", 0)), float(u.get("y", 0)))
-            for g in svg.iter("g")
-            if g.get("data-row") == part
-            for u in g.iter("use")
-        ]
+        part: [(float(u.get("x", 0)), float(u.get("y", 0))) for u in svg.iter("use") if u.get("data-row") == part]
         for part in ("0", "1")
     }
     (x0, y0), (x1, y1) = places["0"]
@@ -314,8 +309,30 @@ def test_plot_shows_the_measured_points():
     per_x, per_y = (x1 - x0) / (0.9 - 0.03), (y1 - y0) / (0.2 - 0.01)
     assert (x2 - x1, y2 - y1) == (pytest.approx(per_x * 0.06, abs=0.01), pytest.approx(per_y * 0.3, abs=0.01))
     assert per_x > 0 > per_y  # SVG counts downwards
-    assert next(t.text for t in svg.iter("title")) == "1: b"
+    assert {part.findtext("title") for part in svg.iter() if part.get("data-row") == "0"} == {"1: b"}
     assert not [node for node in svg.iter() if node.get("style") or node.tag in ("style", "script")]
+
+
+@pytest.mark.parametrize("plot", [plots.trade_off, plots.calibration])
+def test_many_rows_are_drawn_as_each_would_be_alone(monkeypatch, plot):
+    """Rows drawn together, by their colours: every part of a row is what it is drawn by itself."""
+    some = [record(f"m{i}", (x := 0.1 + i / 100, x - 0.05, x + 0.05), (0.9 + i / 1000, 0.85, 1)) for i in range(60)]
+    some[7] = dataclasses.replace(some[7], scores={m: s for m, s in some[7].scores.items() if m != "uncontrolled"})
+    (table,) = rows.groups(found(*some))
+    names = [row.name for row in table.rows]
+
+    def parts() -> list[tuple[tuple[str, str], ...]]:
+        svg = ET.fromstring(plot(table, names) or "")
+        shapes = {f"#{path.get('id')}": path.get("d") or "" for path in svg.iter("path")}
+        drawn = [node for node in svg.iter() if node.get("data-row") and node.tag != "g"]
+        return sorted(
+            tuple(sorted((k, shapes.get(v, v)) for k, v in node.items() if k != "clip-path")) for node in drawn
+        )
+
+    together = parts()
+    monkeypatch.setattr(plots, "_together", lambda group: [[place] for place in range(len(group.rows))])
+    assert together == parts()
+    assert {dict(part)["data-row"] for part in together} >= {str(i) for i in range(60)}
 
 
 def test_ids_of_a_page_are_unique():

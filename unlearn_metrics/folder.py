@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import json
 import os
+import secrets
 import shutil
 import time
 import zipfile
@@ -26,7 +27,6 @@ T = TypeVar("T")
 RECORD, TOKENS, TEXTS = "record.json", "token_scores.parquet", "generations.parquet"
 CURVE = "trajectory.svg"  # of a run of the control `select`
 PARTIAL = ".partial"
-PLACE = "token scores"  # in a stage's JSON, {PLACE: i} stands for the i-th TokenScores of its arrays
 
 
 def check_out(out: Path, overwrite: bool) -> None:
@@ -208,12 +208,13 @@ def stages(
 
 def _dump(file: Any, value: Any, work: dict[str, int], seconds: float) -> None:
     found: list[TokenScores] = []
+    mark = secrets.token_hex(16)  # {mark: i} in the JSON stands for the i-th TokenScores of the arrays
 
     def place(scores: Any) -> dict[str, int]:
         if not isinstance(scores, TokenScores):
             raise TypeError(f"a stage cannot keep {type(scores)}")
         found.append(scores)
-        return {PLACE: len(found) - 1}
+        return {mark: len(found) - 1}
 
     text = json.dumps({"value": value, "work": work, "seconds": seconds}, default=place)
     arrays = {
@@ -221,17 +222,18 @@ def _dump(file: Any, value: Any, work: dict[str, int], seconds: float) -> None:
         for name, dtype in TOKEN_SCORE_FIELDS.items()
     }
     ends = np.cumsum([len(scores.tokens) for scores in found], dtype=np.int64)
-    np.savez(file, allow_pickle=False, json=np.frombuffer(text.encode(), np.uint8), ends=ends, **arrays)
+    said = {"json": np.frombuffer(text.encode(), np.uint8), "mark": np.frombuffer(mark.encode(), np.uint8)}
+    np.savez(file, allow_pickle=False, ends=ends, **said, **arrays)
 
 
 def _read(path: Path) -> tuple[Any, Counter[str], float]:
     with np.load(path, allow_pickle=False) as file:
         arrays = [file[name] for name in TOKEN_SCORE_FIELDS]
-        ends, text = file["ends"].tolist(), file["json"].tobytes()
+        ends, text, mark = file["ends"].tolist(), file["json"].tobytes(), file["mark"].tobytes().decode()
     pieces = [TokenScores(*(a[start:end] for a in arrays)) for start, end in zip([0, *ends], ends, strict=False)]
 
     def unplace(found: dict[str, Any]) -> Any:
-        return pieces[found[PLACE]] if found.keys() == {PLACE} else found
+        return pieces[found[mark]] if found.keys() == {mark} else found
 
     kept = json.loads(text, object_hook=unplace)
     return kept["value"], Counter(kept["work"]), kept["seconds"]

@@ -16,6 +16,7 @@ from xml.etree import ElementTree as ET
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure as Canvas
 
 from unlearn_metrics.leaderboard.rows import MEASURED, Group, Row, measured
@@ -61,21 +62,22 @@ def trade_off(group: Group, names: Sequence[str]) -> str | None:
     """
 
     def draw(axes: Axes) -> bool:
-        for place, row in enumerate(group.rows):
-            tint, gid, above = colour(place), f"row{place}", _above(place, group)
-            raw, held = (_point(row, side) for side in ("uncontrolled", "controlled"))
-            if raw and held:
-                axes.plot(*zip(raw, held, strict=True), color=tint, lw=1, alpha=0.6, zorder=2, gid=f"{gid}-path")
-            if held and len(group.rows) <= BARS:
-                kept, left = (row.figures[column]["controlled"] for column in ("retention", "left"))
-                if kept.ci_low is not None and kept.ci_high is not None:
-                    axes.hlines(held[1], kept.ci_low, kept.ci_high, color=tint, lw=0.8, zorder=2, gid=f"{gid}-kept")
-                if left.ci_low is not None and left.ci_high is not None:
-                    axes.vlines(held[0], left.ci_low, left.ci_high, color=tint, lw=0.8, zorder=2, gid=f"{gid}-left")
-            if raw:
-                axes.plot(*raw, "o", mfc=PAGE, mec=tint, mew=1.3, ms=5, zorder=above, gid=f"{gid}-raw")
-            if held:
-                _spot(axes, *held, place, group)
+        for places in _together(group):
+            tint, above = colour(places[0]), _above(places[0], group)
+            raw, held = (
+                {p: point for p in places if (point := _point(group.rows[p], side)) is not None}
+                for side in ("uncontrolled", "controlled")
+            )
+            both = [p for p in raw if p in held]
+            _lines(axes, [[raw[p], held[p]] for p in both], both, color=tint, lw=1, alpha=0.6)
+            if len(group.rows) <= BARS:
+                for p, (x, y) in held.items():
+                    kept, left = (group.rows[p].figures[column]["controlled"] for column in ("retention", "left"))
+                    bars = [((kept.ci_low, y), (kept.ci_high, y)), ((x, left.ci_low), (x, left.ci_high))]
+                    known = [bar for bar in bars if None not in (*bar[0], *bar[1])]
+                    _lines(axes, known, [p] * len(known), color=tint, lw=0.8)
+            _points(axes, list(raw.values()), list(raw), mfc=PAGE, mec=tint, mew=1.3, ms=5, zorder=above)
+            _spots(axes, list(held.values()), list(held), group)
         if not axes.lines:
             return False
         if (original := _original(group.rows)) is not None:
@@ -96,15 +98,14 @@ def calibration(group: Group, names: Sequence[str]) -> str | None:
     """x = alpha, y = retention on the calibrating half, at every alpha that the calibration evaluated."""
 
     def draw(axes: Axes) -> bool:
-        for place, row in enumerate(group.rows):
-            trace = sorted((point.alpha, point.retention) for point in row.record.control.trace)
-            if not trace:
-                continue
-            line: Any = {"color": colour(place), "lw": 1, "ms": 2.2, "zorder": 2, "gid": f"row{place}-trace"}
-            axes.plot(*zip(*trace, strict=True), "o-", **line)
-            for alpha, retention in trace:
-                if alpha == row.alpha:
-                    _spot(axes, alpha, retention, place, group)
+        for places in _together(group):
+            tint = colour(places[0])
+            traces = {p: sorted((t.alpha, t.retention) for t in group.rows[p].record.control.trace) for p in places}
+            _lines(axes, list(filter(None, traces.values())), [p for p in places if traces[p]], color=tint, lw=1)
+            tried = [(p, point) for p, trace in traces.items() for point in trace]
+            _points(axes, [point for _, point in tried], [p for p, _ in tried], color=tint, ms=2.2, zorder=2)
+            chosen = [(p, point) for p, point in tried if point[0] == group.rows[p].alpha]
+            _spots(axes, [point for _, point in chosen], [p for p, _ in chosen], group)
         if not axes.lines:
             return False
         targets = {row.record.control.target for row in group.rows if row.record.control.trace}
@@ -118,13 +119,46 @@ def calibration(group: Group, names: Sequence[str]) -> str | None:
     return _svg(draw, f"{group.id}-c", "Retention at each alpha that the calibration tried", names)
 
 
-def _spot(axes: Axes, x: float, y: float, place: int, group: Group) -> None:
-    """A filled point, its row's number in it if there is room for numbers."""
-    gid, above, room = f"row{place}", _above(place, group), len(group.rows) <= NUMBERS
-    axes.plot(x, y, "o", color=colour(place), mec=PAGE, mew=0.7, ms=9.5 if room else 4, zorder=above, gid=f"{gid}-held")
-    if room:
+Point = tuple[float, float]
+
+
+def _together(group: Group) -> list[list[int]]:
+    """Places of rows that are drawn at once, the first row last, so that it lies on top.
+
+    Many rows by their colours: matplotlib takes as long for a row as for all of them.
+    """
+    last_first = range(len(group.rows))[::-1]
+    if len(last_first) <= NUMBERS:
+        return [[place] for place in last_first]
+    return [[place for place in last_first if place % SERIES == tint] for tint in range(SERIES)]
+
+
+def _lines(axes: Axes, lines: Sequence[Sequence[Any]], places: Sequence[int], **style: Any) -> None:
+    """Lines through points, the rows that they are of."""
+    if lines:
+        axes.add_collection(LineCollection(lines, zorder=2, capstyle="round", gid=_gid(places), **style), autolim=False)
+
+
+def _points(axes: Axes, points: Sequence[Point], places: Sequence[int], **style: Any) -> None:
+    for i in range(0, len(points), 1000):  # of more, matplotlib may leave out those that are out of sight
+        axes.plot(*zip(*points[i : i + 1000], strict=True), "o", gid=_gid(places[i : i + 1000]), **style)
+
+
+def _spots(axes: Axes, points: Sequence[Point], places: Sequence[int], group: Group) -> None:
+    """Filled points, the numbers of their rows in them if there is room for numbers."""
+    if not points:
+        return
+    above, room = _above(places[0], group), len(group.rows) <= NUMBERS
+    filled: Any = {"color": colour(places[0]), "mec": PAGE, "mew": 0.7, "ms": 9.5 if room else 4, "zorder": above}
+    _points(axes, points, places, **filled)
+    for (x, y), place in zip(points, places, strict=True) if room else ():
         inside: Any = {"ha": "center", "va": "center_baseline", "fontsize": 6.5, "color": PAGE, "clip_on": True}
-        axes.text(x, y, str(place + 1), **inside, zorder=above, gid=f"{gid}-number")
+        axes.text(x, y, str(place + 1), **inside, zorder=above, gid=_gid([place]))
+
+
+def _gid(places: Sequence[int]) -> str:
+    """The rows whose parts are in an SVG group, in the order in which they are drawn."""
+    return "rows-" + "-".join(map(str, places))
 
 
 def _above(place: int, group: Group) -> float:
@@ -132,7 +166,7 @@ def _above(place: int, group: Group) -> float:
     return 3 + (len(group.rows) - place) / (len(group.rows) + 1)
 
 
-def _point(row: Row, side: str) -> tuple[float, float] | None:
+def _point(row: Row, side: str) -> Point | None:
     x, y = (row.figures[column][side].value for column in ("retention", "left"))
     return None if x is None or y is None else (x, y)
 
@@ -176,11 +210,11 @@ def inline(text: str, prefix: str, label: str, names: Sequence[str]) -> str:
     root = ET.fromstring(text)
     used = set(re.findall(r"""(?:url\(|href=")#([^)"]+)""", text))
     for parent in list(root.iter()):
+        parent.tag = parent.tag.removeprefix(_SVG)
         for child in list(parent):
             if child.tag in (f"{_SVG}style", f"{_SVG}metadata") or (child.tag == f"{_SVG}defs" and not len(child)):
                 parent.remove(child)
     for node in root.iter():
-        node.tag = node.tag.removeprefix(_SVG)
         for key, value in [pair.split(":", 1) for pair in node.attrib.pop("style", "").split(";") if ":" in pair]:
             node.set(key.strip(), value.strip())
         for key in ("font", "font-family"):
@@ -198,11 +232,14 @@ def inline(text: str, prefix: str, label: str, names: Sequence[str]) -> str:
         name = node.attrib.pop("id", "")
         if name in used:
             node.set("id", prefix + name)
-        elif found := re.match(r"row(\d+)-", name):
-            node.set("data-row", found[1])
-            title = ET.Element("title")
-            title.text = f"{int(found[1]) + 1}: {names[int(found[1])]}"
-            node.insert(0, title)
+        elif name.startswith("rows-"):
+            places = name.split("-")[1:]
+            defined = {id(part) for defs in node.iter("defs") for part in defs.iter()}
+            drawn = [part for part in node.iter() if part.tag in ("path", "use") and id(part) not in defined]
+            for part, place in zip(drawn or [node], places, strict=True):
+                part.set("data-row", place)
+                title = ET.SubElement(part, "title")
+                title.text = f"{int(place) + 1}: {names[int(place)]}"
     for key in ("width", "height", "version"):
         root.attrib.pop(key, None)
     root.set("role", "img")
