@@ -315,7 +315,7 @@ def test_plot_shows_the_measured_points():
 
 @pytest.mark.parametrize("plot", [plots.trade_off, plots.calibration])
 def test_many_rows_are_drawn_as_each_would_be_alone(monkeypatch, plot):
-    """Rows drawn together, by their colours: every part of a row is what it is drawn by itself."""
+    """Rows drawn together: every part of a row is what it is drawn by itself."""
     some = [record(f"m{i}", (x := 0.1 + i / 100, x - 0.05, x + 0.05), (0.9 + i / 1000, 0.85, 1)) for i in range(60)]
     some[7] = dataclasses.replace(some[7], scores={m: s for m, s in some[7].scores.items() if m != "uncontrolled"})
     (table,) = rows.groups(found(*some))
@@ -323,10 +323,13 @@ def test_many_rows_are_drawn_as_each_would_be_alone(monkeypatch, plot):
 
     def parts() -> list[tuple[tuple[str, str], ...]]:
         svg = ET.fromstring(plot(table, names) or "")
-        shapes = {f"#{path.get('id')}": path.get("d") or "" for path in svg.iter("path")}
+        sizes = {  # of a marker, half of what it is across
+            f"#{path.get('id')}": f"{max(map(float, re.findall(r'[-.0-9]+', path.get('d') or '0'))):.4f}"
+            for path in svg.iter("path")
+        }
         drawn = [node for node in svg.iter() if node.get("data-row") and node.tag != "g"]
         return sorted(
-            tuple(sorted((k, shapes.get(v, v)) for k, v in node.items() if k != "clip-path")) for node in drawn
+            tuple(sorted((k, sizes.get(v, v)) for k, v in node.items() if k != "clip-path")) for node in drawn
         )
 
     together = parts()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 from xml.etree import ElementTree as ET
 
@@ -63,22 +63,19 @@ def trade_off(group: Group, names: Sequence[str]) -> str | None:
 
     def draw(axes: Axes) -> bool:
         for places in _together(group):
-            tint, above = colour(places[0]), _above(places[0], group)
             raw, held = (
                 {p: point for p in places if (point := _point(group.rows[p], side)) is not None}
                 for side in ("uncontrolled", "controlled")
             )
-            both = [p for p in raw if p in held]
-            _lines(axes, [[raw[p], held[p]] for p in both], both, color=tint, lw=1, alpha=0.6)
-            if len(group.rows) <= BARS:
-                for p, (x, y) in held.items():
-                    kept, left = (group.rows[p].figures[column]["controlled"] for column in ("retention", "left"))
-                    bars = [((kept.ci_low, y), (kept.ci_high, y)), ((x, left.ci_low), (x, left.ci_high))]
-                    known = [bar for bar in bars if None not in (*bar[0], *bar[1])]
-                    _lines(axes, known, [p] * len(known), color=tint, lw=0.8)
-            _points(axes, list(raw.values()), list(raw), mfc=PAGE, mec=tint, mew=1.3, ms=5, zorder=above)
-            _spots(axes, list(held.values()), list(held), group)
-        if not axes.lines:
+            _lines(axes, {p: [raw[p], held[p]] for p in raw if p in held}, lw=1, alpha=0.6)
+            for p, (x, y) in held.items() if len(group.rows) <= BARS else ():
+                kept, left = (group.rows[p].figures[column]["controlled"] for column in ("retention", "left"))
+                for bar in [((kept.ci_low, y), (kept.ci_high, y)), ((x, left.ci_low), (x, left.ci_high))]:
+                    if None not in (*bar[0], *bar[1]):
+                        _lines(axes, {p: bar}, lw=0.8)
+            _points(axes, list(raw.items()), 5, facecolors=PAGE, lw=1.3, zorder=_above(places, group))
+            _spots(axes, list(held.items()), group)
+        if not axes.collections:
             return False
         if (original := _original(group.rows)) is not None:
             axes.plot(*original, "+", color=INK, ms=9, mew=1.4, zorder=5, gid="original")
@@ -99,14 +96,12 @@ def calibration(group: Group, names: Sequence[str]) -> str | None:
 
     def draw(axes: Axes) -> bool:
         for places in _together(group):
-            tint = colour(places[0])
             traces = {p: sorted((t.alpha, t.retention) for t in group.rows[p].record.control.trace) for p in places}
-            _lines(axes, list(filter(None, traces.values())), [p for p in places if traces[p]], color=tint, lw=1)
+            _lines(axes, {p: trace for p, trace in traces.items() if trace}, lw=1)
             tried = [(p, point) for p, trace in traces.items() for point in trace]
-            _points(axes, [point for _, point in tried], [p for p, _ in tried], color=tint, ms=2.2, zorder=2)
-            chosen = [(p, point) for p, point in tried if point[0] == group.rows[p].alpha]
-            _spots(axes, [point for _, point in chosen], [p for p, _ in chosen], group)
-        if not axes.lines:
+            _points(axes, tried, 2.2, lw=1, zorder=2)
+            _spots(axes, [(p, point) for p, point in tried if point[0] == group.rows[p].alpha], group)
+        if not axes.collections:
             return False
         targets = {row.record.control.target for row in group.rows if row.record.control.trace}
         if len(targets) == 1 and (target := targets.pop()) is not None:
@@ -123,47 +118,46 @@ Point = tuple[float, float]
 
 
 def _together(group: Group) -> list[list[int]]:
-    """Places of rows that are drawn at once, the first row last, so that it lies on top.
-
-    Many rows by their colours: matplotlib takes as long for a row as for all of them.
-    """
-    last_first = range(len(group.rows))[::-1]
-    if len(last_first) <= NUMBERS:
-        return [[place] for place in last_first]
-    return [[place for place in last_first if place % SERIES == tint] for tint in range(SERIES)]
+    """Places of rows that are drawn at once, the first row last, so that it lies on top: each by itself where points
+    have numbers in them, otherwise all, since matplotlib takes as long for one as for many."""
+    last_first = list(range(len(group.rows)))[::-1]
+    return [[place] for place in last_first] if len(last_first) <= NUMBERS else [last_first]
 
 
-def _lines(axes: Axes, lines: Sequence[Sequence[Any]], places: Sequence[int], **style: Any) -> None:
-    """Lines through points, the rows that they are of."""
+def _lines(axes: Axes, lines: Mapping[int, Sequence[Any]], **style: Any) -> None:
+    """place of a row -> the points that a line of its colour joins."""
     if lines:
-        axes.add_collection(LineCollection(lines, zorder=2, capstyle="round", gid=_gid(places), **style), autolim=False)
+        drawn: Any = {"zorder": 2, "capstyle": "round", "colors": [colour(p) for p in lines], "gid": _gid(lines)}
+        axes.add_collection(LineCollection(list(lines.values()), **drawn, **style), autolim=False)
 
 
-def _points(axes: Axes, points: Sequence[Point], places: Sequence[int], **style: Any) -> None:
-    for i in range(0, len(points), 1000):  # of more, matplotlib may leave out those that are out of sight
-        axes.plot(*zip(*points[i : i + 1000], strict=True), "o", gid=_gid(places[i : i + 1000]), **style)
+def _points(axes: Axes, points: Sequence[tuple[int, Point]], size: float, **style: Any) -> None:
+    """(place of a row, where), as circles of its colour, `size` units across."""
+    if points:
+        tints = [colour(place) for place, _ in points]
+        drawn: Any = {"s": size**2, "gid": _gid(place for place, _ in points)}
+        drawn |= {key: tints for key in ("facecolors", "edgecolors") if key not in style}
+        xs, ys = zip(*(point for _, point in points), strict=True)
+        axes.scatter(xs, ys, **drawn, **style)
 
 
-def _spots(axes: Axes, points: Sequence[Point], places: Sequence[int], group: Group) -> None:
+def _spots(axes: Axes, points: Sequence[tuple[int, Point]], group: Group) -> None:
     """Filled points, the numbers of their rows in them if there is room for numbers."""
-    if not points:
-        return
-    above, room = _above(places[0], group), len(group.rows) <= NUMBERS
-    filled: Any = {"color": colour(places[0]), "mec": PAGE, "mew": 0.7, "ms": 9.5 if room else 4, "zorder": above}
-    _points(axes, points, places, **filled)
-    for (x, y), place in zip(points, places, strict=True) if room else ():
+    above, room = _above([place for place, _ in points], group), len(group.rows) <= NUMBERS
+    _points(axes, points, 9.5 if room else 4, edgecolors=PAGE, lw=0.7, zorder=above)
+    for place, (x, y) in points if room else ():
         inside: Any = {"ha": "center", "va": "center_baseline", "fontsize": 6.5, "color": PAGE, "clip_on": True}
         axes.text(x, y, str(place + 1), **inside, zorder=above, gid=_gid([place]))
 
 
-def _gid(places: Sequence[int]) -> str:
+def _gid(places: Iterable[int]) -> str:
     """The rows whose parts are in an SVG group, in the order in which they are drawn."""
     return "rows-" + "-".join(map(str, places))
 
 
-def _above(place: int, group: Group) -> float:
+def _above(places: Sequence[int], group: Group) -> float:
     """Earlier rows lie on top."""
-    return 3 + (len(group.rows) - place) / (len(group.rows) + 1)
+    return 3 + (len(group.rows) - min(places, default=0)) / (len(group.rows) + 1)
 
 
 def _point(row: Row, side: str) -> Point | None:
