@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from unlearn_metrics import runs
@@ -72,7 +73,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         out = given.keep or Path(folder) / "run"
         scores, composites = runs.score_all(seen, metrics, 0)
-        runs.save(out, runs.replace(record, scores=scores, composites=composites), seen)
+        runs.save(out, replace(record, scores=scores, composites=composites), seen)
         del seen
         size = sum(path.stat().st_size for path in out.iterdir()) / 1e6
 
