@@ -17,8 +17,7 @@ from plain import OFFLINE, ask, command, read, write
 
 from unlearn_metrics import data, harness, runs, signature, tasks_path
 from unlearn_metrics import score as main_job
-from unlearn_metrics.data import OwnData
-from unlearn_metrics.types import InputError, Settings
+from unlearn_metrics.types import InputError, OwnData, Settings
 
 ROOT = Path(__file__).parent.parent
 CHECKPOINTS = ROOT / "unlearn_metrics" / "demo" / "checkpoints"
@@ -208,7 +207,7 @@ def test_own_holdout_of_plain_text_gives_attacks(tmp_path):
         (["--benchmark", "demo", "--fields", "text=a"], "exclude each other"),
         ([], "either --benchmark or your own data (--forget and --retain and --holdout)"),
         (["--retain", "f.jsonl"], "either --benchmark or your own data"),
-        (["--forget", "f.jsonl", "--data", "."], "--data is the folder of a --benchmark"),
+        (["--forget", "f.jsonl", "--data", "."], "--data goes with --benchmark"),
         (["--forget", "f.jsonl", "--fields", "body"], "is neither question=COLUMN"),
     ],
 )

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from unlearn_metrics import plan, runs, score
-from unlearn_metrics.types import InputError, Settings
+from unlearn_metrics.types import InputError, OwnData, Settings
 
 DEMO = Path(__file__).parent.parent / "unlearn_metrics" / "demo"
 CHECKPOINTS = DEMO / "checkpoints"
@@ -229,6 +229,16 @@ def test_plan_is_the_grid(tmp_path):
     ]
 
 
+def test_plan_of_own_data(tmp_path):
+    """The same that `score` makes of its options."""
+    own = {"forget": "f.jsonl", "retain": "r.csv", "fields": "text=body,cluster=c", "prefix": 12}
+    (cell,) = cells(tmp_path, **own, benchmarks=None, data=None, unlearned="u", controls=["mix"])
+    assert cell.folder == Path("custom/u/mix")
+    files = {"forget": Path("f.jsonl"), "retain": Path("r.csv")}
+    assert (cell.benchmark, cell.data) == ("custom", OwnData(files, {"text": "body", "cluster": "c"}, 12))
+    assert cell.arguments()["data"]["files"]["retain"] == "r.csv"  # what is noted beside the run, as JSON
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -248,6 +258,12 @@ def test_plan_is_the_grid(tmp_path):
         ({"controls": [{"keep": 2}]}, "controls.0: keep: input should be less than or equal to 1, not 2"),
         ({"data": {"demoo": "x"}}, "data.demoo: not among the benchmarks, demo"),
         ({"unlearned": {"a b": "x", "a_b": "y"}}, "2 cells would be written to demo/a_b/none; name the checkpoints"),
+        ({"control": "none", "controls": [{"alpha": 0.5}]}, "controls.0: control none takes no alpha"),
+        ({"controls": [{"alpha": 0.5, "retention_metric": "rouge"}]}, "controls.0: retention_metric and alpha exclude"),
+        ({"forget": "f.jsonl"}, "benchmarks and your own data (forget and retain and holdout, fields) exclude"),
+        ({"benchmarks": None, "data": None}, "either benchmarks or your own data (forget and retain and holdout) says"),
+        ({"benchmarks": None, "forget": "f"}, "data goes with benchmarks; your own files are named one by one"),
+        ({"benchmarks": None, "data": None, "forget": "f", "fields": "text"}, "fields 'text' is neither question=COL"),
         ({"retain_model": "a", "reference_record": "b"}, "retain_model and reference_record exclude each other"),
     ],
 )

@@ -8,8 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +16,11 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from unlearn_metrics.types import Document, InputError, first_line
+from unlearn_metrics.types import PREFIX, Document, InputError, OwnData, first_line
 
 SUFFIXES = (".json", ".jsonl", ".parquet", ".csv")
 LIST_FIELD = "perturbed_answer"  # the one field that is a list: wrong answers
-PREFIX = 0.5
-
-
-@dataclass(frozen=True)
-class OwnData:
-    """A user's own benchmark: split -> file, the columns that hold the fields, and where plain text is split."""
-
-    files: Mapping[str, Path]
-    fields: Mapping[str, str] | None = None
-    prefix: float = PREFIX
+OWN = "custom"  # what a benchmark of the user's own data is called
 
 
 def local_file(task: str, folder: Path, name: str, split: str) -> Path:
@@ -143,12 +133,39 @@ def own_fields(path: Path) -> dict[str, str]:
     )
 
 
-def parse_fields(text: str) -> dict[str, str]:
+def parse_fields(text: str, option: str = "--fields") -> dict[str, str]:
     """'question=q,answer=a' or 'text=body' as a dict, either with cluster=c. InputError for anything else."""
     pairs = {name.strip(): column.strip() for name, _, column in (part.partition("=") for part in text.split(","))}
     if not all(pairs.values()) or pairs.keys() - {"cluster"} not in ({"question", "answer"}, {"text"}):
-        raise InputError(f"--fields {text!r} is neither question=COLUMN,answer=COLUMN nor text=COLUMN")
+        raise InputError(f"{option} {text!r} is neither question=COLUMN,answer=COLUMN nor text=COLUMN")
     return pairs
+
+
+def to_score(
+    benchmark: str | None,
+    folder: Path | None,
+    files: Mapping[str, Path | None],
+    fields: str | None,
+    prefix: float,
+    option: Callable[[str], str],
+) -> tuple[str, Path | OwnData | None]:
+    """(name, data) of the benchmark that the user chose, or made of files, the first of which it needs.
+
+    option: a name as the user writes it. InputError for neither and for both.
+    """
+    own = {split: path for split, path in files.items() if path is not None}
+    options = " and ".join(map(option, files))
+    if benchmark is not None:
+        if own or fields is not None:
+            raise InputError(
+                f"{option('benchmark')} and your own data ({options}, {option('fields')}) exclude each other"
+            )
+        return benchmark, folder
+    if next(iter(files)) not in own:
+        raise InputError(f"either {option('benchmark')} or your own data ({options}) says what to score")
+    if folder is not None:
+        raise InputError(f"{option('data')} goes with {option('benchmark')}; your own files are named one by one")
+    return OWN, OwnData(own, None if fields is None else parse_fields(fields, option("fields")), prefix)
 
 
 def split_text(where: str, text: str, prefix: float) -> tuple[str, str]:

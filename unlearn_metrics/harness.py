@@ -13,11 +13,9 @@ from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
 
 from unlearn_metrics import tasks_path
-from unlearn_metrics.data import OwnData
+from unlearn_metrics.data import OWN
 from unlearn_metrics.task import TokenScoreTask as TokenScoreTask  # the YAML and the entry point name it here
-from unlearn_metrics.types import Document, InputError, did_you_mean, first_line
-
-OWN = "custom"  # what a benchmark of the user's own data is called
+from unlearn_metrics.types import Document, InputError, OwnData, did_you_mean, first_line
 
 
 class OurTaskManager(TaskManager):

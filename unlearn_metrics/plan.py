@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
@@ -16,7 +17,17 @@ from annotated_types import Ge, Gt, Le, MinLen
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from unlearn_metrics.folder import RECORD, unfinished, write
-from unlearn_metrics.types import ControlChoice, InputError, Settings, did_you_mean, first_line
+from unlearn_metrics.types import (
+    OF_CONTROL,
+    PREFIX,
+    ControlChoice,
+    InputError,
+    OwnData,
+    Settings,
+    check_exclusive,
+    did_you_mean,
+    first_line,
+)
 
 T = TypeVar("T")
 Name = Annotated[str, MinLen(1)]
@@ -24,13 +35,13 @@ Name = Annotated[str, MinLen(1)]
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of the grid. folder: within the sweep's. data: the benchmark's folder; None: the hub."""
+    """One run of the grid. folder: within the sweep's. data: the benchmark's folder, or own; None: the hub."""
 
     folder: Path
     original: str
     unlearned: str
     benchmark: str
-    data: Path | None
+    data: Path | OwnData | None
     settings: Settings
 
     def arguments(self) -> dict[str, Any]:
@@ -68,11 +79,17 @@ _SETTINGS: dict[str, Any] = {
 class _Grid(_Strict):
     original: Name
     unlearned: Name | Annotated[list[Name], MinLen(1)] | Annotated[dict[Name, Name], MinLen(1)]
-    benchmarks: Name | Annotated[list[Name], MinLen(1)]
+    benchmarks: Name | Annotated[list[Name], MinLen(1)] | None = None
     data: Path | dict[Name, Path] | None = None
+    forget: Path | None = None
+    retain: Path | None = None
+    holdout: Path | None = None
+    fields: Name | None = None
+    prefix: Annotated[float, Ge(0)] = PREFIX
     controls: Annotated[list[Any], MinLen(1)] = [{}]
 
 
+_KEYS = {"benchmark": "benchmarks"}  # an option of `score` -> its key in a plan, where they differ
 _Control: type[_Strict] = create_model("_Control", __base__=_Strict, **_SETTINGS)
 _Plan: type[_Grid] = create_model("_Plan", __base__=_Grid, **_SETTINGS)
 
@@ -90,20 +107,21 @@ def read(path: Path) -> list[Cell]:
         raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     plan: Any = _validated(_Plan, str(path), raw)
     common = plan.model_dump(include=plan.model_fields_set & {*_SETTINGS})
+    with _at(path):
+        check_exclusive(common, str)
     controls = {}
     for i, given in enumerate(plan.controls):
         where = f"{path}: controls.{i}"
         named = {"control": given} if isinstance(given, str) else given
         own: Any = _validated(_Control, where, named)
         own = own.model_dump(include=own.model_fields_set)
+        with _at(where):
+            check_exclusive({name: value for name, value in common.items() if name not in OF_CONTROL} | own, str)
         label = _label({"control": common.get("control", "mix")} | own)
         if label in controls:
             raise InputError(f"{where}: the same as another control, {label}")
-        controls[label] = _settings(where, common, own)
-    benchmarks = [plan.benchmarks] if isinstance(plan.benchmarks, str) else plan.benchmarks
-    for benchmark in plan.data if isinstance(plan.data, dict) else ():
-        if benchmark not in benchmarks:
-            raise InputError(f"{path}: data.{benchmark}: not among the benchmarks, {', '.join(benchmarks)}")
+        controls[label] = _settings(common, own)
+    sources = _sources(path, plan)
     checkpoints = _checkpoints(path, plan.unlearned)
     named = isinstance(plan.unlearned, dict)
     cells = [
@@ -112,10 +130,10 @@ def read(path: Path) -> list[Cell]:
             original=plan.original,
             unlearned=unlearned,
             benchmark=benchmark,
-            data=plan.data.get(benchmark) if isinstance(plan.data, dict) else plan.data,
+            data=data,
             settings=Settings(**settings, name=label if named else None),
         )
-        for benchmark in benchmarks
+        for benchmark, data in sources.items()
         for label, unlearned in checkpoints.items()
         for control, settings in controls.items()
     ]
@@ -143,22 +161,41 @@ def _keys(model: Any) -> list[str]:
     return list(model.model_fields)
 
 
-def _settings(where: str, common: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(common: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of one control, which override the plan's; as the options of `score`."""
     both = {**common, **own}
-    if own.get("keep") is not None and own.get("alpha") is not None:
-        raise InputError(f"{where}: keep and alpha exclude each other: calibrate, or mix at a given alpha")
-    if both.get("retain_model") is not None and both.get("reference_record") is not None:
-        raise InputError(f"{where}: retain_model and reference_record exclude each other")
-    none = both.get("control") == "none"
-    both = {name: value for name, value in both.items() if hasattr(Settings, name)}
-    if none:
-        if named := [name for name in ("keep", "alpha") if own.get(name) is not None]:
-            raise InputError(f"{where}: control none takes no {named[0]}")
-        return both | {"keep": None, "alpha": None}
+    if both.get("control") == "none":
+        return {name: value for name, value in both.items() if name not in OF_CONTROL} | {"keep": None}
     if "alpha" in own or (both.get("alpha") is not None and "keep" not in own):
         return both | {"keep": None}
     return both | {"alpha": None, "keep": 0.95 if both.get("keep") is None else both["keep"]}
+
+
+def _sources(path: Path, plan: Any) -> dict[str, Path | OwnData | None]:
+    """benchmark -> its data; or the user's own."""
+    benchmarks = [plan.benchmarks] if plan.benchmarks is None or isinstance(plan.benchmarks, str) else plan.benchmarks
+    for benchmark in plan.data if isinstance(plan.data, dict) else ():
+        if benchmark not in benchmarks:
+            raise InputError(f"{path}: data.{benchmark}: not among the benchmarks, {', '.join(map(str, benchmarks))}")
+    from unlearn_metrics.data import to_score  # which takes a second to import: a plan that is none is told at once
+
+    files = {"forget": plan.forget, "retain": plan.retain, "holdout": plan.holdout}
+    sources = {}
+    for name in benchmarks:
+        folder = plan.data.get(name) if isinstance(plan.data, dict) else plan.data
+        with _at(path):
+            made, data = to_score(name, folder, files, plan.fields, plan.prefix, lambda key: _KEYS.get(key, key))
+        sources[made] = data
+    return sources
+
+
+@contextlib.contextmanager
+def _at(where: Path | str) -> Iterator[None]:
+    """Errors in it say where."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
 
 
 def _label(control: Mapping[str, Any]) -> str:

@@ -26,7 +26,6 @@ from unlearn_metrics.control.checkpoints import (
 from unlearn_metrics.control.controls import Family, family
 from unlearn_metrics.control.mixing import ControlFunction, mix, mix_into
 from unlearn_metrics.control.pairs import align
-from unlearn_metrics.data import OwnData
 from unlearn_metrics.folder import Stages, stages
 from unlearn_metrics.metrics import JUDGED, good, values
 from unlearn_metrics.runs import halves, score_all
@@ -36,6 +35,7 @@ from unlearn_metrics.types import (
     Document,
     InputError,
     Observations,
+    OwnData,
     RunRecord,
     Settings,
     TokenScores,

@@ -26,7 +26,7 @@ from lm_eval.utils import apply_template
 from unlearn_metrics import data
 from unlearn_metrics.backends import GenerateInstance, greedy_until, similar_strength, token_scores
 from unlearn_metrics.metrics import JUDGED, METRICS, value
-from unlearn_metrics.types import Document, InputError, scores_from_lists
+from unlearn_metrics.types import PREFIX, Document, InputError, scores_from_lists
 
 LM.token_scores = token_scores
 LM.greedy_until = greedy_until
@@ -154,7 +154,7 @@ class TokenScoreTask(ConfigurableTask):
         return {name: given.get(name, name) for name in sorted(wanted | given.keys())}
 
     def _read(self, split: str, fields: Mapping[str, str], dataset_kwargs: dict[str, Any] | None = None) -> list[Any]:
-        prefix = float(self._setting("prefix", data.PREFIX))
+        prefix = float(self._setting("prefix", PREFIX))
         folder = self._setting("data_dir")
         if folder is None and self._setting("packaged"):
             folder = Path(__file__).parent / self._setting("packaged")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -190,6 +190,36 @@ class Settings:
     @property
     def uncontrolled(self) -> bool:
         return self.control == "none" or (self.keep is None and self.alpha is None)
+
+
+PREFIX = 0.5
+
+
+@dataclass(frozen=True)
+class OwnData:
+    """A user's own benchmark: split -> file, the columns that hold the fields, and where plain text is split."""
+
+    files: Mapping[str, Path]
+    fields: Mapping[str, str] | None = None
+    prefix: float = PREFIX
+
+
+EXCLUSIVE = {
+    ("keep", "alpha"): ": calibrate, or mix at a given alpha",
+    ("retention_metric", "alpha"): ": calibrate, or mix at a given alpha",
+    ("retain_model", "reference_record"): "",
+}
+OF_CONTROL = ("keep", "retention_metric", "alpha", "layers", "trajectory")
+
+
+def check_exclusive(given: Mapping[str, object], spelled: Callable[[str], str]) -> None:
+    """InputError if settings exclude each other. given: those that the user gave. spelled: a setting as he wrote it."""
+    names = [name for name, value in given.items() if value is not None]
+    for (a, b), why in EXCLUSIVE.items():
+        if a in names and b in names:
+            raise InputError(f"{spelled(a)} and {spelled(b)} exclude each other{why}")
+    if given.get("control") == "none" and (taken := [name for name in OF_CONTROL if name in names]):
+        raise InputError(f"{spelled('control')} none takes no {spelled(taken[0])}")
 
 
 # One document of a benchmark with everything that was observed of it: "id", "split", "cluster", the texts

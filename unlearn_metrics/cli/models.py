@@ -13,11 +13,10 @@ import typer
 from rich.text import Text
 
 from unlearn_metrics.cli.console import err, hush, out, status, wide
-from unlearn_metrics.types import ControlChoice, InputError, Settings
+from unlearn_metrics.types import ControlChoice, InputError, Settings, check_exclusive
 
 if TYPE_CHECKING:  # torch and lm-eval take seconds to import: only the commands that need them do
-    from unlearn_metrics.data import OwnData
-    from unlearn_metrics.types import RunRecord
+    from unlearn_metrics.types import OwnData, RunRecord
 
 app = typer.Typer()
 
@@ -190,13 +189,10 @@ def score(
     verbose: Verbose = False,
 ) -> None:
     """Control an unlearned checkpoint, score it beside the original, and write a run (record.json + Parquet)."""
-    if control is ControlChoice.none and (keep, retention_metric, alpha, layers, trajectory) != (None,) * 5:
-        raise InputError("--control none takes neither --keep, --retention-metric, --alpha, --layers nor --trajectory")
+    check_exclusive(locals(), _option)  # parameters are called as the settings are
     settings = _settings(keep, retention_metric, alpha, limit, device, dtype, apply_chat_template, batch_size)
     settings = _controlled(settings, control.value, layers, trajectory)
     unlearned = _unlearned(unlearned, trajectory)
-    if retain_model is not None and reference_record is not None:
-        raise InputError("--retain-model and --reference-record exclude each other")
     settings = replace(
         settings,
         name=name,
@@ -208,11 +204,12 @@ def score(
         utility_limit=utility_limit,
         gibberish_model=gibberish_model or (GIBBERISH if gibberish else None),
     )
+    from unlearn_metrics.data import to_score
     from unlearn_metrics.folder import check_out
 
     check_out(out_folder, overwrite)
     files = {"forget": forget, "retain": retain, "holdout": holdout}
-    benchmark, source = _source(benchmark, data, files, fields, prefix)
+    benchmark, source = to_score(benchmark, data, files, fields, prefix, _option)
     record = _score(original, unlearned, benchmark, source, settings, out_folder, overwrite)
     show(record, verbose)
     err.print(f"wrote {out_folder}")
@@ -256,6 +253,7 @@ def control(
     ] = None,
 ) -> None:
     """Control an unlearned checkpoint: write one that keeps its usefulness, for transformers and lm-eval to load."""
+    check_exclusive({"keep": keep, "alpha": alpha, "retention_metric": retention_metric}, _option)
     settings = _settings(keep, retention_metric, alpha, limit, device, dtype, apply_chat_template, batch_size)
     settings = replace(
         _controlled(settings, method.value, layers, trajectory),
@@ -275,6 +273,7 @@ def control(
     from unlearn_metrics.control.checkpoints import check_free
     from unlearn_metrics.control.controls import CONTROLS
     from unlearn_metrics.control.mixing import write_mix
+    from unlearn_metrics.data import to_score
     from unlearn_metrics.score import build_lm, calibrate_only, family_of, open_pair
 
     check_free(out_folder)
@@ -287,7 +286,7 @@ def control(
         if alpha is None:
             source = None
             if not elsewhere:
-                benchmark, source = _source(benchmark, data, {"retain": retain}, fields, prefix)
+                benchmark, source = to_score(benchmark, data, {"retain": retain}, fields, prefix, _option)
             lm, on = build_lm(o, settings), "" if elsewhere else f"; benchmark {benchmark}"
             found = calibrate_only(lm, models, None if elsewhere else benchmark, source, settings, say)
             alpha, note = found.alpha, f"- {report.describe(found)}{on}\n"
@@ -385,24 +384,8 @@ def _unlearned(unlearned: str | None, trajectory: Path | None) -> str:
     return str([*steps(trajectory).values()][-1])
 
 
-def _source(
-    benchmark: str | None, data: Path | None, files: dict[str, Path | None], fields: str | None, prefix: float
-) -> tuple[str, Path | OwnData | None]:
-    """(name, data) of the benchmark that the user chose, or made."""
-    own = {split: path for split, path in files.items() if path is not None}
-    options = " and ".join(f"--{split}" for split in files)
-    if benchmark is not None:
-        if own or fields is not None:
-            raise InputError(f"--benchmark and your own data ({options}, --fields) exclude each other")
-        return benchmark, data
-    if next(iter(files)) not in own:
-        raise InputError(f"either --benchmark or your own data ({options}) says what to score")
-    if data is not None:
-        raise InputError("--data is the folder of a --benchmark; your own files are named one by one")
-    from unlearn_metrics.data import OwnData, parse_fields
-    from unlearn_metrics.harness import OWN
-
-    return OWN, OwnData(own, None if fields is None else parse_fields(fields), prefix)
+def _option(setting: str) -> str:
+    return "--" + setting.replace("_", "-")
 
 
 def _names(listed: str) -> tuple[str, ...]:
@@ -419,10 +402,6 @@ def _settings(
     apply_chat_template: bool,
     batch_size: int,
 ) -> Settings:
-    if keep is not None and alpha is not None:
-        raise InputError("--keep and --alpha exclude each other: calibrate, or mix at a given alpha")
-    if retention_metric is not None and alpha is not None:
-        raise InputError("--retention-metric and --alpha exclude each other: calibrate, or mix at a given alpha")
     if keep is not None and not 0 < keep <= 1:
         raise InputError(f"--keep {keep:g} is not above 0 and at most 1")
     if alpha is not None and not 0 <= alpha <= 1:
