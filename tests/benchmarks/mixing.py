@@ -4,7 +4,12 @@
 
 Random checkpoints are made in a temporary folder (four times the size is needed there) and removed. Peak resident
 memory is /usr/bin/time's. "idle" imports what mixing imports, opens and aligns the checkpoints, and stops.
-All files are in the page cache, for the copy (cp) as for the mix, and what is written stays there, synced by neither.
+All files are in the page cache, for the copies as for the mix, and what is written stays there, synced by none.
+Before each measurement a file of the same size is written and removed: on a virtual machine, memory that it has not
+used for a while comes from its host page by page, which takes longer than what is measured, whoever writes first.
+
+"copy" is cp of one of the checkpoints: it reads once and writes once what a mix reads twice and writes once. "traffic"
+is cp of one and a read of the other (dd to /dev/null): the same bytes read and written as by the mix.
 """
 
 from __future__ import annotations
@@ -27,7 +32,7 @@ from unlearn_metrics.control.checkpoints import MAX_SHARD
 from unlearn_metrics.control.tensors import LazyTensor, write_safetensors
 
 OPEN = """
-import sys, time
+import subprocess, sys, time
 from pathlib import Path
 from unlearn_metrics.control.checkpoints import open_checkpoint
 from unlearn_metrics.control.mixing import write_mix
@@ -36,17 +41,36 @@ folder = Path(sys.argv[1])
 o, u = align(open_checkpoint(str(folder / "o")), open_checkpoint(str(folder / "u")))
 """
 IDLE = OPEN + "print(0)"
-MIX = OPEN + "start = time.perf_counter(); write_mix(o, u, 0.5, folder / 'm'); print(time.perf_counter() - start)"
-NAIVE = """
-import sys, time, torch
+WARM = """
+subprocess.run(["cp", folder / "u" / "model.safetensors", folder / "warm"], check=True)
+(folder / "warm").unlink()
+start = time.perf_counter()
+"""
+MIX = OPEN + WARM + "write_mix(o, u, 0.5, folder / 'm'); print(time.perf_counter() - start)"
+COPY = (
+    "from pathlib import Path; import subprocess, sys, time; folder = Path(sys.argv[1])"
+    + WARM
+    + """
+subprocess.run(["cp", folder / "u" / "model.safetensors", folder / "m.safetensors"], check=True)
+copied = time.perf_counter() - start
+subprocess.run(["dd", f"if={folder}/o/model.safetensors", "of=/dev/null", "bs=1M", "status=none"], check=True)
+print(copied, time.perf_counter() - start)
+"""
+)
+NAIVE = (
+    """
+import subprocess, sys, time, torch
 from pathlib import Path
 from safetensors.torch import load_file, save_file
 folder = Path(sys.argv[1])
-start = time.perf_counter()
+"""
+    + WARM
+    + """
 o, u = (load_file(folder / name / "model.safetensors") for name in "ou")
 save_file({n: torch.lerp(o[n].float(), u[n].float(), 0.5).to(u[n].dtype) for n in u}, folder / "m.safetensors")
 print(time.perf_counter() - start)
 """
+)
 
 
 def make(folder: Path, config: LlamaConfig, seed: int) -> None:
@@ -88,6 +112,7 @@ def main() -> None:
     parser.add_argument("--gigabytes", type=float, default=2.4)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="make the temporary folder here")
+    parser.add_argument("--no-naive", action="store_true", help="leave out the naive average")
     given = parser.parse_args()
     folder = Path(tempfile.mkdtemp(dir=given.folder))
     try:
@@ -112,27 +137,27 @@ def main() -> None:
         python = (sys.executable, "-c")
         _, idle, _ = timed(*python, IDLE, str(folder))
         print(f"idle: {idle:.0f} MiB")
-        rates: dict[str, list[float]] = {"copy": [], "mix": [], "naive": []}
+        seconds: dict[str, list[float]] = {"copy": [], "traffic": [], "mix": [], "naive": []}
+        programs = {"copy": COPY, "mix": MIX} | ({} if given.no_naive else {"naive": NAIVE})
         for _ in range(given.repeat):
-            os.sync()  # or the system slows down whoever writes while the last one's pages go to disk
-            start = time.perf_counter()
-            subprocess.run(["cp", folder / "u" / "model.safetensors", folder / "copy"], check=True)
-            rates["copy"].append(size / (time.perf_counter() - start))
-            (folder / "copy").unlink()
-            for name, code, written in (("mix", MIX, "m"), ("naive", NAIVE, "m.safetensors")):
-                os.sync()
+            for name, code in programs.items():
+                os.sync()  # or the system slows down whoever writes while the last one's pages go to disk
                 _, peak, out = timed(*python, code, str(folder))
-                rates[name].append(size / float(out))
-                print(f"{name}: {float(out):.2f} s, peak {peak:.0f} MiB, {peak - idle:.0f} above idle")
-                path = folder / written
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-        middle = {name: statistics.median(values) for name, values in rates.items()}
-        for name, rate in middle.items():
-            print(f"{name}: {rate / 1e9:.2f} GB/s of output, {rate / middle['copy']:.2f} of copying it (median)")
+                for what, found in zip((name, "traffic"), out.split(), strict=False):
+                    seconds[what].append(float(found))
+                print(f"{name}: {out.strip()} s, peak {peak:.0f} MiB, {peak - idle:.0f} above idle", flush=True)
+                for path in (folder / "m", folder / "m.safetensors"):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        middle = {name: statistics.median(found) for name, found in seconds.items() if found}
+        for name, found in middle.items():
+            print(
+                f"{name}: {found:.2f} s (median), {size / found / 1e9:.2f} GB/s of output, "
+                f"{middle['copy'] / found:.2f} of copying it, {middle['traffic'] / found:.2f} of the same traffic"
+            )
         base = ["--original", str(folder / "o"), "--unlearned", str(folder / "u"), "--alpha", "0.5"]
         command = [sys.executable, "-m", "unlearn_metrics.cli", "control", "mix", *base, "--out", str(folder / "m")]
-        seconds, peak, _ = timed(*command)
-        print(f"unlearn-metrics control mix, checks included: {seconds:.1f} s, peak {peak:.0f} MiB")
+        wall, peak, _ = timed(*command)
+        print(f"unlearn-metrics control mix, checks included: {wall:.1f} s, peak {peak:.0f} MiB")
     finally:
         shutil.rmtree(folder)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import pickle
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -23,8 +24,9 @@ from safetensors import SafetensorError, safe_open
 from unlearn_metrics.types import InputError, first_line
 
 PART = 1 << 18  # elements that are read, mixed and written at once: about what stays in a processor's cache
-READERS = 2  # threads that read and compute parts, while one more writes them
-AHEAD = 2  # parts that wait to be written
+WORKERS = 2  # threads, each of which reads, computes and writes a part of its own
+AHEAD = 4  # parts that are given out at once
+PAGE = 4096
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -147,10 +149,10 @@ def _state_dict(path: Path, loaded: Any) -> dict[str, torch.Tensor]:
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, LazyTensor]) -> None:
-    """Write a safetensors file part by part: no more than AHEAD + 1 parts are in memory.
+    """Write a safetensors file part by part: no more than WORKERS parts are in memory.
 
-    Format: length of the header (8 bytes, little-endian), header (JSON, padded to 8 bytes), tensors one after another,
-    widest types first so that each is aligned.
+    Format: length of the header (8 bytes, little-endian), header (JSON, padded to a page: whole pages are written
+    faster), tensors one after another, widest types first so that each is aligned.
     """
     ordered = sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
@@ -160,24 +162,32 @@ def write_safetensors(path: Path, tensors: Mapping[str, LazyTensor]) -> None:
         entry = {"dtype": DTYPE_NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
         header[name] = entry
     raw = json.dumps(header, separators=(",", ":")).encode()
-    raw += b" " * (-len(raw) % 8)
-    threads, pool = torch.get_num_threads(), ThreadPoolExecutor(READERS)
-    torch.set_num_threads(1)  # parts are small: readers with threads of their own get in each other's way
+    raw += b" " * (-(8 + len(raw)) % PAGE)
+    raw = len(raw).to_bytes(8, "little") + raw
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # parts are small: workers with threads of their own get in each other's way
     try:
-        with path.open("wb") as file:
-            file.write(len(raw).to_bytes(8, "little") + raw)
-            ahead: deque[Future[torch.Tensor]] = deque()
-            for _, tensor in ordered:
+        with path.open("wb") as file, ThreadPoolExecutor(WORKERS) as pool:  # which ends before the file is closed
+            _write_at(file.fileno(), memoryview(raw), 0)
+
+            def put(tensor: LazyTensor, place: int, start: int, stop: int) -> None:
+                data = tensor.rows(start, stop).contiguous().view(torch.uint8).numpy().data.cast("B")
+                _write_at(file.fileno(), data, place + start * tensor.width * tensor.dtype.itemsize)
+
+            ahead: deque[Future[None]] = deque()
+            for name, tensor in ordered:
+                place = len(raw) + header[name]["data_offsets"][0]
                 for part in tensor.parts():
-                    ahead.append(pool.submit(tensor.rows, *part))
+                    ahead.append(pool.submit(put, tensor, place, *part))
                     if len(ahead) > AHEAD:
-                        file.write(_bytes(ahead.popleft().result()))
+                        ahead.popleft().result()
             while ahead:
-                file.write(_bytes(ahead.popleft().result()))
+                ahead.popleft().result()
     finally:
-        pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)
 
 
-def _bytes(tensor: torch.Tensor) -> memoryview:
-    return tensor.contiguous().view(torch.uint8).numpy().data.cast("B")
+def _write_at(file: int, data: memoryview, place: int) -> None:
+    while data:  # a disk that runs full takes a part of it before it refuses
+        written = os.pwrite(file, data, place)
+        data, place = data[written:], place + written
