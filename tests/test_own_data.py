@@ -1,4 +1,4 @@
-"""The user's own data: every format and form, the errors of a bad line, and a whole run as docs/own_data.md has it."""
+"""The user's own data: every format and form, the errors of a bad line, and a whole run as docs/README.md has it."""
 
 import csv
 import json
@@ -116,7 +116,9 @@ def test_a_split_text_is_the_text(text: str, prefix: float):
         ("a.jsonl", '{"q": "q", "a": 3}', {"question": "q", "answer": "a"}, "line 1: field 'a' is not a string"),
         ("a.jsonl", '{"q": "q"}', None, "line 1: neither 'question' and 'answer' nor 'text' among its fields (q)"),
         ("a.jsonl", '{"text": "two words"}\n{"text": "one"}', None, "line 2: a text of 1 words is too short"),
-        ("a.jsonl", '{"text": "two words"}\n{', None, "line 2: not JSON"),
+        ("a.jsonl", '{"text": "two words"}\n{', None, "property name enclosed in double quotes, column 2 (char 1))"),
+        ("a.jsonl", '"two words"', None, "line 1: not a JSON object"),
+        ("a.csv", "q\nq,a\n", None, "a.csv, line 2: neither"),
         ("a.json", '[{"text": "two words"}, 3]', None, "a.json, row 2: not a JSON object"),
         ("a.json", '[{"text": "two words"}', None, "not a JSON array"),
         ("a.csv", "question,answer\nq,a\n\nq\n", None, "a.csv, line 4: field 'answer' is missing"),
@@ -163,7 +165,7 @@ def score(folder: Path, *args: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_example_of_the_docs_runs(tmp_path):
-    page = (ROOT / "docs" / "own_data.md").read_text()
+    page = (ROOT / "docs" / "README.md").read_text()
     files = re.findall(r"`(\w+\.jsonl)`\n\n```json\n(.*?)```", page, re.DOTALL)
     assert [name for name, _ in files] == ["forget.jsonl", "retain.jsonl"]
     assert "--forget forget.jsonl --retain retain.jsonl" in page

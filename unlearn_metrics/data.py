@@ -83,7 +83,8 @@ def _json(path: Path, text: str) -> Iterator[tuple[str, Any]]:
             try:
                 yield f"{path}, line {number}", json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise InputError(f"{path}, line {number}: not JSON ({error})") from None
+                what = str(error).replace(": line 1 column", ", column")  # of the line, not of the file
+                raise InputError(f"{path}, line {number}: not JSON ({what})") from None
 
 
 def documents(
@@ -123,12 +124,13 @@ def own_fields(path: Path) -> dict[str, str]:
     where, row = next(rows(path), (str(path), None))
     if row is None:
         raise InputError(f"{path} holds no documents")
-    columns = list(row) if isinstance(row, dict) else []
+    if not isinstance(row, dict):
+        raise InputError(f"{where}: not a JSON object")
     for names in (("question", "answer"), ("text",)):
-        if set(names) <= set(columns):
+        if row.keys() >= set(names):
             return {name: name for name in names}
     raise InputError(
-        f"{where}: neither 'question' and 'answer' nor 'text' among its fields ({', '.join(map(str, columns[:10]))}); "
+        f"{where}: neither 'question' and 'answer' nor 'text' among its fields ({', '.join(map(str, [*row][:10]))}); "
         "say which they are by --fields question=...,answer=... or text=..."
     )
 
