@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from lm_eval.models.huggingface import HFLM
 
-from unlearn_metrics import ability, harness, provenance, runs, signature, stats
+from unlearn_metrics import ability, harness, provenance, retention, runs, signature
 from unlearn_metrics.backends import classifier, hf
 from unlearn_metrics.composites import whole
-from unlearn_metrics.control.calibration import calibrate
 from unlearn_metrics.control.checkpoints import (
     Checkpoint,
     check_finite,
@@ -27,7 +24,7 @@ from unlearn_metrics.control.controls import Family, family
 from unlearn_metrics.control.mixing import ControlFunction, mix, mix_into
 from unlearn_metrics.control.pairs import align
 from unlearn_metrics.folder import Stages, stages
-from unlearn_metrics.metrics import JUDGED, good, values
+from unlearn_metrics.metrics import JUDGED
 from unlearn_metrics.runs import halves, score_all
 from unlearn_metrics.types import (
     CheckpointInfo,
@@ -39,7 +36,6 @@ from unlearn_metrics.types import (
     RunRecord,
     Settings,
     TokenScores,
-    TracePoint,
     first_line,
     kept_on,
 )
@@ -146,113 +142,8 @@ def open_tasks(
     if taken := [name for name in others if name in tasks or name.split("_")[0] == "forget"]:
         raise InputError(f"the task {taken[0]} has the name of a split of {benchmark}; copy it under another")
     if settings.keep is not None and not settings.uncontrolled:
-        check_retention_metric(settings.retention_metric, benchmark or "this command", tasks, others)
+        retention.check(settings.retention_metric, benchmark or "this command", tasks, others)
     return tasks, others, settings
-
-
-def check_retention_metric(
-    metric: str, benchmark: str, tasks: Mapping[str, harness.TokenScoreTask], others: ability.Loaded
-) -> None:
-    """InputError unless this run can calibrate on it: higher must be better. It lists what can be used."""
-    retain = tasks["retain"].metrics if "retain" in tasks else []
-    known = {name: good(name, "retain") for name in retain} | ability.directions(others)
-    if known.get(metric) == "higher":
-        return
-    usable = ", ".join(name for name, better in known.items() if better == "higher")
-    if metric in known:
-        raise InputError(f"--retention-metric {metric}: higher is not better; there are {usable}")
-    if kept_on(metric) == "retain" and "retain" not in tasks:
-        raise InputError(
-            f"{benchmark} has no retain split to calibrate on; pass --retain beside --forget, a --retention-metric "
-            "TASK.METRIC of one of --utility-tasks, --alpha or --control none"
-        )
-    hint = "" if kept_on(metric) in ("retain", *others) else f" and what --utility-tasks {kept_on(metric)} would bring"
-    raise InputError(f"unknown --retention-metric '{metric}'; there are {usable or 'none'}{hint}")
-
-
-def observer(
-    lm: HFLM, tasks: Mapping[str, harness.TokenScoreTask], others: ability.Loaded, settings: Settings, step: int = 1
-) -> Callable[[], list[Document]]:
-    """A function that observes every step-th document that the retention metric is of, under the model as it is."""
-    metric, split = settings.retention_metric, kept_on(settings.retention_metric)
-    chat, samples = settings.apply_chat_template, dict[str, list[int]]()
-    if split in others:
-        for name, i in ability.places(others[split], settings.utility_limit)[::step]:
-            samples.setdefault(name, []).append(i)
-        only = {split: others[split]}
-        return lambda: ability.evaluate(lm, only, None, chat, samples)[split]
-    return observer_of(lm, tasks[split], metric, settings, step)
-
-
-def observer_of(
-    lm: HFLM, task: harness.TokenScoreTask, metric: str, settings: Settings, step: int = 1
-) -> Callable[[], list[Document]]:
-    """A function that observes what one metric needs of every step-th document of a task."""
-    task = copy.copy(task)
-    task.metrics = [metric]  # what others need is not asked for
-    samples = {task.task_name: [*range(len(task.eval_docs))][: settings.limit : step]}
-    chat = settings.apply_chat_template
-    return lambda: harness.evaluate(lm, {"": task}, None, chat, samples)[""]
-
-
-def mean_retention(metric: str, documents: Sequence[Document]) -> float:
-    """The mean over the documents that have a value; NaN if none has."""
-    found = np.array(values([metric], documents)[metric])
-    return stats.mean(found[~np.isnan(found)])
-
-
-def control_alpha(
-    lm: HFLM,
-    models: Family,
-    keep: float,
-    metric: str,
-    documents: Sequence[Document],
-    half: Callable[[], list[Document]],
-    say: Callable[[str], None],
-    stage: Stages,
-    beside: Callable[[], list[Document]] | None = None,
-) -> Control:
-    """Calibrate a control so that retention is at least keep times the original's.
-
-    documents: the original's, of the split that the metric is of; half: observes the calibrating half of them, and
-    beside what else is measured at each strength, under the model as it is. Leaves the model at the last alpha tried.
-    """
-    calibrating, held_out = halves(documents)
-    if not held_out:
-        raise InputError(
-            f"calibration needs at least two {kept_on(metric)} documents (one half calibrates, one reports)"
-        )
-    target = keep * mean_retention(metric, calibrating)
-    if not target > 0:
-        raise InputError(
-            f"the original model's {metric} on the {kept_on(metric)} documents is {target / keep:g}: there is nothing "
-            "to keep; check the checkpoint and the prompt format, or pass --alpha or --control none"
-        )
-    observers = [half] if beside is None else [half, beside]
-    found: dict[float, list[float]] = {}
-
-    def controlled(alpha: float) -> list[float]:
-        mix_into(lm.model, models.original, models.unlearned, alpha, models.fn)
-        return [mean_retention(metric, observe()) for observe in observers]
-
-    def retention(alpha: float) -> float:
-        value, *_ = found[alpha] = stage(f"retention at alpha {alpha!r}", lambda: controlled(alpha))
-        say(f"alpha {alpha:.4f}: retention {value:.4f}, target {target:.4f}")
-        return value
-
-    alpha, trace = calibrate(retention, target, models.strengths)
-    achieved = found[alpha][0] if alpha in found else mean_retention(metric, calibrating)
-    return Control(
-        method=models.method,
-        alpha=alpha,
-        parameters=models.given(alpha),
-        keep=keep,
-        metric=metric,
-        target=target,
-        achieved=achieved,
-        original_held_out=mean_retention(metric, held_out),
-        trace=[TracePoint(point.alpha, *found[point.alpha]) for point in trace],
-    )
 
 
 def calibrate_only(
@@ -267,9 +158,9 @@ def calibrate_only(
     tasks, others, settings = open_tasks(benchmark, data, settings, Warm())
     assert settings.keep is not None
     metric = settings.retention_metric
-    documents = observer(lm, tasks, others, settings)()
-    half = observer(lm, tasks, others, settings, step=2)
-    return control_alpha(lm, models, settings.keep, metric, documents, half, say, Stages(None, hf.work(lm), say))
+    documents = retention.observer(lm, tasks, others, settings)()
+    half = retention.observer(lm, tasks, others, settings, step=2)
+    return retention.control(lm, models, settings.keep, metric, documents, half, say, Stages(None, hf.work(lm), say))
 
 
 def run(
@@ -356,12 +247,12 @@ def run(
     else:
         say(f"calibrating the control {models.method} on {metric}")
         assert settings.keep is not None
-        half = observer(lm, tasks, others, settings, step=2)
+        half = retention.observer(lm, tasks, others, settings, step=2)
         beside = None
         if models.strengths is not None and kept == "retain" and metric in tasks["forget"].metrics:
-            beside = observer_of(lm, tasks["forget"], metric, settings)
+            beside = retention.observer_of(lm, tasks["forget"], metric, settings)
         documents = seen["original"][kept]
-        control = control_alpha(lm, models, settings.keep, metric, documents, half, say, stage, beside)
+        control = retention.control(lm, models, settings.keep, metric, documents, half, say, stage, beside)
     say("evaluating the unlearned model")
     seen["uncontrolled"] = plainly("uncontrolled", 1)
     if models is not None:
@@ -396,7 +287,7 @@ def run(
     if control.keep is not None:  # reported on the half that did not calibrate; the other half kept beside
         for splits in (splits for splits in seen.values() if kept in splits):  # a reference record has no other tasks
             splits[f"{kept}_calibration"], splits[kept] = halves(splits[kept])
-        control = replace(control, achieved_held_out=mean_retention(metric, seen["controlled"][kept]))
+        control = replace(control, achieved_held_out=retention.mean(metric, seen["controlled"][kept]))
     of_split = {split: [*task.metrics, *_judged(task, reader is not None)] for split, task in tasks.items()}
     of_split |= {name: list(seen["original"][name][0]["logged"]) for name in others}
     directions = {n: better for n, better in ability.directions(others).items() if n in of_split[kept_on(n)]}
