@@ -42,7 +42,7 @@ def document(i: int) -> dict[str, Any]:
         roles
         | texts
         | {"wrong_answers": wrong, "split": ("forget", "retain", "retain")[i], "revealed": i}
-        | {"clean_probability": (0.9, None, 0.25)[i]}
+        | {"clean_probability": (0.9, None, 0.25)[i], "gradient": (0.3, 7.0, 0.01)[i]}
     )
 
 

@@ -497,6 +497,7 @@ FIELDS = {
     "self_judged_generation",
     "revealed",
     "clean_probability",
+    "gradient",
 }
 
 
@@ -521,6 +522,7 @@ def test_every_metric_reads_its_own_fields():
         "self_judged_generation": answered("111", 1 / 9),
         "revealed": 2,
         "clean_probability": 3 / 7,
+        "gradient": 5 / 7,
     }
     expected = {
         "extraction_strength": 2 / 5,
@@ -549,6 +551,7 @@ def test_every_metric_reads_its_own_fields():
         "zlib": math.log(2) / 20,  # bytes of the compressed " a b c d e f"
         "min_k": math.log(2),
         "min_k_plus_plus": math.log(2) - 1,  # mean -1, deviation 1
+        "gradnorm": 5 / 7,
     }
     assert {name: metric(document) for name, metric in METRICS.items()} == pytest.approx(expected, rel=1e-6)
     assert METRICS["truth_ratio"]({**document, "split": "forget"}) == pytest.approx(5 / 16, rel=1e-6)
@@ -579,6 +582,7 @@ def test_better_is_where_a_model_that_knows_and_speaks_stands(name: str):
         **dict.fromkeys(("answer", "paraphrased_question", "true_answer"), answered("1111", 0.9)),
         "revealed": 0,
         "clean_probability": 0.9,
+        "gradient": 0.1,
         "wrong_answers": [answered("0011", 0.1)],
         "reference": text,
         "generation": text,
@@ -589,6 +593,7 @@ def test_better_is_where_a_model_that_knows_and_speaks_stands(name: str):
         **dict.fromkeys(("answer", "paraphrased_question", "true_answer"), answered("0000", 0.2)),
         "revealed": 4,
         "clean_probability": 0.2,
+        "gradient": 5.0,
         "wrong_answers": [answered("0011", 0.2)],
         "reference": text,
         "generation": "I do not know, the the the the the the the",

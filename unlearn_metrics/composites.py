@@ -80,15 +80,11 @@ class Model:
             raise Undefined("needs the original model")
         return self._original
 
-    @property
-    def membership(self) -> tuple[str, str]:
-        """The splits that attacks compare: forget and holdout, or the same part of both (`forget_privleak`, ...)."""
-        parts = sorted(split.removeprefix("holdout") for split in self.splits if split.startswith("holdout"))
-        return next((pair for p in parts if (pair := (f"forget{p}", f"holdout{p}"))[0] in self.splits), MEMBERSHIP)
-
     def about(self, splits: Sequence[str]) -> Sequence[str]:
         """The splits of a composite, by the names that this benchmark has for them."""
-        return (*self.membership, *(s for s in splits if s not in MEMBERSHIP)) if "holdout" in splits else splits
+        return (
+            (*membership(self.splits), *(s for s in splits if s not in MEMBERSHIP)) if "holdout" in splits else splits
+        )
 
     def clusters(self, splits: Sequence[str]) -> int:
         """What an interval over several splits rests on: of the one with the fewest."""
@@ -153,11 +149,17 @@ class Model:
         """[1 + resamples] areas under the curve, forget against holdout."""
 
         def areas() -> Floats:
-            scores = [np.array(list(self.attack(attack, split).values())) for split in self.membership]
-            weights = _paired(*(self.weights(split) for split in self.membership))
+            scores = [np.array(list(self.attack(attack, split).values())) for split in membership(self.splits)]
+            weights = _paired(*(self.weights(split) for split in membership(self.splits)))
             return privacy.weighted_aucs(*scores, *weights)
 
         return self._once(("auc", attack), areas)
+
+
+def membership(splits: Collection[str]) -> tuple[str, str]:
+    """The splits that attacks compare: forget and holdout, or the same part of both (`forget_privleak`, ...)."""
+    parts = sorted(split.removeprefix("holdout") for split in splits if split.startswith("holdout"))
+    return next((pair for p in parts if (pair := (f"forget{p}", f"holdout{p}"))[0] in splits), MEMBERSHIP)
 
 
 def _paired(*resampled: Floats) -> list[Floats]:

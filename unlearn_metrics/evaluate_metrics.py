@@ -21,7 +21,8 @@ from unlearn_metrics.metrics import METRICS
 from unlearn_metrics.types import TOKEN_SCORE_FIELDS, InputError, TokenScores, did_you_mean
 
 TEXT = datasets.Value("string")
-NUMBERS = {"revealed": datasets.Value("int32"), "clean_probability": datasets.Value("float64")}
+NUMBERS = {"revealed": datasets.Value("int32")}
+NUMBERS |= dict.fromkeys(("clean_probability", "gradient"), datasets.Value("float64"))
 SCORES = datasets.List(datasets.List(datasets.Value("float64")))
 # field of a document -> its name and type as an input here; every other field is the token scores of one answer
 INPUTS = {

@@ -107,6 +107,7 @@ def resolved(lm: HFLM, settings: Settings) -> dict[str, str | int | float | bool
         "max_length": lm.max_length,
         "batch_size": settings.batch_size,
         "gibberish_model": settings.gibberish_model,
+        "gradnorm": settings.gradnorm,
         "seed": settings.seed,
     }
 

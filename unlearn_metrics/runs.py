@@ -239,7 +239,7 @@ def _contradictions(record: RunRecord) -> Iterable[str]:
 
 TEXT_COLUMNS: dict[str, type] = {"model": str, "split": str, "id": int, "cluster": int}
 TEXT_COLUMNS |= dict.fromkeys(("question", "prompt", "reference", "generation"), str) | {"revealed": int}
-TEXT_COLUMNS |= {"clean_probability": float}
+TEXT_COLUMNS |= {"clean_probability": float, "gradient": float}
 MOMENTS = ("mean", "variance")
 LOGGED = "logged_"  # + a metric's name: its value in the log that a record was imported from
 TOKEN_COLUMNS: dict[str, type] = {"model": str, "split": str, "id": int, "role": str, "index": int, "loss": float}
@@ -312,6 +312,8 @@ def _documents(folder: Path, model: str, split: str, texts: pa.Table, tokens: pa
             raise InputError(f"{folder / TEXTS}: a text has more than {MAX_TEXT:,} characters")
         if judged and not 0 <= document.get("clean_probability", 0) <= 1:
             raise InputError(f"{folder / TEXTS}: {document['clean_probability']:g} is no probability")
+        if not 0 <= document.get("gradient", 0) <= MAX_NUMBER:
+            raise InputError(f"{folder / TEXTS}: {document['gradient']:g} is no norm of a gradient")
         if by_id.setdefault(document["id"], document) is not document:
             raise InputError(f"{folder / TEXTS}: document {document['id']} of {model}, {split[:80]} is there twice")
     for name in logged:

@@ -13,7 +13,7 @@ from lm_eval.models.huggingface import HFLM
 
 from unlearn_metrics import ability, harness, provenance, retention, runs, signature
 from unlearn_metrics.backends import classifier, hf
-from unlearn_metrics.composites import whole
+from unlearn_metrics.composites import membership, whole
 from unlearn_metrics.control.checkpoints import (
     Checkpoint,
     check_finite,
@@ -126,9 +126,15 @@ def open_tasks(
     """
 
     def load_tasks() -> dict[str, harness.TokenScoreTask]:
-        return {} if benchmark is None else harness.load(benchmark, data)
+        tasks = {} if benchmark is None else harness.load(benchmark, data)
+        if settings.gradnorm:
+            if not set(pair := membership(tasks)) <= tasks.keys():
+                raise InputError(f"--gradnorm is a membership attack: {benchmark} has no holdout to compare with")
+            for split in pair:
+                tasks[split].metrics = [*tasks[split].metrics, "gradnorm"]
+        return tasks
 
-    tasks = warm("tasks", benchmark, repr(data), make=load_tasks)
+    tasks = warm("tasks", benchmark, repr(data), settings.gradnorm, make=load_tasks)
     own = [] if benchmark is None else harness.foreign(benchmark)
     if own:  # they are the benchmark
         if settings.utility_limit is not None:

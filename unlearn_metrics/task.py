@@ -1,8 +1,8 @@
 """The lm-eval task class that the YAML names, and what lm-eval must know before it builds one.
 
-Importing this module gives every lm-eval LM the methods `token_scores`, `greedy_until` and `similar_strength` (dispatch
-on the backend is in unlearn_metrics.backends), so that the stock `lm_eval run` works unchanged, and registers the
-metrics, so that lm-eval does not look for them on the network.
+Importing this module gives every lm-eval LM the methods `token_scores`, `greedy_until`, `similar_strength` and
+`gradnorm` (dispatch on the backend is in unlearn_metrics.backends), so that the stock `lm_eval run` works unchanged,
+and registers the metrics, so that lm-eval does not look for them on the network.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.utils import apply_template
 
 from unlearn_metrics import data
-from unlearn_metrics.backends import GenerateInstance, greedy_until, similar_strength, token_scores
+from unlearn_metrics.backends import GenerateInstance, gradnorm, greedy_until, similar_strength, token_scores
 from unlearn_metrics.metrics import JUDGED, METRICS, value
 from unlearn_metrics.types import PREFIX, Document, InputError, scores_from_lists
 
 LM.token_scores = token_scores
 LM.greedy_until = greedy_until
 LM.similar_strength = similar_strength
+LM.gradnorm = gradnorm
 
 
 @register_aggregation("mean_scored")
@@ -47,7 +48,7 @@ for _name, _metric in METRICS.items():
         )
 
 BYPASS = "bypass"  # lm-eval's metric under --predict_only
-ROLES = ("answer", "paraphrased_question", "true_answer", "wrong_answers", "generation", "revealed")
+ROLES = ("answer", "paraphrased_question", "true_answer", "wrong_answers", "generation", "revealed", "gradient")
 # what a metric needs -> the field of a document that it comes from
 FIELDS = {
     "answer": "answer",
@@ -99,8 +100,8 @@ class TokenScoreTask(ConfigurableTask):
 
     @metrics.setter
     def metrics(self, names: Iterable[str]) -> None:
-        """Fewer metrics than in the YAML, and so fewer requests."""
-        self._metric_fn_list = {name: self._metric_fn_list[name] for name in names}
+        """Others than in the YAML, and so other requests."""
+        self._metric_fn_list = {name: METRICS[name].fn for name in names}
 
     @property
     def needs(self) -> set[str]:
@@ -231,6 +232,8 @@ class TokenScoreTask(ConfigurableTask):
         if "revealed" in self.needs:  # by a metric that needs the answer too, which comes first
             arguments, draft = requests[0].args, requests[0]
             requests.append(GenerateInstance("similar_strength", doc, arguments, len(requests), **kwargs, draft=draft))
+        if "gradient" in self.needs:
+            requests.append(Instance("gradnorm", doc, (question, gap + answer), len(requests), **kwargs))
         return requests
 
     def _chat_delimiter(self, chat_template: Any) -> str:
@@ -254,7 +257,7 @@ class TokenScoreTask(ConfigurableTask):
         result |= {"question": doc["question"]} | ({"reference": doc["answer"]} if "answer" in doc else {})
         rest = iter(responses)
         for role, count in self.layout(doc):
-            if role in ("generation", "revealed"):
+            if role in ("generation", "revealed", "gradient"):
                 result[role] = next(rest)
             elif role == "wrong_answers":
                 result[role] = [scores_from_lists(next(rest)) for _ in range(count)]
@@ -274,4 +277,5 @@ class TokenScoreTask(ConfigurableTask):
 
     def aggregation(self) -> dict[str, Any]:
         """Beside the metrics NAME_unscored, how many documents have no value; in the results where there are any."""
-        return self._aggregation_list | {f"{name}_unscored": sum for name in self._yaml_metrics}
+        known = dict.fromkeys(self.metrics, mean_scored) | self._aggregation_list
+        return known | {f"{name}_unscored": sum for name in {*self._yaml_metrics, *self.metrics}}

@@ -163,7 +163,7 @@ class Settings:
     retention_metric: what calibration keeps: a metric of the retain split, or TASK.METRIC of one of utility_tasks.
     retain_model: the checkpoint that never saw the forget set; or reference_record, an earlier run whose model
     reference_from stands for it. utility_tasks: lm-eval tasks beside the benchmark, from include_path too.
-    gibberish_model: a text classifier for the generations.
+    gibberish_model: a text classifier for the generations. gradnorm: the attack that takes a backward pass, too.
     """
 
     keep: float | None = 0.95
@@ -183,6 +183,7 @@ class Settings:
     include_path: Path | None = None
     utility_limit: int | None = None
     gibberish_model: str | None = None
+    gradnorm: bool = False
     apply_chat_template: bool = False
     batch_size: int = 1
     seed: int = 0
@@ -226,7 +227,8 @@ def check_exclusive(given: Mapping[str, object], spelled: Callable[[str], str]) 
 # ("prompt", "reference", "generation"), the token scores by role ("answer", "paraphrased_question", "true_answer",
 # "wrong_answers", "judged_generation": under the original, "self_judged_generation": under the model that said it;
 # MeanLoss instead where a log is all there is), "revealed" (see extraction_strength_similar), "clean_probability"
-# (see gibberish) and "logged", metric values taken from a log that does not hold what they could be computed from.
+# (see gibberish), "gradient" (see gradnorm) and "logged", metric values taken from a log that does not hold what they
+# could be computed from.
 # Metrics name the fields that they need.
 Document: TypeAlias = dict[str, Any]
 

@@ -1,4 +1,4 @@
-"""The only code that touches a language model: three calls, dispatched on the type of lm-eval's LM.
+"""The only code that touches a language model: four calls, dispatched on the type of lm-eval's LM.
 
 They take lm-eval Instances and return one plain JSON value each, in order, and use lm-eval's own response cache
 (`--use_cache`) where the user asked for it.
@@ -17,7 +17,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM, TemplateLM, hash_args
 from lm_eval.models.huggingface import HFLM
 
-from unlearn_metrics.backends import bisection, decoding, hf, returned
+from unlearn_metrics.backends import bisection, decoding, gradient, hf, returned
 from unlearn_metrics.backends.similar import fewest_similar
 from unlearn_metrics.metrics import METRICS, value
 from unlearn_metrics.types import Document, FlagScores, InputError, TokenScores
@@ -79,6 +79,22 @@ def similar_strength(lm: LM, requests: Sequence[Instance]) -> list[float]:
         return [fewest[pair] for pair in pairs]
 
     return _cached(lm, "similar_strength", requests, compute)
+
+
+def gradnorm(lm: LM, requests: Sequence[Instance]) -> list[float]:
+    """The size of the loss's gradient for requests with arguments (prompt, answer): see gradient.norms.
+
+    NaN from a backend that has no gradients.
+    """
+
+    def compute(missing: Sequence[Instance]) -> list[float]:
+        if not isinstance(lm, HFLM):
+            log.warning("%s has no gradients: gradnorm is unscored (NaN)", type(lm).__name__)
+            return [math.nan] * len(missing)
+        model = causal(lm)
+        return gradient.norms(model, [_encode(model, r) for r in missing])
+
+    return _cached(lm, "gradnorm", requests, compute)
 
 
 def _scores(lm: LM, requests: Sequence[Instance]) -> Sequence[TokenScores | FlagScores]:

@@ -135,6 +135,10 @@ GibberishModel = Annotated[
         help="Or this one: a folder, or a hub id or ID@REVISION, with a label 'clean'.", metavar="ID_OR_FOLDER"
     ),
 ]
+GradNorm = Annotated[
+    bool,
+    typer.Option("--gradnorm", help="The membership attack by gradient norm too: a backward pass for each document."),
+]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="All metrics, and the work done.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run that --out already holds.")]
 
@@ -177,6 +181,7 @@ def score(
     utility_limit: UtilityLimit = None,
     gibberish: Gibberish = False,
     gibberish_model: GibberishModel = None,
+    gradnorm: GradNorm = False,
     name: Annotated[
         str | None, typer.Option(help="What tables call the unlearned checkpoint. Default: as given.", metavar="TEXT")
     ] = None,
@@ -203,6 +208,7 @@ def score(
         include_path=include_path,
         utility_limit=utility_limit,
         gibberish_model=gibberish_model or (GIBBERISH if gibberish else None),
+        gradnorm=gradnorm,
     )
     from unlearn_metrics.data import to_score
     from unlearn_metrics.folder import check_out

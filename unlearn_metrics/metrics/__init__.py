@@ -99,6 +99,7 @@ METRICS: dict[str, Metric] = {
     "zlib": Metric(privacy.zlib, ("answer", "reference"), "privacy", better="lower", loss_is_enough=True),
     "min_k": Metric(privacy.min_k, ("answer",), "privacy", better="lower"),
     "min_k_plus_plus": Metric(privacy.min_k_plus_plus, ("answer",), "privacy", better="lower"),
+    "gradnorm": Metric(privacy.gradnorm, ("gradient",), "privacy", better="lower"),
 }
 
 ATTACKS = tuple(name for name, metric in METRICS.items() if metric.facet == "privacy")

@@ -49,6 +49,16 @@ def min_k_plus_plus(answer: TokenScores, k: float = 0.4) -> float:
     return _lowest((answer.logprob[:-1] - answer.mean[:-1]) / deviation, k)
 
 
+def gradnorm(gradient: float) -> float:
+    """Mean over the model's parameter tensors of the L2 norm of the gradient of the mean loss, end-of-sequence not
+    counted (OpenUnlearning's `mia_gradnorm`, p = 2).
+
+    gradient: that, from a backward pass (backends/gradient.py). Source: Wang et al. 2024 (Pandora's White-Box, arXiv
+    2402.17012).
+    """
+    return gradient
+
+
 def weighted_aucs(forget: Floats, holdout: Floats, forget_weights: Floats, holdout_weights: Floats) -> Floats:
     """The probability that a holdout document scores higher than a forget document, ties half (Mann-Whitney U / mn).
 
