@@ -31,6 +31,8 @@ NUMBERS = ("01", "05", "10")
 FACTS = ["tofu_real_authors", "tofu_world_facts"]
 SUITES = {f"tofu_forget{n}": [f"tofu_forget{n}", "tofu_retain", *FACTS] for n in NUMBERS}
 SUITES |= {f"{name}_privacy": [*tasks, f"tofu_holdout{name[-2:]}"] for name, tasks in SUITES.items()}
+PARAPHRASED = [*(f"tofu_forget{n}_paraphrased" for n in NUMBERS), "tofu_retain_paraphrased"]
+SUITES |= {p: [*SUITES[p.removesuffix("_paraphrased")], p, PARAPHRASED[-1]] for p in PARAPHRASED[:-1]}
 SUITES |= {f"tofu_forget{n}_paper": [f"tofu_forget{n}_paper", "tofu_retain_paper"] for n in NUMBERS}
 MUSE = ("forget_knowmem", "retain_knowmem", "forget_verbmem", "forget_privleak", "retain_privleak", "holdout_privleak")
 SUITES |= {f"muse_{corpus}": [f"muse_{corpus}_{task}" for task in MUSE] for corpus in ("news", "books")}
@@ -168,6 +170,7 @@ def test_stock_run_of_every_further_task_reports_every_metric_off_the_network(tm
         "muse_books_suite",
         "rwku_suite",
         *(f"tofu_holdout{n}" for n in NUMBERS),
+        *PARAPHRASED,
         "demo_holdout",
         *OWN,
     ]
@@ -189,6 +192,7 @@ def test_stock_run_of_every_further_task_reports_every_metric_off_the_network(tm
         *SUITES["muse_books"],
         *SUITES["rwku"],
         *(f"tofu_holdout{n}" for n in NUMBERS),
+        *PARAPHRASED,
         "demo_holdout",
         *OWN,
     ]
@@ -320,6 +324,31 @@ def test_holdout_questions_are_asked_as_the_forget_questions(lm, data):
         assert METRICS["probability"](document) == pytest.approx(
             prob(forward(lm, ask(row["question"]), " " + row["answer"])), rel=1e-4
         )
+
+
+def test_every_metric_of_memorization_by_the_paraphrased_question(lm, data):
+    """As of the question itself, and where the main task has such a variant under its own name, the same."""
+    documents = harness.evaluate(lm, harness.load("tofu_forget05_paraphrased", data))
+    rows = read(data / "forget05_perturbed.json")
+    for row, document, main in zip(rows, documents["forget_paraphrased"], documents["forget"], strict=True):
+        prompt = ask(row["paraphrased_question"])
+        assert document["prompt"] == prompt
+        assert document["generation"] == text_of(lm, prompt)
+        found = {name: metric(document) for name, metric in METRICS.items() if metric.can_score(document)}
+        loss = {
+            text: -math.log(prob(forward(lm, prompt, " " + text)))
+            for text in (row["answer"], row["paraphrased_answer"], *row["perturbed_answer"])
+        }
+        wrong = [loss[text] for text in row["perturbed_answer"]]
+        ratio = math.exp(loss[row["paraphrased_answer"]] - sum(wrong) / len(wrong))
+        assert found["truth_ratio"] == pytest.approx(min(ratio, 1 / ratio), rel=1e-3)
+        assert found["probability_paraphrased_answer"] == pytest.approx(
+            math.exp(-loss[row["paraphrased_answer"]]), rel=1e-3
+        )
+        assert found["extraction_strength_similar"] >= found["extraction_strength"]
+        for name in ("extraction_strength", "exact_memorization", "probability"):
+            assert found[name] == pytest.approx(METRICS[f"{name}_paraphrased"](main), rel=1e-5)
+    assert {name for name, m in METRICS.items() if m.facet == "memorization" and "_paraphrased" not in name} <= {*found}
 
 
 def test_score_on_a_benchmark_of_several_parts(tmp_path):
