@@ -23,6 +23,7 @@ from unlearn_metrics.control import tensors
 from unlearn_metrics.control.controls import CONTROLS, family, steps, trim
 from unlearn_metrics.control.mixing import mix_into, write_mix
 from unlearn_metrics.control.tensors import from_memory
+from unlearn_metrics.controlled import ControlledLM
 from unlearn_metrics.folder import claim
 from unlearn_metrics.score import open_pair
 from unlearn_metrics.types import Control, InputError
@@ -312,20 +313,21 @@ def lm_eval(tmp_path: Path, model: str, args: str) -> dict:
 
 
 def test_unlearn_mix_is_the_checkpoint_that_would_be_written(tmp_path):
-    """0: the original's results; 1: the unlearned's; 0.6: those of what `control mix` writes; keep: calibrated."""
+    """0: the original's parameters; 1: the unlearned's; 0.6: results of what `control mix` writes; keep: calibrated."""
     from test_score import DATA, run
 
+    names = ("original", "moderate")
+    for alpha, name in enumerate(names):
+        found = ControlledLM(*(str(DEMO / n) for n in names), alpha=alpha, device="cpu").model.state_dict()
+        for key, tensor in load_file(DEMO / name / "model.safetensors").items():
+            assert torch.equal(found[key], tensor), (alpha, key)
     given = ("--original", DEMO / "original", "--unlearned", DEMO / "moderate")
     done = run("control", "mix", *given, "--alpha", 0.6, "--out", tmp_path / "m")
     assert done.returncode == 0, done.stderr
     pair = f"original={DEMO / 'original'},unlearned={DEMO / 'moderate'}"
-    found = {}
-    for alpha, folder in ((0, DEMO / "original"), (1, DEMO / "moderate"), (0.6, tmp_path / "m")):
-        found[alpha] = lm_eval(tmp_path, "unlearn-mix", f"{pair},alpha={alpha}")
-        assert found[alpha] == lm_eval(tmp_path, "hf", f"pretrained={folder}")
-    assert found[0] != found[1] != found[0.6] != found[0]
-    calibrated = lm_eval(tmp_path, "unlearn-mix", f"{pair},keep=0.5,benchmark=demo,data={DATA},limit=8")
-    assert calibrated != found[0]
+    mixed = lm_eval(tmp_path, "unlearn-mix", f"{pair},alpha=0.6")
+    assert mixed == lm_eval(tmp_path, "hf", f"pretrained={tmp_path / 'm'}")
+    assert mixed != lm_eval(tmp_path, "unlearn-mix", f"{pair},keep=0.5,benchmark=demo,data={DATA},limit=8")
     refused = run("lm-eval", "run", "--model", "unlearn-mix", "--model_args", pair, "--tasks", "demo_forget")
     assert refused.returncode == 2
     assert "error: unlearn-mix needs alpha, or benchmark" in refused.stderr
