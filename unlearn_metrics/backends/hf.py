@@ -449,12 +449,18 @@ def max_rows(lm: HFLM) -> int | None:
 def batches(
     items: Sequence[T], length: Callable[[T], int], positions: int, rows: int | None = None
 ) -> Iterator[list[T]]:
-    """Sorted by length, longest first (memory runs out at once or never), cut at rows x longest <= positions."""
+    """Sorted by length, longest first (memory runs out at once or never), cut at rows x longest <= positions.
+
+    From a quarter of that on, cut also where a fifth of the next row would be padding (few items, of many lengths).
+    """
     batch: list[T] = []
     for item in sorted(items, key=length, reverse=True):
-        if batch and (len(batch) == rows or (len(batch) + 1) * length(batch[0]) > positions):
-            yield batch
-            batch = []
+        if batch:
+            longest = length(batch[0])
+            full = (len(batch) + 1) * longest > positions or len(batch) == rows
+            if full or (4 * len(batch) * longest >= positions and 5 * length(item) < 4 * longest):
+                yield batch
+                batch = []
         batch.append(item)
     if batch:
         yield batch
