@@ -16,7 +16,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
-from scipy.stats import hmean, ks_2samp
 
 from unlearn_metrics import stats
 from unlearn_metrics.metrics import ATTACKS, METRICS, available, privacy, value
@@ -189,6 +188,8 @@ def _by_question(what: str, documents: Sequence[Document], values: Sequence[floa
 
 def harmonic(*parts: Floats) -> Floats:
     """Harmonic mean of figures, resample by resample; 0 where one is 0."""
+    from scipy.stats import hmean  # half a second, which records alone need not wait
+
     return np.asarray(hmean(np.clip(_paired(*parts), 0, None), axis=0))
 
 
@@ -209,6 +210,8 @@ def forget_quality(m: Model) -> Floats:
     Source: Maini et al. 2024 (TOFU), section 2.2.3. Drawn by clusters, a resample of n questions has about n: its p is
     that of its distance between the distribution functions, at n.
     """
+    from scipy.stats import ks_2samp
+
     mine, theirs = m.log_ratios("forget"), m.reference.log_ratios("forget")
     point = ks_forget_quality(mine, theirs)
     both = np.array([[mine[q], theirs[q]] for q in mine])
@@ -400,18 +403,21 @@ def whole(splits: Splits) -> dict[str, list[Document]]:
     return joined
 
 
-def digest(documents: Sequence[Document], attacks: Collection[str] = ()) -> list[Document]:
+def digest(
+    documents: Sequence[Document], found: Mapping[str, Sequence[float]], attacks: Collection[str] = ()
+) -> list[Document]:
     """What `compose` takes of documents, small enough to send to another process: figures instead of token scores.
 
-    documents: with a "logged" each; attacks: those that composites of the benchmark make, if any. Texts are kept where
-    composites match documents by what was asked.
+    found: values that are known, metric -> one for each document; attacks: those that composites of the benchmark make,
+    if any. Texts are kept where composites match documents by what was asked.
     """
     taken = {*(metric for _, metric in UTILITY), *MEMORIZATION, "gibberish", *attacks}
     names = [name for name in available(documents) if name in taken]
+    columns = [found[name] if name in found else [value(name, d) for d in documents] for name in names]
     result = []
-    for d in documents:
+    for d, row in zip(documents, zip(*columns, strict=True) if names else ((),) * len(documents), strict=True):
         brief: Document = {key: d[key] for key in ("id", "split", "cluster")}
-        brief["logged"] = {name: value(name, d) for name in names}
+        brief["logged"] = dict(zip(names, row, strict=True))
         if is_forget(d["split"]):  # for log_ratios
             losses = {role: d[role] for role in ("true_answer", "wrong_answers") if role in d}
             for role, scores in losses.items():

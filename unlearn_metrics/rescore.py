@@ -45,8 +45,8 @@ def rescore(folder: Path, more: Iterable[str] = ()) -> RunRecord:
         allowed, before = available(documents), had.get(key, {})
         wanted = [n for n in METRICS if n in before or (n in allowed and {n, "all"} & {*more})]
         wanted += [n for n in record.ability if n in before]
-        scores, known = runs.score_split(documents, wanted, seed)
-        return scores, digest(known, ATTACKS if attacked else ())
+        scores, found = runs.score_split(documents, wanted, seed)
+        return scores, digest(documents, found, ATTACKS if attacked else ())
 
     large = (folder / TOKENS).stat().st_size > SMALL
     each = forked if large and can_fork() else lambda work, items: [work(item) for item in items]

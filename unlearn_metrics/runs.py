@@ -58,21 +58,14 @@ def halves(documents: Sequence[Document]) -> tuple[list[Document], list[Document
 
 def score_split(
     documents: Sequence[Document], names: Iterable[str], seed: int
-) -> tuple[dict[str, Score], list[Document]]:
-    """(metric -> Score, the documents with what was computed as if it had been logged, as composites take it).
-
-    Clusters of documents are resampled together, alike for all metrics.
-    """
+) -> tuple[dict[str, Score], dict[str, list[float]]]:
+    """(metric -> Score, metric -> its value for each document). Clusters of documents are resampled together, alike for
+    all metrics."""
     found = values(list(names), documents)
     clusters = np.array([d["cluster"] for d in documents])
     figures = np.array(list(found.values())).reshape(len(found), len(documents))
     scored = stats.scores(figures, clusters, seed, [name in METRICS and METRICS[name].geometric for name in found])
-    rows = zip(*found.values(), strict=True) if found else ((),) * len(documents)
-    known = [
-        d | {"logged": d.get("logged", {}) | dict(zip(found, row, strict=True))}
-        for d, row in zip(documents, rows, strict=True)
-    ]
-    return dict(zip(found, scored, strict=True)), known
+    return dict(zip(found, scored, strict=True)), found
 
 
 def score_all(
@@ -83,12 +76,18 @@ def score_all(
     known: Observations = {model: {} for model in observations}
     for model, splits in observations.items():
         for split, documents in splits.items():
-            scores[model][split], known[model][split] = score_split(documents, metrics[model][split], seed)
+            scores[model][split], found = score_split(documents, metrics[model][split], seed)
+            rows = zip(*found.values(), strict=True) if found else ((),) * len(documents)
+            known[model][split] = [
+                d | {"logged": d.get("logged", {}) | dict(zip(found, row, strict=True))}
+                for d, row in zip(documents, rows, strict=True)
+            ]
     return scores, {model: score_composites(known, model, seed, benchmark) for model in known}
 
 
 def score_composites(known: Observations, model: str, seed: int, benchmark: str) -> dict[str, Score]:
-    """name -> Score of a model's composites. known: documents as score_split gives them."""
+    """name -> Score of a model's composites. known: documents, what was computed of them as if
+    it had been logged."""
     try:
         return compose(known[model], known.get("retain_only"), known.get("original"), seed, benchmark)
     except ValueError as error:
@@ -128,6 +127,10 @@ def put(out: Path, record: RunRecord, observations: Observations) -> None:
 
 def read_json(path: Path) -> Any:
     """The JSON in a file from anyone. InputError if it is none, is too large, or says a key twice."""
+    return _parsed(path, _bytes(path))
+
+
+def _bytes(path: Path) -> bytes:
     try:
         if not path.is_file():  # a pipe or a device would never end
             raise InputError(f"{path} is no file")
@@ -137,6 +140,10 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path} cannot be read: {first_line(error)}") from None
     if len(data) > MAX_RECORD_BYTES:
         raise InputError(f"{path} is too large: it has more than {MAX_RECORD_BYTES >> 20} MiB")
+    return data
+
+
+def _parsed(path: Path, data: bytes) -> Any:
     try:
         return json.loads(data, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
@@ -156,14 +163,15 @@ def load_record(folder: Path) -> RunRecord:
     path = folder / RECORD if folder.is_dir() else folder
     if not path.exists():
         raise InputError(f"{folder} holds no run: there is no {RECORD}")
-    raw = read_json(path)
+    data = _bytes(path)
+    raw = _parsed(path, data)
     found = raw.get("schema") if isinstance(raw, dict) else None
     if found == "unlearn-metrics/record/1":
-        raw = _from_1(raw)
+        data = json.dumps(_from_1(raw)).encode()
     elif found != SCHEMA:
         raise InputError(f"{path} has schema {str(found)[:80]!r}; this version reads {SCHEMA!r} and record/1")
     try:
-        record = RECORD_TYPE.validate_json(json.dumps(raw))
+        record = RECORD_TYPE.validate_json(data)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))[:200] or "top level"
@@ -377,15 +385,14 @@ def _plain(table: pa.Table, name: str) -> list[Any]:
 class _Stored(TokenScores):
     """A row of the columns, cut out of their buffers when asked for: most metrics take the loss alone."""
 
-    def __init__(self, columns: Sequence[Any], start: int, stop: int, loss: float) -> None:
+    def __init__(self, columns: Mapping[str, Any], start: int, stop: int, loss: float) -> None:
         self.__dict__.update(columns=columns, start=start, stop=stop, loss=loss)
 
     def __getattr__(self, name: str) -> Any:
         if name not in TOKEN_SCORE_FIELDS:
             raise AttributeError(name)
-        found = dict(zip(TOKEN_SCORE_FIELDS, (c[self.start : self.stop] for c in self.columns), strict=True))
-        self.__dict__.update(found)
-        return found[name]
+        found = self.__dict__[name] = self.columns[name][self.start : self.stop]
+        return found
 
 
 def _token_scores(table: pa.Table, path: Path) -> Iterable[TokenScores | MeanLoss]:
@@ -400,6 +407,7 @@ def _token_scores(table: pa.Table, path: Path) -> Iterable[TokenScores | MeanLos
         raise InputError(f"{path}: a list holds a null")
     flat = [column.to_numpy() for column in values]
     flat += [flat[-1][:0]] * (len(TOKEN_SCORE_FIELDS) - len(flat))
+    whole = dict(zip(TOKEN_SCORE_FIELDS, flat, strict=True))
     logprob, *moments = flat[2:]
     if (logprob > ROUNDING).any():
         raise InputError(f"{path}: a log-probability is above 0")
@@ -414,7 +422,7 @@ def _token_scores(table: pa.Table, path: Path) -> Iterable[TokenScores | MeanLos
         elif stop - start < 2:
             raise InputError(f"{path}: an answer without tokens")
         else:
-            yield _Stored(flat, start, stop, loss_of(terms[start:stop]))
+            yield _Stored(whole, start, stop, loss_of(terms[start:stop]))
 
 
 def _rows(observations: Observations) -> Iterable[tuple[str, str, Document]]:

@@ -9,7 +9,6 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, stdtrit
-from scipy.stats import permutation_test
 
 from unlearn_metrics.types import Floats, Score
 
@@ -161,6 +160,8 @@ def sign_flip(sums: Floats, seed: int) -> Floats:
     """
     if sums.shape[1] < 2:
         return np.ones(len(sums))
+    from scipy.stats import permutation_test  # half a second, which records alone need not wait
+
     result = permutation_test(
         (sums,),
         lambda flipped, axis: flipped.sum(axis),

@@ -32,7 +32,7 @@ class Metric:
     flags_are_enough: bool = False
 
     def __call__(self, document: Document) -> float:
-        return self.fn(*[document[name] for name in self.needs])
+        return self.fn(*map(document.__getitem__, self.needs))
 
     @property
     def definition(self) -> str:
@@ -146,8 +146,9 @@ def values(names: Sequence[str], documents: Iterable[Document]) -> dict[str, lis
             for name in names:
                 result[name].append(value(name, document))
             continue
-        shape = tuple((name, _types(field)) for name, field in document.items())
-        if shape not in computed:  # documents that hold alike have the same metrics
+        # documents that hold alike have the same metrics
+        shape = (*document, *[_types(f) if type(f) is list else type(f) for f in document.values()])
+        if shape not in computed:
             computed[shape] = [(METRICS[n] if METRICS[n].can_score(document) else None, result[n]) for n in names]
         for metric, found in computed[shape]:
             found.append(math.nan if metric is None else metric(document))

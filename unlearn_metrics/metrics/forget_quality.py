@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from scipy.stats import ks_2samp
-
 
 def ks_forget_quality(unlearned: Mapping[str, float], retain: Mapping[str, float]) -> float:
     """p-value of the two-sample Kolmogorov-Smirnov test on the truth ratios of two models, question -> R or log R.
@@ -19,4 +17,6 @@ def ks_forget_quality(unlearned: Mapping[str, float], retain: Mapping[str, float
     if unlearned.keys() != retain.keys():
         differing = sorted(unlearned.keys() ^ retain.keys())
         raise ValueError(f"forget quality compares the same questions; {len(differing)} differ: {differing[0]!r}")
+    from scipy.stats import ks_2samp  # half a second, which records alone need not wait
+
     return float(ks_2samp(list(unlearned.values()), list(retain.values())).pvalue)
