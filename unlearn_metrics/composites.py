@@ -36,6 +36,7 @@ UTILITY = [
 ]
 MEMBERSHIP = ("forget", "holdout")
 MEMORIZATION = ("extraction_strength", "exact_memorization", "probability_paraphrased_answer")
+FORGETTING = [("forget", metric) for metric in (*MEMORIZATION, "gibberish")]
 # 1 - the AUC of forget against holdout by Min-40 % of the models that MUSE's authors retrained without the forget set
 # (Shi et al. 2024, the constants of their code; 7B models)
 PUBLISHED = {"muse_news": 0.4772, "muse_books": 0.5393}
@@ -60,6 +61,7 @@ class Model:
         self.splits, self.seed, self.benchmark = splits, seed, benchmark
         self._reference, self._original = reference, original
         self._known: dict[tuple[str, ...], Floats] = {}
+        self._means: dict[str, dict[str, Floats]] = {}
 
     def _once(self, key: tuple[str, ...], compute: Callable[[], Floats]) -> Floats:
         if key not in self._known:
@@ -109,22 +111,31 @@ class Model:
 
     def mean(self, split: str, metric: str) -> Floats:
         """[1 + resamples] aggregates of a metric. Raises Undefined where no document has it."""
-
-        def aggregate() -> Floats:
-            documents = self.documents(split)
-            if metric not in available(documents):
-                raise Undefined(f"needs {metric} on {split}")
-            return self.average(split, metric, np.array([value(metric, d) for d in documents]))
-
-        return self._once(("mean", split, metric), aggregate)
+        documents = self.documents(split)
+        if split not in self._means:  # all that may be asked for, since they are drawn together
+            wanted = {m for s, m in UTILITY if s == split} | (
+                {*MEMORIZATION, "gibberish"} if is_forget(split) else set()
+            )
+            names = [name for name in available(documents) if name in wanted]
+            figures = np.array([[value(name, d) for d in documents] for name in names]).reshape(-1, len(documents))
+            self._means[split] = dict(zip(names, self._averages(split, figures), strict=True))
+        if metric not in self._means[split]:
+            raise Undefined(f"needs {metric} on {split}")
+        return self._defined(split, metric, self._means[split][metric])
 
     def average(self, split: str, what: str, values: Floats) -> Floats:
         """[1 + resamples] means of a figure of the documents, [n]."""
-        drawn = stats.resampled_means(values[None], *self._draw(split))[0]
-        result = np.concatenate([[stats.mean(values[~np.isnan(values)])], drawn])
-        if np.isnan(result[0]):
-            raise Undefined(f"{what} is unscored for all {len(values)} documents of {split}")
-        return result
+        return self._defined(split, what, self._averages(split, values[None])[0])
+
+    def _averages(self, split: str, figures: Floats) -> Floats:
+        """[figures, 1 + resamples] means of figures of the documents, [figures, n]."""
+        points = [stats.mean(row[~np.isnan(row)]) for row in figures]
+        return np.column_stack([points, stats.resampled_means(figures, *self._draw(split))])
+
+    def _defined(self, split: str, what: str, means: Floats) -> Floats:
+        if np.isnan(means[0]):
+            raise Undefined(f"{what} is unscored for all {len(self.documents(split))} documents of {split}")
+        return means
 
     def log_ratios(self, split: str) -> dict[str, float]:
         """question -> log truth ratio. Raises Undefined if one document has none."""
@@ -411,7 +422,7 @@ def digest(
     found: values that are known, metric -> one for each document; attacks: those that composites of the benchmark make,
     if any. Texts are kept where composites match documents by what was asked.
     """
-    taken = {*(metric for _, metric in UTILITY), *MEMORIZATION, "gibberish", *attacks}
+    taken = {*(metric for _, metric in (*UTILITY, *FORGETTING)), *attacks}
     names = [name for name in available(documents) if name in taken]
     columns = [found[name] if name in found else [value(name, d) for d in documents] for name in names]
     result = []

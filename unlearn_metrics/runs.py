@@ -385,8 +385,11 @@ def _plain(table: pa.Table, name: str) -> list[Any]:
 class _Stored(TokenScores):
     """A row of the columns, cut out of their buffers when asked for: most metrics take the loss alone."""
 
+    __slots__ = ("columns", "loss", "start", "stop")
+    __setattr__ = object.__setattr__
+
     def __init__(self, columns: Mapping[str, Any], start: int, stop: int, loss: float) -> None:
-        self.__dict__.update(columns=columns, start=start, stop=stop, loss=loss)
+        self.columns, self.start, self.stop, self.loss = columns, start, stop, loss
 
     def __getattr__(self, name: str) -> Any:
         if name not in TOKEN_SCORE_FIELDS:
@@ -413,7 +416,8 @@ def _token_scores(table: pa.Table, path: Path) -> Iterable[TokenScores | MeanLos
         raise InputError(f"{path}: a log-probability is above 0")
     if any(np.isinf(values).any() for values in moments):
         raise InputError(f"{path}: a mean or variance is infinite")
-    losses, terms = _plain(table, "loss") if "loss" in table.column_names else [None] * len(table), logprob.tolist()
+    losses = _plain(table, "loss") if "loss" in table.column_names else [None] * len(table)
+    begin, terms = 0, list[float]()  # of a part of the log-probabilities, as Python's numbers
     for start, stop, loss in zip(starts[:-1].tolist(), starts[1:].tolist(), losses, strict=True):
         if loss is not None and not 0 <= loss <= MAX_NUMBER:
             raise InputError(f"{path}: {loss:g} is no mean loss")
@@ -422,7 +426,9 @@ def _token_scores(table: pa.Table, path: Path) -> Iterable[TokenScores | MeanLos
         elif stop - start < 2:
             raise InputError(f"{path}: an answer without tokens")
         else:
-            yield _Stored(whole, start, stop, loss_of(terms[start:stop]))
+            if stop > begin + len(terms):
+                begin, terms = start, logprob[start : stop + 100_000].tolist()
+            yield _Stored(whole, start, stop, loss_of(terms[start - begin : stop - begin]))
 
 
 def _rows(observations: Observations) -> Iterable[tuple[str, str, Document]]:

@@ -89,8 +89,10 @@ def resampled_means(
     with np.errstate(divide="ignore", invalid="ignore"):
         step = 2.0 ** (np.ceil(np.log2(np.abs(sums).max(0, initial=0) * len(labels))) - 52)
         sums = np.where(np.isfinite(step) & (step > 0), np.rint(sums / step) * step, sums)
+        both = np.hstack([sums, counted])
         for block in np.split(drawn, np.cumsum(_blocks(len(drawn), len(labels)))):
-            means.append((block.astype(np.float64) @ sums) / (block.astype(np.float64) @ counted))
+            above, below = np.hsplit(block.astype(np.float64) @ both, 2)
+            means.append(above / below)
     return np.concatenate(means).T
 
 
