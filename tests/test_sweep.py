@@ -62,6 +62,7 @@ def swept(tmp_path_factory) -> tuple[Path, Path]:
     assert done.returncode == 0, done.stderr
     assert "4 of 4 cells" in done.stdout
     assert "left] demo/excessive/mix-keep0.9" in done.stderr
+    assert "it/s" not in done.stderr  # no bars of lm-eval's and datasets' among our lines
     return path, folder / "runs"
 
 

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -61,7 +60,9 @@ def numbered(source: Path | str, found: Iterable[Any]) -> Iterator[tuple[str, An
     return ((f"{source}, row {i}", row) for i, row in enumerate(found, 1))
 
 
-def _saved(folder: Path) -> datasets.Dataset:
+def _saved(folder: Path) -> Iterable[Any]:
+    import datasets  # which takes seconds to import, and is rarely needed here
+
     try:
         found = datasets.load_from_disk(str(folder))
     except (OSError, ValueError) as error:

@@ -16,6 +16,7 @@ import yaml
 from annotated_types import Ge, Gt, Le, MinLen
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
+from unlearn_metrics.data import to_score
 from unlearn_metrics.folder import RECORD, unfinished, write
 from unlearn_metrics.types import (
     OF_CONTROL,
@@ -177,8 +178,6 @@ def _sources(path: Path, plan: Any) -> dict[str, Path | OwnData | None]:
     for benchmark in plan.data if isinstance(plan.data, dict) else ():
         if benchmark not in benchmarks:
             raise InputError(f"{path}: data.{benchmark}: not among the benchmarks, {', '.join(map(str, benchmarks))}")
-    from unlearn_metrics.data import to_score  # which takes a second to import: a plan that is none is told at once
-
     files = {"forget": plan.forget, "retain": plan.retain, "holdout": plan.holdout}
     sources = {}
     for name in benchmarks:

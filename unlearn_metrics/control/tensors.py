@@ -17,13 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
 from unlearn_metrics.types import InputError, first_line
 
-PART = 1 << 18  # elements that are read, mixed and written at once: about what stays in a processor's cache
+PART = 1 << 19  # elements that are read, mixed and written at once: smaller ones cost more calls, larger ones memory
 WORKERS = 2  # threads, each of which reads, computes and writes a part of its own
 AHEAD = 4  # parts that are given out at once
 PAGE = 4096
@@ -92,10 +91,22 @@ def _from_file(path: Path, offset: int, shape: tuple[int, ...], dtype: torch.dty
     row = width * dtype.itemsize
 
     def rows(start: int, stop: int) -> torch.Tensor:
-        raw = np.fromfile(path, np.uint8, (stop - start) * row, offset=offset + start * row)
-        return torch.from_numpy(raw).view(dtype).view(stop - start, width)
+        raw = torch.empty((stop - start) * row, dtype=torch.uint8)
+        _read_at(path, raw.numpy().data, offset + start * row)
+        return raw.view(dtype).view(stop - start, width)
 
     return LazyTensor(shape, dtype, rows)
+
+
+def _read_at(path: Path, data: memoryview, place: int) -> None:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        while data:
+            if not (read := os.preadv(file, [data], place)):
+                raise InputError(f"{path} became shorter while it was read")
+            data, place = data[read:], place + read
+    finally:
+        os.close(file)
 
 
 def safetensors_file(path: Path) -> dict[str, LazyTensor]:
