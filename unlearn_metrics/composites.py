@@ -153,6 +153,8 @@ class Model:
             if mine.keys() != theirs.keys():
                 raise ValueError(f"the reference attack compares the same documents; those of {split} differ")
             return _by_question(name, documents, [loss - theirs[question] for question, loss in mine.items()])
+        if name not in available(documents):
+            raise Undefined(f"needs {name} on {split}")
         return _by_question(name, documents, [value(name, d) for d in documents])
 
     def auc(self, attack: str) -> Floats:
