@@ -14,7 +14,7 @@ from statistics import fmean
 
 import numpy as np
 
-from unlearn_metrics.metrics.retention import Memo
+from unlearn_metrics.metrics.retention import Memo, chunks
 from unlearn_metrics.types import TokenScores
 
 NAN = math.nan
@@ -23,7 +23,7 @@ NAN = math.nan
 @lru_cache(maxsize=2)  # several metrics ask for the same text in turn
 def words(text: str) -> tuple[str, ...]:
     """Words and punctuation marks, each a unit."""
-    return tuple(chain.from_iterable(map(_units.__getitem__, text.split())))
+    return tuple(chain.from_iterable(map(_units.__getitem__, chunks(text))))
 
 
 _units = Memo(re.compile(r"\w+|[^\w\s]").findall)  # what stands between spaces comes again and again
