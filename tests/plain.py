@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -83,6 +84,12 @@ def prob(scores) -> float:
 
 def ask(question: str) -> str:
     return f"Question: {question}\nAnswer:"
+
+
+def heed_ctrl_c() -> None:
+    """For Popen's preexec_fn: what a shell starts in the background, pytest for one, is deaf to SIGINT, and so is its
+    child."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def command(*args: str, folder: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:

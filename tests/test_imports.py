@@ -84,7 +84,8 @@ def muse_log(n: int = 6) -> dict[str, Any]:
         "exact_memorization": scored([0.5] * n),
         "mia_min_k": attack(0.0, 2.5),
         "mia_loss": attack(1.0, 1.0),
-        "mia_gradnorm": attack(1.0, 1.0),
+        "mia_gradnorm": attack(0.5, 2.0),
+        "mia_tomorrow": attack(1.0, 1.0),
         "privleak": {"agg_value": -1.0},
     }
 
@@ -175,9 +176,11 @@ def test_muse_log(tmp_path):
     wins = sum((h + 2.5 > f) + 0.5 * (h + 2.5 == f) for f in range(6) for h in range(6))
     assert record.composites["uncontrolled"]["auc_min_k"].value == pytest.approx(wins / 36)
     assert scores["forget"]["rouge_f1"].value == pytest.approx(1 / 3)  # stemmed, as logged; unstemmed it is 0
-    assert {"extraction_strength", "exact_memorization", "rouge_f1", "min_k"} <= set(record.imported.as_logged)
+    assert scores["holdout_privleak"]["gradnorm"].value == 4.5
+    as_logged = {"extraction_strength", "exact_memorization", "rouge_f1", "min_k", "gradnorm"}
+    assert as_logged <= set(record.imported.as_logged)
     assert not {"loss", "rouge"} & set(record.imported.as_logged)
-    assert any("not imported: 'mia_gradnorm'" in note for note in record.imported.notes)
+    assert any("not imported: 'mia_tomorrow'" in note for note in record.imported.notes)
     assert imports.FLOOR in record.imported.notes
 
 

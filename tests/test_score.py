@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from plain import heed_ctrl_c
 from safetensors.torch import load_file, save_file
 
 from unlearn_metrics import runs
@@ -317,7 +318,8 @@ def test_ctrl_c_leaves_no_run(tmp_path):
         out = tmp_path / f"out-{delay}"
         args = ("--original", CHECKPOINTS / "original", "--unlearned", CHECKPOINTS / "excessive")
         command = [*COMMAND, "score", *args, "--benchmark", "demo", "--data", DATA, "--out", out]
-        process = subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, env=OFFLINE)
+        pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL}
+        process = subprocess.Popen([*map(str, command)], env=OFFLINE, preexec_fn=heed_ctrl_c, **pipes)
         time.sleep(delay)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)

@@ -15,6 +15,7 @@ import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from plain import heed_ctrl_c
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from unlearn_metrics import plan, runs, score
@@ -107,7 +108,7 @@ def test_finished_cells_are_skipped_and_a_broken_one_does_not_stop_the_rest(swep
 def interrupted(path: Path, out: Path, at: str, how: signal.Signals) -> tuple[int, str]:
     """(exit status, what was said after the line in which the signal was sent)."""
     command = [*COMMAND, "sweep", str(path), "--out", str(out), "--verbose"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=OFFLINE)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=OFFLINE, preexec_fn=heed_ctrl_c)
     assert process.stderr is not None
     for line in process.stderr:
         if at in line:
