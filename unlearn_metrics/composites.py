@@ -36,7 +36,7 @@ UTILITY = [
 ]
 MEMBERSHIP = ("forget", "holdout")
 MEMORIZATION = ("extraction_strength", "exact_memorization", "probability_paraphrased_answer")
-FORGETTING = [("forget", metric) for metric in (*MEMORIZATION, "gibberish")]
+FORGETTING = (*MEMORIZATION, "gibberish")  # what composites take of the forget set
 # 1 - the AUC of forget against holdout by Min-40 % of the models that MUSE's authors retrained without the forget set
 # (Shi et al. 2024, the constants of their code; 7B models)
 PUBLISHED = {"muse_news": 0.4772, "muse_books": 0.5393}
@@ -113,9 +113,7 @@ class Model:
         """[1 + resamples] aggregates of a metric. Raises Undefined where no document has it."""
         documents = self.documents(split)
         if split not in self._means:  # all that may be asked for, since they are drawn together
-            wanted = {m for s, m in UTILITY if s == split} | (
-                {*MEMORIZATION, "gibberish"} if is_forget(split) else set()
-            )
+            wanted = {*FORGETTING} if is_forget(split) else {m for s, m in UTILITY if s == split}
             names = [name for name in available(documents) if name in wanted]
             figures = np.array([[value(name, d) for d in documents] for name in names]).reshape(-1, len(documents))
             self._means[split] = dict(zip(names, self._averages(split, figures), strict=True))
@@ -161,8 +159,9 @@ class Model:
         """[1 + resamples] areas under the curve, forget against holdout."""
 
         def areas() -> Floats:
-            scores = [np.array(list(self.attack(attack, split).values())) for split in membership(self.splits)]
-            weights = _paired(*(self.weights(split) for split in membership(self.splits)))
+            pair = membership(self.splits)
+            scores = [np.array(list(self.attack(attack, split).values())) for split in pair]
+            weights = _paired(*(self.weights(split) for split in pair))
             return privacy.weighted_aucs(*scores, *weights)
 
         return self._once(("auc", attack), areas)
@@ -424,7 +423,7 @@ def digest(
     found: values that are known, metric -> one for each document; attacks: those that composites of the benchmark make,
     if any. Texts are kept where composites match documents by what was asked.
     """
-    taken = {*(metric for _, metric in (*UTILITY, *FORGETTING)), *attacks}
+    taken = {*(metric for _, metric in UTILITY), *FORGETTING, *attacks}
     names = [name for name in available(documents) if name in taken]
     columns = [found[name] if name in found else [value(name, d) for d in documents] for name in names]
     result = []

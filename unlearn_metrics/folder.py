@@ -37,9 +37,8 @@ def check_out(out: Path, overwrite: bool) -> None:
         if not overwrite:
             raise InputError(f"{out} already holds a run; choose another --out or pass --overwrite")
         return
-    ours = (
-        {TOKENS, TEXTS, CURVE} if (out / PARTIAL).is_dir() else set()
-    )  # of a run that was killed while it was written
+    # of a run that was killed while it was written
+    ours = {TOKENS, TEXTS, CURVE} if (out / PARTIAL).is_dir() else set()
     if out.is_dir() and any(path.name not in ours for path in out.glob("[!.]*")):
         raise InputError(f"{out} is not empty and holds no run; choose another --out")
 

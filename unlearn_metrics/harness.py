@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,21 +29,26 @@ class OurTaskManager(TaskManager):
 
 def benchmarks() -> dict[str, list[str]]:
     """Name for `--benchmark` -> its tasks: every group NAME_suite of ours."""
-    index = _manager({}).task_index
+    index = _index()
     suites = {name.removesuffix("_suite"): index[name].cfg for name in index if name.endswith("_suite")}
     return {name: list(cfg["task"]) for name, cfg in suites.items() if cfg}
 
 
 def foreign(benchmark: str) -> list[str]:
     """The tasks of lm-eval's own that a benchmark is made of: WMDP."""
-    index = _manager({}).task_index
-    return [task for task in benchmarks().get(benchmark.removesuffix("_suite"), ()) if task not in index]
+    return [task for task in benchmarks().get(benchmark.removesuffix("_suite"), ()) if task not in _index()]
 
 
 def retention_metric(benchmark: str) -> str:
     """What calibration keeps where a benchmark is made of lm-eval's tasks, unless the user says otherwise."""
-    suite = _manager({}).task_index[f"{benchmark.removesuffix('_suite')}_suite"].cfg or {}
+    suite = _index()[f"{benchmark.removesuffix('_suite')}_suite"].cfg or {}
     return str(suite["metadata"]["retention_metric"])
+
+
+@cache
+def _index() -> Mapping[str, Any]:
+    """What the package's YAML declares, by name, read once."""
+    return _manager({}).task_index
 
 
 def _manager(metadata: dict[str, Any]) -> TaskManager:
@@ -61,9 +67,9 @@ def load(benchmark: str, source: Path | OwnData | None) -> dict[str, TokenScoreT
     name = benchmark.removesuffix("_suite")
     if name not in known:
         raise InputError(f"unknown benchmark '{benchmark}'; {did_you_mean(name, known)}")
-    manager = _manager({} if source is None else {"data_dir": str(source)})
     if foreign(name):
         return {}
+    manager = _manager({} if source is None else {"data_dir": str(source)})
     try:
         tasks = manager.load(f"{name}_suite")["tasks"]
     except (OSError, ValueError) as error:  # datasets: no such repository, no network, no such config

@@ -61,11 +61,11 @@ def rows(names: Mapping[str, Collection[str]], everything: bool = False) -> list
 
 
 def facet_of(metric: str, split: str) -> str:
-    if metric not in METRICS and not is_forget(split):
-        return "General ability"
     if metric in METRICS and METRICS[metric].facet == "fluency":
         return "Fluency"
-    return "Forget quality" if is_forget(split) else "Knowledge retention"
+    if is_forget(split):
+        return "Forget quality"
+    return "Knowledge retention" if metric in METRICS else "General ability"
 
 
 def measured(scores: Scores) -> dict[str, dict[str, None]]:

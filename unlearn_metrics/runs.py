@@ -309,16 +309,15 @@ def _documents(folder: Path, model: str, split: str, texts: pa.Table, tokens: pa
     by_id: dict[int, Document] = {}
     names = [n for n in texts.column_names if n not in ("model", "split") and texts.column(n).null_count < len(texts)]
     own, logged = [n for n in names if not n.startswith(LOGGED)], [n for n in names if n.startswith(LOGGED)]
-    spoken, judged = "generation" in own, "clean_probability" in own
     for row in zip(*(_plain(texts, name) for name in own), strict=True):
         document: Document = {"split": split} | {
             n: found for n, found in zip(own, row, strict=True) if found is not None
         }
-        if spoken and "generation" in document:
+        if "generation" in document:
             document["judged_generation"] = None
         if max(len(document.get("reference", "")), len(document.get("generation", ""))) > MAX_TEXT:
             raise InputError(f"{folder / TEXTS}: a text has more than {MAX_TEXT:,} characters")
-        if judged and not 0 <= document.get("clean_probability", 0) <= 1:
+        if not 0 <= document.get("clean_probability", 0) <= 1:
             raise InputError(f"{folder / TEXTS}: {document['clean_probability']:g} is no probability")
         if not 0 <= document.get("gradient", 0) <= MAX_NUMBER:
             raise InputError(f"{folder / TEXTS}: {document['gradient']:g} is no norm of a gradient")
