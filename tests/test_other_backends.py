@@ -338,7 +338,7 @@ def test_an_encoder_decoder_is_refused(model, requests):
         token_scores(lm, requests)
 
 
-# --- vLLM: never run here; lm-eval's own class and the shape of vLLM's objects --------------------------------------
+# --- vLLM: lm-eval's own class and the shape of vLLM's objects; test_vllm.py runs the real one -----------------------
 
 Logprob = namedtuple("Logprob", ["logprob", "rank", "decoded_token"])  # vllm.logprobs.Logprob is a dataclass of these
 
@@ -355,6 +355,8 @@ def test_prompt_logprobs_by_hand():
     )
     found = returned.parse_prompt_logprobs([3, 5, 6, 7, 1], output, 2)
     assert found == [(-3.0, 9), (-0.7, 4), (-0.5, 1)]
+    cut = returned.parse_prompt_logprobs([3, 5, 6, 7, 1], output, -1)  # the answer had six tokens, the prompt is gone
+    np.testing.assert_equal(cut, [returned.NOTHING] * 2 + [(-0.2, 5), *found])
     assert returned.parse_prompt_logprobs([3, 5], types.SimpleNamespace(prompt_logprobs=[None, {5: -0.2}]), 1) == [
         (-0.2, 5)
     ]

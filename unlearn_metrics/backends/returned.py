@@ -177,10 +177,11 @@ def parse_prompt_logprobs(tokens: Sequence[int], outputs: Any, ctxlen: int) -> l
     """Positions of the answer, tokens[ctxlen:], from a vLLM RequestOutput. Stands in for `_parse_logprobs`.
 
     outputs.prompt_logprobs: for each position None (the first) or {token id: Logprob(logprob, rank, decoded_token)},
-    which holds the prompt's token and the arg-max.
+    which holds the prompt's token and the arg-max. ctxlen < 0: so many tokens of the answer were cut from its start.
     """
-    found = zip(tokens[ctxlen:], outputs.prompt_logprobs[ctxlen:], strict=True)
-    return [NOTHING if given is None else _of_ids(given, token) for token, given in found]
+    start, lost = max(ctxlen, 0), max(-ctxlen, 0)
+    found = zip(tokens[start:], outputs.prompt_logprobs[start:], strict=True)
+    return [NOTHING] * lost + [NOTHING if given is None else _of_ids(given, token) for token, given in found]
 
 
 def _of_ids(given: dict[int, Any], token: int) -> Position:
