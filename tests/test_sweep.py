@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import signal
@@ -95,7 +96,13 @@ def test_finished_cells_are_skipped_and_a_broken_one_does_not_stop_the_rest(swep
     states = {str(cell.folder): plan.state(out, cell) for cell in plan.read(longer)}
     assert list(states.values()).count("done") == 4
     assert states["demo/broken/mix-keep0.9"] == f"failed: checkpoint {broken} is not a folder"
-    for note in (out / "demo").glob("broken/*.json"):
+    # the notes are not in the way of who globs runs
+    assert len(glob.glob(f"{out}/*/*/*")) == 4
+    done = run("compare", "--anyway", "--metrics", "extraction_strength", *glob.glob(f"{out}/*/*/*"))
+    assert done.returncode == 0, done.stderr
+    done = run("leaderboard", *glob.glob(f"{out}/demo/moderate/*"), "--strict", "--out", tmp_path / "site")
+    assert done.returncode == 0, done.stderr
+    for note in (out / "demo").glob("broken/.*.json"):
         note.unlink()
     # another plan's cells are neither taken for these nor written over
     other = write_plan(tmp_path / "other.yaml", limit=5, unlearned=str(CHECKPOINTS / "excessive"))
@@ -229,6 +236,19 @@ def test_plan_is_the_grid(tmp_path):
         (None, f"{tmp_path}/a/checkpoint-9"),
         (Path("muse"), "someone/model@main"),
     ]
+
+
+def test_folders_of_controls_are_short_and_tell_them_apart(tmp_path):
+    """A path has its end in the name, and more of it where two end alike."""
+    more = {"unlearned": "ga/checkpoint-2", "control": "select"}
+    one = {"trajectory": "/far/away/one/ga", "keep": 0.8, "retain_model": "org/retain@main"}
+    (cell,) = cells(tmp_path, **more, controls=[one])
+    assert cell.folder.name == "select-keep0.8-retain_model=retain_main-trajectory=ga"
+    alike = [{"trajectory": f"/far/away/{path}"} for path in ("one/ga", "two/ga/", "npo")]
+    found = [cell.folder.name for cell in cells(tmp_path, **more, controls=alike)]
+    assert found == [f"select-trajectory={end}" for end in ("one_ga", "two_ga", "away_npo")]
+    with pytest.raises(InputError, match=r"controls.1: the same as another control, select-trajectory=ga$"):
+        cells(tmp_path, **more, controls=[{"trajectory": "ga"}, {"trajectory": "./ga/"}])
 
 
 def test_plan_of_own_data(tmp_path):

@@ -7,7 +7,7 @@ import glob
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
@@ -90,6 +90,8 @@ class _Grid(_Strict):
     controls: Annotated[list[Any], MinLen(1)] = [{}]
 
 
+# settings that are a folder, a file or a hub id; in the name of a cell's folder the end of one will do
+_PLACES = ("trajectory", "retain_model", "reference_record", "include_path", "gibberish_model")
 _KEYS = {"benchmark": "benchmarks"}  # an option of `score` -> its key in a plan, where they differ
 _Control: type[_Strict] = create_model("_Control", __base__=_Strict, **_SETTINGS)
 _Plan: type[_Grid] = create_model("_Plan", __base__=_Grid, **_SETTINGS)
@@ -110,7 +112,7 @@ def read(path: Path) -> list[Cell]:
     common = plan.model_dump(include=plan.model_fields_set & {*_SETTINGS})
     with _at(path):
         check_exclusive(common, str)
-    controls = {}
+    chosen: dict[str, dict[str, Any]] = {}
     for i, given in enumerate(plan.controls):
         where = f"{path}: controls.{i}"
         named = {"control": given} if isinstance(given, str) else given
@@ -118,7 +120,9 @@ def read(path: Path) -> list[Cell]:
         own = own.model_dump(include=own.model_fields_set)
         with _at(where):
             check_exclusive({name: value for name, value in common.items() if name not in OF_CONTROL} | own, str)
-        label = _label({"control": common.get("control", "mix")} | own)
+        chosen[where] = {"control": common.get("control", "mix")} | own
+    controls: dict[str, dict[str, Any]] = {}
+    for (where, own), label in zip(chosen.items(), _labels([*chosen.values()]), strict=True):
         if label in controls:
             raise InputError(f"{where}: the same as another control, {label}")
         controls[label] = _settings(common, own)
@@ -197,12 +201,29 @@ def _at(where: Path | str) -> Iterator[None]:
         raise InputError(f"{where}: {error}") from None
 
 
-def _label(control: Mapping[str, Any]) -> str:
-    parts = [str(control.get("control", "mix"))]
-    for name, value in sorted(control.items()):
-        if name != "control":
-            parts.append(name + (f"{value:g}" if isinstance(value, float) else str(value)))
-    return _safe("-".join(parts))
+def _labels(controls: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The names of the folders of these controls: mix-keep0.9, select-trajectory=ga."""
+    ends = {name: _ends(str(c[name]) for c in controls if c.get(name) is not None) for name in _PLACES}
+
+    def part(name: str, value: Any) -> str:
+        if end := ends.get(name, {}).get(str(value)):
+            return f"{name}={end}"
+        return f"{name}{value:g}" if isinstance(value, float) else f"{name}{value}"
+
+    return [
+        _safe("-".join([c["control"], *(part(name, value) for name, value in sorted(c.items()) if name != "control")]))
+        for c in controls
+    ]
+
+
+def _ends(places: Iterable[str]) -> dict[str, str]:
+    """path or hub id -> the end of it, as much as tells these apart when it is a folder's name."""
+    parts = {place: re.split(r"/+", place.rstrip("/")) for place in places}
+    for depth in range(1, max(map(len, parts.values()), default=0) + 1):
+        ends = {place: "_".join(p[-depth:]) for place, p in parts.items()}
+        if len({*map(_safe, ends.values())}) == len(ends):
+            return ends
+    return {place: "_".join(p) for place, p in parts.items()}
 
 
 def _safe(name: str) -> str:
@@ -211,7 +232,7 @@ def _safe(name: str) -> str:
 
 
 def _checkpoints(path: Path, given: str | list[str] | dict[str, str]) -> dict[str, str]:
-    """label -> checkpoint. A label is the end of the path, as much of it as tells the checkpoints apart."""
+    """label -> checkpoint."""
     if isinstance(given, dict):
         return given
     found: list[str] = []
@@ -223,13 +244,7 @@ def _checkpoints(path: Path, given: str | list[str] | dict[str, str]) -> dict[st
             found += folders
         else:
             found.append(pattern)
-    found = list(dict.fromkeys(name.rstrip("/") for name in found))
-    parts = [re.split(r"/+", name) for name in found]
-    for depth in range(1, max(map(len, parts)) + 1):
-        labels = ["_".join(p[-depth:]) for p in parts]
-        if len({*map(_safe, labels)}) == len(labels):
-            break
-    return dict(zip(labels, found, strict=True))
+    return {label: place for place, label in _ends(name.rstrip("/") for name in found).items()}
 
 
 def _natural(path: str) -> list[Any]:
@@ -260,7 +275,7 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 def note_path(out: Path, cell: Cell) -> Path:
     folder = out / cell.folder
-    return folder.with_name(folder.name + ".json")
+    return folder.with_name(f".{folder.name}.json")  # hidden: runs/*/* are runs
 
 
 def note(out: Path, cell: Cell, error: str | None) -> None:

@@ -131,7 +131,7 @@ def _run(
     bar.close()
     out.print(Text(f"{done - len(failures)} of {len(cells)} cells are in {out_folder}"))
     if failures:
-        err.print(f"{len(failures)} failed; what stands above is also beside the folder of each, in its .json")
+        err.print(f"{len(failures)} failed; what stands above is also beside the folder of each, in .CONTROL.json")
     return len(failures)
 
 
