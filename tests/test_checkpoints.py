@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -172,6 +173,22 @@ def test_written_files_are_what_safetensors_itself_writes(tmp_path):
     same(load_file(tmp_path / "a"), given)
     same({n: t.read() for n, t in tensors.safetensors_file(tmp_path / "b").items()}, given)
     assert 0 <= (tmp_path / "a").stat().st_size - (tmp_path / "b").stat().st_size < 4096  # padded to a page
+
+
+def test_writing_ends_at_the_first_error_whoever_meets_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(tensors, "PART", 1)
+    asked = []
+
+    def rows(start, stop):
+        asked.append(start)
+        time.sleep(1e-3)
+        if start == 5:
+            raise InputError("part 5")
+        return torch.ones(stop - start, 1)
+
+    with pytest.raises(InputError, match="part 5"):
+        tensors.write_safetensors(tmp_path / "a", {"t": tensors.LazyTensor((500,), torch.float32, rows)})
+    assert len(asked) < 100
 
 
 # --- dtypes
