@@ -398,6 +398,37 @@ def test_nasty_names_everywhere():
     assert "x" * 10_000 in page  # whole in the details
 
 
+def test_checkpoints_are_called_by_the_end_of_their_path():
+    """As much as tells a table's rows apart; the files for machines have it whole. A hub id is no path."""
+    disk = ["/home/a/one/ga/checkpoint-78", "/home/a/two/ga/checkpoint-78", "../npo/", "~/x"]
+    (table,) = rows.groups(found(*(record(name, base="/home/a/models/original") for name in [*disk, "org/model"])))
+    called = rows.labels(table)
+    assert [called[name] for name in disk] == ["one/ga/checkpoint-78", "two/ga/checkpoint-78", "../npo", "~/x"]
+    assert called["org/model"] == "org/model"
+    assert rows.base_label(table).startswith("models/original (weights ")
+    for text in (files.as_markdown([table]), files.as_latex([table])):
+        assert "/home" not in text
+    for text in (files.as_json([table]), files.as_csv([table]), files.as_html([table])):
+        assert disk[0] in text
+    assert (
+        max(map(len, rows.labels(rows.groups(found(record("/" + "x" * 200), record("/" + "y/" * 200)))[0]).values()))
+        == 80
+    )
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
+def test_latex_compiles_and_fits_on_the_page(tmp_path):
+    wide = [record(f"/disk/of/somebody/{name}/checkpoint-78", base="/disk/of/somebody/original") for name in "ab"]
+    for records, fits in ((wide, True), ([record(name, base=name, data={name: name}) for name in NASTY], False)):
+        body = files.as_latex(rows.groups(found(*records)))
+        head = r"\documentclass{article}\usepackage[T1]{fontenc}\usepackage{booktabs,graphicx}\begin{document}"
+        (tmp_path / "t.tex").write_text(head + "\n" + body + r"\end{document}")
+        command = ["pdflatex", "-interaction=nonstopmode", "-no-shell-escape", "t.tex"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace")
+        assert done.returncode == 0, done.stdout[-2000:]
+        assert not fits or "Overfull" not in done.stdout
+
+
 # --- the command -----------------------------------------------------------------------------------------------------
 
 

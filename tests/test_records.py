@@ -369,6 +369,17 @@ def test_rescore_finds_what_is_stored_bit_for_bit_and_adds_metrics(run, tmp_path
     assert command("rescore", run, "--metrics", "min_q").returncode == 2
 
 
+def test_a_record_stands_for_its_folder_and_the_signature_for_itself(run, tmp_path):
+    """In one line, however narrow the terminal is; and what cannot be written to is told at once."""
+    done = command("rescore", run / "record.json")
+    assert done.returncode == 0, done.stderr
+    assert runs.load_record(run).signature in done.stdout.splitlines()
+    assert command("compare", run, run / "record.json").stderr == f"error: {run} is given twice\n"
+    assert command("rescore", run, "--out", run).stderr == f"error: {run} already holds a run; choose another --out\n"
+    never = "/proc/none-such"  # where no folder can be made, though none of its parents says so
+    assert f"{never} cannot be written to" in command("rescore", run, "--out", never).stderr
+
+
 def test_rescore_tells_of_a_score_that_was_changed(run):
     raw = json.loads((run / runs.RECORD).read_text())
     raw["scores"]["uncontrolled"]["retain"]["rouge"]["value"] += 1e-6

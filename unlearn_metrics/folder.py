@@ -27,15 +27,20 @@ T = TypeVar("T")
 RECORD, TOKENS, TEXTS = "record.json", "token_scores.parquet", "generations.parquet"
 CURVE = "trajectory.svg"  # of a run of the control `select`
 PARTIAL = ".partial"
+LOCK_TRIES = 1_000
 
 
-def check_out(out: Path, overwrite: bool) -> None:
-    """InputError if `out` cannot take a run. Called before any work, and again before writing."""
+def check_out(out: Path, overwrite: bool | None) -> None:
+    """InputError if `out` cannot take a run. Called before any work, and again before writing.
+
+    overwrite: None where the command has no such option.
+    """
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file, not a folder for a run")
     if (out / RECORD).exists():
         if not overwrite:
-            raise InputError(f"{out} already holds a run; choose another --out or pass --overwrite")
+            other = "" if overwrite is None else " or pass --overwrite"
+            raise InputError(f"{out} already holds a run; choose another --out{other}")
         return
     # of a run that was killed while it was written
     ours = {TOKENS, TEXTS, CURVE} if (out / PARTIAL).is_dir() else set()
@@ -72,13 +77,16 @@ def unfinished(out: Path) -> bool:
 
 def _lock(partial: Path) -> int:
     path = partial / "lock"
+    tries = 0
     while True:
         try:
             partial.mkdir(parents=True, exist_ok=True)
             file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        except FileNotFoundError:  # its holder was done just now, and removed the folder
-            continue
         except OSError as error:
+            # its holder was done just now, and removed the folder; or there can be none here, as below /proc
+            tries += 1
+            if isinstance(error, FileNotFoundError) and tries < LOCK_TRIES:
+                continue
             raise InputError(f"{partial.parent} cannot be written to: {error}") from None
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

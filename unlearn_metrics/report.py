@@ -125,7 +125,7 @@ def undefined(record: RunRecord) -> list[str]:
 
 def table(record: RunRecord, everything: bool = False) -> Table:
     models = [model for model in COLUMNS if model in record.scores]
-    result = Table(title=Text(record.benchmark), title_style="bold", caption=Text(record.signature))
+    result = Table(title=Text(record.benchmark), title_style="bold")
     result.add_column("facet, metric (arrow: good)", no_wrap=True)
     result.add_column("on")
     for model in models:

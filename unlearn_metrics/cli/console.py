@@ -7,13 +7,16 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import rich.console
 from rich.segment import Segment
 from rich.text import Text
 
 from unlearn_metrics.folder import unfinished
+
+if TYPE_CHECKING:
+    from unlearn_metrics.types import RunRecord
 
 
 class Console(rich.console.Console):
@@ -43,6 +46,15 @@ err = Console(stderr=True)
 def wide() -> Console:
     """For tables: a pipe or a file has no width of its own, so they are not folded there."""
     return out if out.is_terminal else Console(width=160)
+
+
+def show(record: RunRecord, everything: bool) -> None:
+    """A record's table, and under it the signature, in one line that can be copied."""
+    from unlearn_metrics import report
+
+    console = wide()
+    console.print(report.table(record, everything))
+    console.print(Text(record.signature, style="dim"), soft_wrap=True)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from unlearn_metrics.cli.console import err, out, wide
+from unlearn_metrics.cli.console import err, out, show
 
 app = typer.Typer(help="Turn the log of another evaluator into a run.", no_args_is_help=True)
 Log = Annotated[Path, typer.Argument(metavar="FILE")]
@@ -74,7 +74,7 @@ def _import(
     folder.check_out(out_folder, overwrite)
     record, observations = imports.import_log(kind, log, retain_log, name, benchmark)
     runs.save(out_folder, record, observations, overwrite)
-    wide().print(report.table(record, verbose))
+    show(record, verbose)
     for line in report.undefined(record):
         out.print(Text(line))
     out.print(Text(record.verdict, style="bold"))

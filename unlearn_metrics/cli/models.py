@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from unlearn_metrics.cli.console import err, hush, out, status, wide
+from unlearn_metrics.cli.console import err, hush, out, show, status, wide
 from unlearn_metrics.types import ControlChoice, InputError, Settings, check_exclusive
 
 if TYPE_CHECKING:  # torch and lm-eval take seconds to import: only the commands that need them do
@@ -217,7 +217,7 @@ def score(
     files = {"forget": forget, "retain": retain, "holdout": holdout}
     benchmark, source = to_score(benchmark, data, files, fields, prefix, _option)
     record = _score(original, unlearned, benchmark, source, settings, out_folder, overwrite)
-    show(record, verbose)
+    explain(record, verbose)
     err.print(f"wrote {out_folder}")
 
 
@@ -369,7 +369,7 @@ def demo(
             out_folder if name == "excessive" else None,
             overwrite,
         )
-        show(record, verbose)
+        explain(record, verbose)
     out.print()
     out.print(report.moral(records), style="bold")
 
@@ -448,11 +448,11 @@ def _score(
     return record
 
 
-def show(record: RunRecord, verbose: bool) -> None:
+def explain(record: RunRecord, verbose: bool) -> None:
     from unlearn_metrics import report
 
+    show(record, verbose)
     console = wide()
-    console.print(report.table(record, verbose))
     for line in report.undefined(record):
         console.print(Text(f"not known: {line}", style="dim"))
     console.print(Text(report.describe(record.control)))

@@ -13,11 +13,18 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from unlearn_metrics.cli.console import err, out, status, wide
+from unlearn_metrics.cli.console import err, out, show, status, wide
 from unlearn_metrics.types import InputError
 
 app = typer.Typer()
 SHOWN = 10  # differences listed
+
+
+def _folder(run: Path) -> Path:
+    """The folder of a run, of which its record.json will do as well."""
+    from unlearn_metrics.folder import RECORD
+
+    return run.parent if run.name == RECORD else run
 
 
 @app.command(
@@ -36,15 +43,15 @@ def rescore(
 
     Exit code 1 if a stored score is not what its documents give.
     """
-    from unlearn_metrics import folder, report, runs
+    from unlearn_metrics import folder, runs
     from unlearn_metrics import rescore as job
 
     if out_folder is not None:
-        folder.check_out(out_folder, overwrite=False)
+        folder.check_out(out_folder, overwrite=None)
+    run = _folder(run)
     stored = runs.load_record(run)
     record = job.rescore(run, [name.strip() for name in metrics.split(",") if name.strip()])
-    console = wide()
-    console.print(report.table(record, verbose or bool(metrics)))
+    show(record, verbose or bool(metrics))
     compared, differing = job.changed(stored, record)
     for where in differing[:SHOWN]:
         err.print(Text(f"differs: {where}"), soft_wrap=True)
@@ -94,7 +101,7 @@ def compare(
     from unlearn_metrics import compare as job
 
     names = [name.strip() for name in metrics.split(",") if name.strip()]
-    result = job.compare(folders, model.value if model else None, names, all_pairs, anyway, seed)
+    result = job.compare([*map(_folder, folders)], model.value if model else None, names, all_pairs, anyway, seed)
     if as_json:
         print(json.dumps(asdict(result), indent=2))
         return

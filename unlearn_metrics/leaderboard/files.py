@@ -8,6 +8,7 @@ import csv
 import hashlib
 import io
 import re
+import textwrap
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from pydantic import TypeAdapter
 
 from unlearn_metrics import __version__, report, signature
 from unlearn_metrics.composites import COMPOSITES
 from unlearn_metrics.folder import prepared
 from unlearn_metrics.leaderboard import plots
-from unlearn_metrics.leaderboard.rows import COLUMNS, NAME, SIDES, Figure, Group, Row
+from unlearn_metrics.leaderboard.rows import COLUMNS, SIDES, Figure, Group, Row, base_label, labels
 from unlearn_metrics.metrics import METRICS, good
 from unlearn_metrics.types import InputError, RunRecord
 
@@ -95,10 +96,8 @@ def check_out(out: Path) -> None:
 # --- text ------------------------------------------------------------------------------------------------------------
 
 
-def shown(text: str, limit: int | None = None) -> str:
-    r"""A text of a stranger on one line: control and formatting characters as \uXXXX, cut to `limit` characters."""
-    if limit is not None and len(text) > limit:
-        text = text[: limit - 1] + "…"
+def shown(text: str) -> str:
+    r"""A text of a stranger on one line: control and formatting characters as \uXXXX."""
     if text.isprintable():
         return text
     keep = "\u200c\u200d"  # joiners: Persian and emoji need them
@@ -218,7 +217,7 @@ def _inert(text: str) -> str:
 def as_markdown(groups: list[Group]) -> str:
     blocks = [FILES["leaderboard.md"], "# Unlearning leaderboard", _prose(RULE)]
     for group in groups:
-        columns, numbered = present(group), notes(group)
+        columns, numbered, named = present(group), notes(group), labels(group)
         heads = ["rank", "checkpoint", "alpha"]
         heads += [f"{heading(group, c)}, {SIDE_NAMES[side]}" for side in SIDES for c in columns]
         lines = ["| " + " | ".join(heads) + " |", "|---:|---|" + "---:|" * (len(heads) - 2)]
@@ -227,13 +226,12 @@ def as_markdown(groups: list[Group]) -> str:
             return f"{text} ({numbered[why]})" if why else text
 
         for row in group.rows:
-            cells = [marked(rank(row), row.unranked), code(shown(row.name, NAME), in_table=True)]
+            cells = [marked(rank(row), row.unranked), code(shown(named[row.name]), in_table=True)]
             cells.append(marked("—", ALPHA_UNKNOWN) if row.alpha is None else f"{row.alpha:.4g}")
             figures = [row.figures[column][side] for side in SIDES for column in columns]
             cells += [marked(figure_text(figure), figure.why) for figure in figures]
             lines.append("| " + " | ".join(cells) + " |")
-        base = f"{code(shown(group.base, NAME))} (weights {code((group.base_weights_sha256 or 'unknown')[:8])})"
-        blocks.append(f"## {_prose(group.benchmark)}, original {base}")
+        blocks.append(f"## {_prose(group.benchmark)}, original {code(shown(base_label(group)))}")
         blocks += [_prose(text) for text in about(group)]
         blocks.append("\n".join(lines))
         if numbered:
@@ -283,29 +281,39 @@ def tex(text: str) -> str:
     )
 
 
+# as wide as the text at most: \width is that of the table
+RESIZED = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{\setlength{\tabcolsep}{4pt}%"
+
+
 def as_latex(groups: list[Group]) -> str:
+    """Under control above raw, intervals below values: beside each other they would not fit on a page."""
     lines = [FILES["leaderboard.tex"], r"% needs \usepackage{booktabs,graphicx}"]
     for group in groups:
-        columns, numbered = present(group), notes(group)
-        caption = f"{group.benchmark}, original {shown(group.base, NAME)}. " + " ".join(about(group))
-        lines += [r"\begin{table}[tp]", r"\centering", rf"\caption{{{tex(caption)}}}", r"\resizebox{\linewidth}{!}{%"]
-        lines += [r"\begin{tabular}{rlr" + "rr" * len(columns) + "}", r"\toprule"]
-        heads = [rf"\multicolumn{{2}}{{c}}{{{tex(heading(group, c))}}}" for c in columns]
-        lines.append(" & ".join(["", "", "", *heads]) + r" \\")
-        lines.append(" ".join(rf"\cmidrule(lr){{{4 + 2 * i}-{5 + 2 * i}}}" for i in range(len(columns))))
-        sides = [SIDE_NAMES[side] for side in SIDES] * len(columns)
-        lines += [" & ".join(["rank", "checkpoint", r"$\alpha$", *sides]) + r" \\", r"\midrule"]
+        columns, numbered, named = present(group), notes(group), labels(group)
+        caption = f"{group.benchmark}, original {shown(base_label(group))}. " + " ".join(about(group))
+        caption = tex(caption).replace("/", r"/\allowbreak{}")
+        lines += [r"\begin{table}[tp]", r"\centering", rf"\caption{{{caption}}}", RESIZED]
+        lines += [r"\begin{tabular}{rlrl" + "r" * len(columns) + "}", r"\toprule"]
+        heads = [[*textwrap.wrap(" ".join(HEADINGS[c][::2]), 16), f"({counts(group, c)})"] for c in columns]
+        stacks = [r"\shortstack[r]{" + r"\\".join(map(tex, head)) + "}" for head in heads]
+        lines += [" & ".join(["rank", "checkpoint", r"$\alpha$", "", *stacks]) + r" \\", r"\midrule"]
 
         def marked(text: str, why: str | None, numbered: dict[str, int] = numbered) -> str:
-            value, bracket, rest = text.partition(" [")
-            small = rf" {{\scriptsize {tex('[' + rest)}}}" if bracket else ""
-            return tex(value) + small + (rf"\textsuperscript{{{numbered[why]}}}" if why else "")
+            return tex(text) + (rf"\textsuperscript{{{numbered[why]}}}" if why else "")
 
         for row in group.rows:
-            cells = [marked(rank(row), row.unranked), tex(shown(row.name, NAME))]
-            cells.append(marked("—", ALPHA_UNKNOWN) if row.alpha is None else f"{row.alpha:.4g}")
-            cells += [marked(figure_text(f), f.why) for c in columns for f in (row.figures[c][side] for side in SIDES)]
-            lines.append(" & ".join(cells) + r" \\")
+            lead = [marked(rank(row), row.unranked), tex(shown(named[row.name]))]
+            lead.append(marked("—", ALPHA_UNKNOWN) if row.alpha is None else f"{row.alpha:.4g}")
+            for side in SIDES:
+                figures = [row.figures[column][side] for column in columns]
+                parts = [figure_text(figure).partition(" ") for figure in figures]
+                values = [marked(value, figure.why) for (value, *_), figure in zip(parts, figures, strict=True)]
+                lines.append(" & ".join([*lead, SIDE_NAMES[side], *values]) + r" \\")
+                small = [rf"\scriptsize {tex(rest)}" if rest else "" for *_, rest in parts]
+                if any(small):
+                    lines.append(" & ".join(["", "", "", "", *small]) + r" \\")
+                lead = ["", "", ""]
+            lines.append(r"\addlinespace")
         lines += [r"\bottomrule", r"\end{tabular}}", "", r"\smallskip\raggedright\footnotesize"]
         lines += [rf"\textsuperscript{{{place}}} {tex(why)}\\" for why, place in numbered.items()]
         signatures = [tex(line).replace(r"\textbar{}", r"\textbar{}\allowbreak{}") for line in group.signatures]
@@ -359,7 +367,8 @@ def as_html(groups: list[Group]) -> str:
     environment = Environment(
         loader=templates, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"shown": shown, "number": report.number, "base_label": base_label, "findable": findable}
+    environment.filters |= {"shown": shown, "breakable": breakable, "number": report.number}
+    environment.filters |= {"base_label": base_label, "findable": findable}
 
     def part(name: str) -> str:
         return templates.get_source(environment, name)[0]
@@ -372,7 +381,8 @@ def as_html(groups: list[Group]) -> str:
     )
 
     def drawn(group: Group) -> list[tuple[Markup, str]]:
-        names = [shown(row.name, NAME) for row in group.rows]
+        named = labels(group)
+        names = [shown(named[row.name]) for row in group.rows]
         pairs = [(plots.trade_off(group, names), TRADE_OFF), (plots.calibration(group, names), CALIBRATION)]
         return [(Markup(svg), words) for svg, words in pairs if svg]  # our own SVG; its names are escaped
 
@@ -393,14 +403,14 @@ def as_html(groups: list[Group]) -> str:
         model_names=MODEL_NAMES,
         series=plots.SERIES,
         alpha_unknown=ALPHA_UNKNOWN,
-        name_length=NAME,
-        **{f.__name__: f for f in (about, counts, facets, notes, present)},
+        **{f.__name__: f for f in (about, counts, facets, labels, notes, present)},
         describe=report.describe,
     )
 
 
-def base_label(group: Group) -> str:
-    return f"{shown(group.base, NAME)} (weights {(group.base_weights_sha256 or 'unknown')[:8]})"
+def breakable(text: str) -> Markup:
+    """Escaped for HTML; a line may break after / and _, and so needs not within a word."""
+    return Markup(re.sub("[/_]", r"\g<0><wbr>", str(escape(text))))
 
 
 def findable(row: Row) -> str:

@@ -313,6 +313,33 @@ def _group(key: object, rows: list[Row]) -> Group:
 def _apart(group: Group, largest: Group) -> list[str]:
     words = signature.differences(group.signatures[0], largest.signatures[0], words=("here", "there"))
     if (group.base_weights_sha256, group.base) != (largest.base_weights_sha256, largest.base):
-        mine, its = (f"{g.base[:NAME]} (weights {(g.base_weights_sha256 or 'unknown')[:8]})" for g in (group, largest))
-        words.append(f"the original model is {mine} here, {its} there")
+        words.append(f"the original model is {base_label(group)} here, {base_label(largest)} there")
     return words
+
+
+# --- names in tables -------------------------------------------------------------------------------------------------
+
+
+def base_label(group: Group) -> str:
+    weights = group.base_weights_sha256
+    return f"{_end(group.base) if weights else group.base[:NAME]} (weights {(weights or 'unknown')[:8]})"
+
+
+def labels(group: Group) -> dict[str, str]:
+    """name -> what tables call it: of a path on somebody's disk the end, as much as tells the rows apart, up to NAME
+    characters."""
+    names = {row.name for row in group.rows}
+    found = {name: name[:NAME] for name in names}
+    for parts in range(2, 9):
+        found = {name: _end(name, parts) for name in names}
+        if len({*found.values()}) == len(names):
+            break
+    return found
+
+
+def _end(path: str, parts: int = 2) -> str:
+    """A name, cut to NAME characters; of a path the last parts. (`org/model` may be on the hub and stays as it is.)"""
+    if path.startswith(("/", "./", "../", "~")):
+        path = "/".join(path.rstrip("/").split("/")[-parts:])
+        return path if len(path) <= NAME else f"…{path[1 - NAME :]}"
+    return path if len(path) <= NAME else f"{path[: NAME - 1]}…"
