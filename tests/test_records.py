@@ -380,6 +380,15 @@ def test_a_record_stands_for_its_folder_and_the_signature_for_itself(run, tmp_pa
     assert f"{never} cannot be written to" in command("rescore", run, "--out", never).stderr
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is full")
+def test_a_full_disk_is_told_in_one_line(run):
+    with open("/dev/full", "w") as full:
+        asked = [sys.executable, "-m", "unlearn_metrics.cli", "rescore", str(run)]
+        done = subprocess.run(asked, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "error: [Errno 28] No space left on device\n"
+
+
 def test_rescore_tells_of_a_score_that_was_changed(run):
     raw = json.loads((run / runs.RECORD).read_text())
     raw["scores"]["uncontrolled"]["retain"]["rouge"]["value"] += 1e-6

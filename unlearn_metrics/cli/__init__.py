@@ -43,10 +43,12 @@ def _main(
 
 
 def main() -> None:
-    """Entry point. Bad input: one line and exit code 2. Ctrl-C: exit code 130 (by typer)."""
+    """Entry point. Bad input, a full disk: one line and exit code 2. Ctrl-C: exit code 130 (by typer)."""
     try:
         app()
-    except InputError as error:
+    except (InputError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is None:  # not the system's: a library's, or a bug
+            raise
         message = " ".join(str(error).split())
         err.print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
         sys.exit(2)

@@ -185,7 +185,7 @@ def unranked(row: Row) -> str | None:
     if record.control.method == "none" or "controlled" not in record.scores:
         return "scored without control: what it forgot and what it broke can't be told apart"
     if record.control.keep is None:
-        return "mixed at a given alpha, not held to a retention target"
+        return "controlled at a given alpha, not held to a retention target"
     if any((c := record.checkpoints.get(role)) is None or not c.weights_sha256 for role in ("original", "unlearned")):
         return "its checkpoints are not identified by their weights"
     for what, figure in (("what is left of the forget set", left), ("retention", retention)):
