@@ -184,6 +184,19 @@ def test_muse_log(tmp_path):
     assert imports.FLOOR in record.imported.notes
 
 
+def test_a_log_of_another_benchmark_is_refused(tmp_path):
+    muse, tofu = write(tmp_path / "muse.json", muse_log()), write(tmp_path / "tofu.json", tofu_log())
+    asked = {"forget_Q_A_Prob": {"agg_value": 0.5, "value_by_index": {"0": {"prob": 0.5, "avg_loss": 0.7}}}}
+    other = write(tmp_path / "other.json", asked)
+    for kind, log, benchmark, is_of in (
+        ("open-unlearning", muse, "tofu_forget05", "MUSE"),
+        ("open-unlearning", other, "muse_news", "TOFU"),
+        ("tofu", tofu, "muse_books", "TOFU"),
+    ):
+        with pytest.raises(InputError, match=f"is a log of {is_of}, not of {benchmark}$"):
+            imports.import_log(kind, log, None, None, benchmark)
+
+
 def test_muse_privleak(tmp_path):
     mine, theirs = muse_log(), muse_log()
     theirs["mia_min_k"]["holdout"] = scored([0.5 + i for i in range(6)])

@@ -63,7 +63,12 @@ def import_log(
     raws = {}
     for model, file in files.items():
         raws[model] = raw = runs.read_json(file)
-        muse = (benchmark or "").startswith("muse") or (isinstance(raw, dict) and any(key in raw for key in MUSE_TEXTS))
+        keys = raw.keys() if isinstance(raw, dict) else ()
+        muse = any(key in keys for key in MUSE_TEXTS)
+        tofu = kind == "tofu" or any(f"{short}_Q_A_Prob" in keys for short in logs.OPEN_UNLEARNING_SPLITS)
+        if benchmark is not None and (muse if benchmark.startswith("tofu") else tofu):
+            raise InputError(f"{file} is a log of {'MUSE' if muse else 'TOFU'}, not of {benchmark}")
+        muse = muse or (benchmark or "").startswith("muse")
         try:
             observations[model], unread = logs.documents(kind, raw, muse)
         except InputError as error:
