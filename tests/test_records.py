@@ -433,7 +433,7 @@ any_text = (
 @given(any_text, any_text, st.booleans())
 def test_rouge_is_rouge_scores_on_any_text(generation, reference, stemmer):
     theirs = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=stemmer).score(reference.strip(), generation.strip())
-    ours = retention.rouge(generation, reference, stemmer)
+    ours = retention.rouge([generation], [reference], stemmer).item()
     assert ours == theirs["rougeL"].recall or (math.isnan(ours) and theirs["rougeL"].recall == 0)
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from unlearn_metrics import stats
-from unlearn_metrics.metrics import ATTACKS, METRICS, available, privacy, value
+from unlearn_metrics.metrics import ATTACKS, METRICS, available, privacy, value, values
 from unlearn_metrics.metrics.forget_quality import ks_forget_quality
 from unlearn_metrics.metrics.memorization import log_truth_ratio
 from unlearn_metrics.types import Document, Floats, MeanLoss, Score, is_forget
@@ -98,7 +98,7 @@ class Model:
 
     def _draw(self, split: str) -> tuple[NDArray[np.integer], list[int]]:
         """(clusters [n], seed) of a split's resampling: another stream for every split."""
-        return np.array([d["cluster"] for d in self.documents(split)]), [self.seed, *split.encode()]
+        return np.array([d["cluster"] for d in self.documents(split)]), stream(split, self.seed)
 
     def weights(self, split: str) -> Floats:
         """[1 + resamples, n]: every document once, then the draws."""
@@ -113,8 +113,7 @@ class Model:
         """[1 + resamples] aggregates of a metric. Raises Undefined where no document has it."""
         documents = self.documents(split)
         if split not in self._means:  # all that may be asked for, since they are drawn together
-            wanted = {*FORGETTING} if is_forget(split) else {m for s, m in UTILITY if s == split}
-            names = [name for name in available(documents) if name in wanted]
+            names = [name for name in available(documents) if name in averaged(split)]
             figures = np.array([[value(name, d) for d in documents] for name in names]).reshape(-1, len(documents))
             self._means[split] = dict(zip(names, self._averages(split, figures), strict=True))
         if metric not in self._means[split]:
@@ -405,6 +404,16 @@ def applicable(model: Model, is_reference: bool) -> Iterator[tuple[str, Composit
             yield name, composite, about
 
 
+def averaged(split: str) -> set[str]:
+    """The metrics whose means over a split composites take."""
+    return {*FORGETTING} if is_forget(split) else {metric for s, metric in UTILITY if s == split}
+
+
+def stream(split: str, seed: int) -> list[int]:
+    """The seed of a split's resampling."""
+    return [seed, *split.encode()]
+
+
 def whole(splits: Splits) -> dict[str, list[Document]]:
     """Splits with one that was halved for calibration in one piece again, in the order of the benchmark."""
     joined = {name: list(documents) for name, documents in splits.items() if not name.endswith("_calibration")}
@@ -423,18 +432,21 @@ def digest(
     found: values that are known, metric -> one for each document; attacks: those that composites of the benchmark make,
     if any. Texts are kept where composites match documents by what was asked.
     """
-    taken = {*(metric for _, metric in UTILITY), *FORGETTING, *attacks}
+    split = documents[0]["split"] if documents else ""
+    compared = is_forget(split) or split.startswith("holdout")
+    taken = averaged(split.removesuffix("_calibration")) | ({*attacks} if compared else set())
     names = [name for name in available(documents) if name in taken]
-    columns = [found[name] if name in found else [value(name, d) for d in documents] for name in names]
+    more = values([name for name in names if name not in found], documents)
+    columns = [found[name] if name in found else more[name] for name in names]
     result = []
     for d, row in zip(documents, zip(*columns, strict=True) if names else ((),) * len(documents), strict=True):
         brief: Document = {key: d[key] for key in ("id", "split", "cluster")}
         brief["logged"] = dict(zip(names, row, strict=True))
-        if is_forget(d["split"]):  # for log_ratios
+        if is_forget(split):  # for log_ratios
             losses = {role: d[role] for role in ("true_answer", "wrong_answers") if role in d}
             for role, scores in losses.items():
                 brief[role] = [MeanLoss(s.loss) for s in scores] if isinstance(scores, list) else MeanLoss(scores.loss)
-        if is_forget(d["split"]) or d["split"].startswith("holdout"):
+        if compared:
             brief |= {key: d[key] for key in ("question", "reference") if key in d}
         result.append(brief)
     return result

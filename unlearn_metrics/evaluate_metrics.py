@@ -73,11 +73,12 @@ class _Module(evaluate.Metric):
         if unknown:
             raise TypeError(f"{name} takes no argument {min(unknown)!r}")
         inputs = [columns[INPUTS.get(need, (need,))[0]] for need in metric.needs]
-        rows = zip(*inputs, strict=True)
-        values = [
-            metric.fn(*(_field(need, value, i) for need, value in zip(metric.needs, row, strict=True)))
-            for i, row in enumerate(rows)
-        ]
+        values = metric.each(
+            *(
+                [_field(need, value, i) for i, value in enumerate(c)]
+                for need, c in zip(metric.needs, inputs, strict=True)
+            )
+        )
         if not aggregate:
             return {name: values}
         scored = ~np.isnan(values)

@@ -12,10 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from unlearn_metrics import report, runs
-from unlearn_metrics.composites import digest
+from unlearn_metrics import report, runs, stats
+from unlearn_metrics.composites import digest, stream
 from unlearn_metrics.folder import TOKENS
 from unlearn_metrics.metrics import ATTACKS, METRICS, available
+from unlearn_metrics.metrics.retention import stemmer
 from unlearn_metrics.types import Document, InputError, Observations, RunRecord, Score, Scores, did_you_mean
 
 T = TypeVar("T")
@@ -34,11 +35,24 @@ def rescore(folder: Path, more: Iterable[str] = ()) -> RunRecord:
     record = runs.load_record(folder)
     had = {(m, split): names for m, splits in record.scores.items() for split, names in splits.items()}
     moments = bool({"all", "min_k_plus_plus"} & {*more}.union(*had.values()))
-    splits = runs.load_splits(folder, moments)
+    seed = found if isinstance(found := record.settings.get("seed"), int) else 0
+    joined: dict[str, set[int]] = {}
+
+    def prepare(clusters: runs.Clusters) -> None:  # once, what every process would make for itself
+        for (_, split), found in clusters.items():
+            stats.draws(len(found), seed)
+            joined.setdefault(split.removesuffix("_calibration"), set()).update(found.tolist())
+        if any("rouge" in names for names in had.values()):
+            stemmer()
+
+    def prepare_composites() -> None:
+        for split, clusters in joined.items() if record.composites else ():
+            stats.draws(len(clusters), stream(split, seed))
+
+    splits = runs.load_splits(folder, moments, prepare)
     attacked = any(split.startswith("holdout") for _, split in splits)  # then composites take all attacks there are
     if attacked and not moments:
         splits = runs.load_splits(folder)
-    seed = found if isinstance(found := record.settings.get("seed"), int) else 0
 
     def score(key: tuple[str, str]) -> tuple[dict[str, Score], list[Document]]:
         documents = splits[key]()
@@ -49,12 +63,13 @@ def rescore(folder: Path, more: Iterable[str] = ()) -> RunRecord:
         return scores, digest(documents, found, ATTACKS if attacked else ())
 
     large = (folder / TOKENS).stat().st_size > SMALL
-    each = forked if large and can_fork() else lambda work, items: [work(item) for item in items]
+    each = forked if large and can_fork() else in_turn
     gc.disable()  # a million objects that stay: the collector would look through them again and again
     try:
         scores: Scores = {}
         known: Observations = {}
-        for (model, split), (figures, documents) in zip(splits, each(score, list(splits)), strict=True):
+        scored = each(score, list(splits), prepare_composites)
+        for (model, split), (figures, documents) in zip(splits, scored, strict=True):
             scores.setdefault(model, {})[split], known.setdefault(model, {})[split] = figures, documents
         composites = each(lambda m: runs.score_composites(known, m, seed, record.benchmark), list(known))
     finally:
@@ -92,12 +107,23 @@ def can_fork() -> bool:
     return sys.platform == "linux" and "torch" not in sys.modules
 
 
-def forked(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """`work` of each item, each in one of as many copies of this process as there are cores; only results are sent."""
+def in_turn(work: Callable[[T], R], items: Sequence[T], meanwhile: Callable[[], object] = int) -> list[R]:
+    """`work` of each item."""
+    meanwhile()
+    return [work(item) for item in items]
+
+
+def forked(work: Callable[[T], R], items: Sequence[T], meanwhile: Callable[[], object] = int) -> list[R]:
+    """`work` of each item, each in one of as many copies of this process as there are cores; only results are sent.
+
+    meanwhile: what this process has to do until they come.
+    """
     cores = min(len(os.sched_getaffinity(0)), len(items))
     fork = multiprocessing.get_context("fork")
     with ProcessPoolExecutor(cores, fork, initializer=_copies.append, initargs=(work,)) as copies:
-        return list(copies.map(_work, items))
+        results = copies.map(_work, items)
+        meanwhile()
+        return list(results)
 
 
 _copies: list[Callable[[Any], Any]] = []  # in a copy: what it is there for

@@ -48,12 +48,16 @@ def bootstrap_weights(clusters: NDArray[np.integer], seed: int | Sequence[int], 
     that they are resampled jointly.
     """
     labels, inverse = np.unique(clusters, return_inverse=True)
-    return _draws(len(labels), seed if isinstance(seed, int) else tuple(seed), resamples)[:, inverse].astype(np.float64)
+    return draws(len(labels), seed, resamples)[:, inverse].astype(np.float64)
 
 
-@lru_cache(maxsize=8)  # of one benchmark's splits: the models of a run are drawn alike
-def _draws(clusters: int, seed: int | tuple[int, ...], resamples: int) -> NDArray[np.uint8]:
+def draws(clusters: int, seed: int | Sequence[int], resamples: int = RESAMPLES) -> NDArray[np.uint8]:
     """How often each cluster is drawn: [resamples, clusters], or [0, clusters] for fewer than five clusters."""
+    return _draws(clusters, seed if isinstance(seed, int) else tuple(seed), resamples)
+
+
+@lru_cache(maxsize=16)  # of one benchmark's splits: the models of a run are drawn alike
+def _draws(clusters: int, seed: int | tuple[int, ...], resamples: int) -> NDArray[np.uint8]:
     if clusters < MIN_CLUSTERS:
         return np.empty((0, clusters), np.uint8)
     rng, share = np.random.default_rng(seed), np.full(clusters, 1 / clusters)
@@ -78,7 +82,7 @@ def resampled_means(
     of 1e-12 or so) that any order of adding them up represents exactly.
     """
     labels, inverse = np.unique(clusters, return_inverse=True)
-    drawn = _draws(len(labels), seed if isinstance(seed, int) else tuple(seed), resamples)
+    drawn = draws(len(labels), seed, resamples)
 
     scored = ~np.isnan(values)
     sums, counted = (

@@ -70,15 +70,35 @@ class TokenScores:
         """n, the number of answer tokens, end-of-sequence not counted."""
         return len(self.tokens) - 1
 
-    @cached_property
+    @property
     def match(self) -> NDArray[np.bool_]:
         """m_i = [the arg-max token at i is y_i], shape [n]; false where it is unknown."""
         return (self.argmax == self.tokens)[:-1]
 
     @cached_property
+    def text_loss(self) -> float:
+        """As `loss`, end-of-sequence not included."""
+        return loss_of(self.logprob[:-1].tolist())
+
+    @property
+    def hits(self) -> int:
+        """How many m_i are true."""
+        return int(np.count_nonzero(self.match))
+
+    @property
+    def last_miss(self) -> int:
+        """The largest i, counted from 1, whose m_i is false; 0 if all are true."""
+        return self.match.tobytes().rfind(0) + 1
+
+    @property
     def unknown(self) -> NDArray[np.bool_]:
         """Where the backend told no arg-max, shape [n]."""
         return (self.argmax == UNKNOWN)[:-1]
+
+    @property
+    def all_known(self) -> bool:
+        """Whether the backend told every arg-max."""
+        return not self.unknown.any()
 
     @cached_property
     def loss(self) -> float:

@@ -17,22 +17,28 @@ from unlearn_metrics.types import Document, FlagScores, MeanLoss, is_forget
 class Metric:
     """A pure function and the fields of a Document that it takes, in order.
 
+    columns: fn takes each field of many documents, and gives an array: one value for each.
     better: which way is better for a model that should know the text (`good` says which way on a split); "neither"
     where both a low and a high value can be bad.
     geometric: aggregate by the geometric mean. NaN from fn = this document has no such figure.
     loss_is_enough: the function takes a MeanLoss or FlagScores for TokenScores too. flags_are_enough: a FlagScores.
     """
 
-    fn: Callable[..., float]
+    fn: Callable[..., Any]
     needs: tuple[str, ...]
     facet: Literal["memorization", "retention", "fluency", "privacy"]
     better: Literal["higher", "lower", "neither"] = "higher"
     geometric: bool = False
     loss_is_enough: bool = False
     flags_are_enough: bool = False
+    columns: bool = False
 
     def __call__(self, document: Document) -> float:
-        return self.fn(*map(document.__getitem__, self.needs))
+        return self.each(*[[document[name]] for name in self.needs])[0]
+
+    def each(self, *columns: Sequence[Any]) -> list[float]:
+        """A value for each document. columns: what they hold of each field in `needs`."""
+        return self.fn(*columns).tolist() if self.columns else list(map(self.fn, *columns))
 
     @property
     def definition(self) -> str:
@@ -82,13 +88,13 @@ METRICS: dict[str, Metric] = {
     "truth_ratio": Metric(
         memorization.truth_ratio, ("true_answer", "wrong_answers", "split"), "memorization", loss_is_enough=True
     ),
-    "rouge": Metric(retention.rouge, ("generation", "reference"), "retention"),
-    "rouge_f1": Metric(retention.rouge_f1, ("generation", "reference"), "retention"),
-    "repetition": Metric(fluency.repetition, ("generation",), "fluency", better="lower"),
-    "distinct_1": Metric(fluency.distinct_1, ("generation",), "fluency"),
-    "distinct_2": Metric(fluency.distinct_2, ("generation",), "fluency"),
-    "token_entropy": Metric(fluency.token_entropy, ("generation",), "fluency"),
-    "ngram_entropy": Metric(fluency.ngram_entropy, ("generation",), "fluency"),
+    "rouge": Metric(retention.rouge, ("generation", "reference"), "retention", columns=True),
+    "rouge_f1": Metric(retention.rouge_f1, ("generation", "reference"), "retention", columns=True),
+    "repetition": Metric(fluency.repetition, ("generation",), "fluency", better="lower", columns=True),
+    "distinct_1": Metric(fluency.distinct_1, ("generation",), "fluency", columns=True),
+    "distinct_2": Metric(fluency.distinct_2, ("generation",), "fluency", columns=True),
+    "token_entropy": Metric(fluency.token_entropy, ("generation",), "fluency", columns=True),
+    "ngram_entropy": Metric(fluency.ngram_entropy, ("generation",), "fluency", columns=True),
     "refusal": Metric(fluency.refusal, ("generation",), "fluency", better="lower"),
     "gibberish": Metric(fluency.gibberish, ("clean_probability",), "fluency", better="lower"),
     "perplexity": Metric(fluency.perplexity, ("judged_generation",), "fluency", better="lower", geometric=True),
@@ -137,21 +143,28 @@ def _types(field: Any) -> frozenset[type]:
     return frozenset(map(type, field)) if isinstance(field, list) else frozenset([type(field)])
 
 
-def values(names: Sequence[str], documents: Iterable[Document]) -> dict[str, list[float]]:
+def values(names: Sequence[str], documents: Sequence[Document]) -> dict[str, list[float]]:
     """metric -> `value` of every document."""
-    result: dict[str, list[float]] = {name: [] for name in names}
-    computed: dict[Any, list[tuple[Metric | None, list[float]]]] = {}
-    for document in documents:
+    result = {name: [math.nan] * len(documents) for name in names}
+    alike: dict[Any, list[int]] = {}  # documents that hold alike have the same metrics
+    for place, document in enumerate(documents):
         if "logged" in document:
             for name in names:
-                result[name].append(value(name, document))
-            continue
-        # documents that hold alike have the same metrics
-        shape = (*document, *[_types(f) if type(f) is list else type(f) for f in document.values()])
-        if shape not in computed:
-            computed[shape] = [(METRICS[n] if METRICS[n].can_score(document) else None, result[n]) for n in names]
-        for metric, found in computed[shape]:
-            found.append(math.nan if metric is None else metric(document))
+                result[name][place] = value(name, document)
+        else:
+            shape = (*document, *[_types(f) if type(f) is list else type(f) for f in document.values()])
+            alike.setdefault(shape, []).append(place)
+    for places in alike.values():
+        held = [documents[place] for place in places]
+        columns = {name: [document[name] for document in held] for name in held[0]}
+        for name in names:
+            if METRICS[name].can_score(held[0]):
+                found = METRICS[name].each(*map(columns.__getitem__, METRICS[name].needs))
+                if len(held) == len(documents):
+                    result[name] = found
+                    continue
+                for place, figure in zip(places, found, strict=True):
+                    result[name][place] = figure
     return result
 
 

@@ -7,101 +7,121 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
+from collections.abc import Sequence
 from functools import lru_cache
-from itertools import chain
-from statistics import fmean
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from unlearn_metrics.metrics.retention import Memo, chunks
-from unlearn_metrics.types import TokenScores
+from unlearn_metrics.metrics.texts import Integers, numbered
+from unlearn_metrics.types import Floats, TokenScores
 
 NAN = math.nan
 
-
-@lru_cache(maxsize=2)  # several metrics ask for the same text in turn
-def words(text: str) -> tuple[str, ...]:
-    """Words and punctuation marks, each a unit."""
-    return tuple(chain.from_iterable(map(_units.__getitem__, chunks(text))))
+words = re.compile(r"\w+|[^\w\s]").findall  # words and punctuation marks, each a unit
 
 
-_units = Memo(re.compile(r"\w+|[^\w\s]").findall)  # what stands between spaces comes again and again
+@lru_cache(maxsize=1)  # all metrics of n-grams ask for the same texts in turn
+def _units(texts: tuple[str, ...]) -> tuple[Integers, Integers]:
+    return numbered(texts, words)
 
 
-LONGEST = 4  # n-grams that a metric asks for
+@lru_cache(maxsize=4)
+def _ngrams(texts: tuple[str, ...], n: int) -> tuple[Integers, Integers, Integers, Integers]:
+    """(where in `_units` each n-gram of words starts; its number, equal ones of a text alike; of each number, in the
+    order in which they first come: the text it is in, how often it comes there)."""
+    units, lengths = _units(texts)
+    owner = np.repeat(np.arange(len(texts)), lengths)
+    # an n-gram is an (n - 1)-gram and a word more; a word, its text and a word
+    starts, shorter, *_ = _ngrams(texts, n - 1) if n > 1 else (np.arange(len(units)), owner)
+    inside = starts + n <= np.cumsum(lengths)[owner[starts]]
+    starts, shorter = starts[inside], shorter[inside]
+    codes = shorter * (units.max(initial=0) + 1) + units[starts + n - 1]
+    first, numbers, often = _counted(codes)
+    return starts, numbers, owner[starts[first]], often
 
 
-@lru_cache(maxsize=LONGEST)
-def ngrams(text: str, n: int) -> Counter[tuple[str, ...]]:
-    """How often each n-gram of words comes, in the order in which they first do."""
-    units = words(text)
-    if n == LONGEST or len({*units}) * 4 >= len(units):
-        return Counter(zip(*(units[i:] for i in range(n)), strict=False))
-    # a loop has few longer n-grams, and all but the last n-gram begin one
-    found: Counter[tuple[str, ...]] = Counter()
-    for longer, times in ngrams(text, n + 1).items():
-        found[longer[:-1]] += times
-    found[units[-n:]] += 1
-    return found
+def _counted(codes: Integers) -> tuple[Integers, Integers, Integers]:
+    """Of the different codes, in the order in which they first come: (where that is, which of them each code is,
+    how often it comes)."""
+    _, first, which, often = np.unique(codes, return_index=True, return_inverse=True, return_counts=True)
+    order = np.argsort(first)
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    return first[order], place[which], often[order]
 
 
-def _distinct(generation: str, n: int) -> float:
+def _distinct(generations: Sequence[str], n: int) -> Floats:
     """Different n-grams of words over all of them. NaN below n words."""
-    found = ngrams(generation, n)
-    return len(found) / found.total() if found else NAN
+    _, _, owner, often = _ngrams(tuple(generations), n)
+    return _ratio(_sums(owner, np.ones(len(owner)), len(generations)), _sums(owner, often, len(generations)))
 
 
-def distinct_1(generation: str) -> float:
+def _sums(owner: Integers, figures: NDArray[Any], texts: int) -> Floats:
+    """[texts] sums of the figures of each text, in their order."""
+    return np.bincount(owner, figures, texts).astype(np.float64)
+
+
+def _ratio(above: Floats, below: Floats) -> Floats:
+    return np.divide(above, below, out=np.full(len(above), NAN), where=below > 0)
+
+
+def distinct_1(generations: Sequence[str]) -> Floats:
     """Different words over all words. Falls with the length of a text. NaN without a word.
 
+    generations: n texts. Returns [n], as all metrics of n-grams do here.
     Source: Li et al. 2016 (arXiv 1510.03055), distinct-1; within each text, as in Yao et al. 2023 (arXiv 2310.10683).
     """
-    return _distinct(generation, 1)
+    return _distinct(generations, 1)
 
 
-def distinct_2(generation: str) -> float:
+def distinct_2(generations: Sequence[str]) -> Floats:
     """Different pairs of neighbouring words over all such pairs. NaN below two words.
 
     Source: Li et al. 2016 (arXiv 1510.03055), distinct-2; they divide by words, one more than there are pairs.
     """
-    return _distinct(generation, 2)
+    return _distinct(generations, 2)
 
 
-def repetition(generation: str) -> float:
+def repetition(generations: Sequence[str]) -> Floats:
     """Share of 4-grams of words that occurred before in the text: 1 - distinct / all. NaN below four words.
 
     Source: Welleck et al. 2020 (arXiv 1908.04319), seq-rep-n, eq. 10, with n = 4.
     """
-    distinct = _distinct(generation, 4)
-    return NAN if math.isnan(distinct) else 1 - distinct
+    return 1 - _distinct(generations, 4)
 
 
-def _entropy(generation: str, n: int) -> float:
-    """Of its n-grams, in bits. n-grams that come equally often are summed at once."""
-    often, total = Counter(ngrams(generation, n).values()), max(0, len(words(generation)) - n + 1)
-    return sum(m * k / total * math.log2(total / k) for k, m in often.items())
+def _entropy(generations: Sequence[str], n: int) -> Floats:
+    """Of the n-grams of each text, in bits."""
+    _, _, owner, often = _ngrams(tuple(generations), n)
+    total = _sums(owner, often, len(generations))
+    first, _, times = _counted(owner * (often.max(initial=0) + 1) + often)  # what comes equally often is summed at once
+    owner, often = owner[first], often[first]
+    odds, which = np.unique(total[owner] / often, return_inverse=True)
+    bits = np.array([math.log2(x) for x in odds.tolist()])[which]  # numpy's log2 is not the same on all processors
+    return _sums(owner, times * often / total[owner] * bits, len(generations))
 
 
-def token_entropy(generation: str) -> float:
+def token_entropy(generations: Sequence[str]) -> Floats:
     """Entropy of the words' frequencies over its maximum, log n of n words: 0 = one word only, 1 = all differ.
 
     Source: Yuan et al. 2024 (arXiv 2410.08109), token entropy; they count the tokens of the model's tokenizer, we
     `words`, so that models with different tokenizers compare. NaN below two words, where they say 0.
     """
-    n = len(words(generation))
-    return _entropy(generation, 1) / math.log2(n) if n > 1 else NAN
+    _, lengths = _units(tuple(generations))
+    return _ratio(_entropy(generations, 1), np.array([math.log2(n) if n else 0 for n in lengths.tolist()]))
 
 
-def ngram_entropy(generation: str) -> float:
+def ngram_entropy(generations: Sequence[str]) -> Floats:
     """Entropies in bits of the bi- and tri-grams of words, weighted 2/3 and 4/3, averaged. NaN below three words.
 
     Source: Zhang et al. 2018 (arXiv 1809.05972) and Meng et al. 2022 (ROME, arXiv 2202.05262), `n_gram_entropy`;
     they split words with nltk's tokenizer, we with `words`, which needs no download.
     """
-    if len(words(generation)) < 3:
-        return NAN
-    return (2 / 3 * _entropy(generation, 2) + 4 / 3 * _entropy(generation, 3)) / 2
+    _, lengths = _units(tuple(generations))
+    both = (2 / 3 * _entropy(generations, 2) + 4 / 3 * _entropy(generations, 3)) / 2
+    return np.where(lengths < 3, NAN, both)
 
 
 def perplexity(judged_generation: TokenScores | None) -> float:
@@ -115,7 +135,7 @@ def perplexity(judged_generation: TokenScores | None) -> float:
     """
     if judged_generation is None:
         return NAN
-    return float(np.exp(-fmean(judged_generation.logprob[:-1].tolist())))
+    return float(np.exp(judged_generation.text_loss))
 
 
 def gibberish(clean_probability: float | None) -> float:

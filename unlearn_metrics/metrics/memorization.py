@@ -11,7 +11,6 @@ from statistics import fmean
 
 import numpy as np
 
-from unlearn_metrics.metrics.retention import lcs
 from unlearn_metrics.types import FlagScores, Losses, TokenScores, is_forget
 
 
@@ -25,8 +24,8 @@ def extraction_strength(answer: TokenScores | FlagScores) -> float:
     """
     if isinstance(answer, FlagScores):
         return (answer.units - answer.revealed) / answer.units
-    k = answer.match.tobytes().rfind(0) + 1
-    if k and answer.unknown[k - 1]:
+    k = answer.last_miss
+    if k and not answer.all_known and answer.unknown[k - 1]:
         return math.nan
     return (len(answer) - k) / len(answer)
 
@@ -37,7 +36,9 @@ def similar(said: Sequence[int], rest: Sequence[int]) -> bool:
     Source: Wang et al. 2024 (arXiv 2406.09179), extraction strength "similar". Their code asks for half of what was
     said, so that a text which stops early passes the more easily.
     """
-    return 2 * lcs(rest, said) >= len(rest)
+    from rapidfuzz.distance import LCSseq
+
+    return 2 * LCSseq.similarity(rest, said) >= len(rest)
 
 
 def extraction_strength_similar(answer: TokenScores, revealed: float) -> float:
@@ -56,7 +57,7 @@ def exact_memorization(answer: TokenScores) -> float:
 
     Source: Tirumala et al. 2022 (arXiv 2205.10770), eq. 1; OpenUnlearning's `exact_memorization`.
     """
-    return math.nan if answer.unknown.any() else np.count_nonzero(answer.match) / len(answer)
+    return answer.hits / len(answer) if answer.all_known else math.nan
 
 
 def mean_loss(answer: Losses) -> float:

@@ -1,81 +1,62 @@
-"""Whether the model still says what it should. Pure functions of strings."""
+"""Whether the model still says what it should. Pure functions of texts."""
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable, Hashable, Sequence
-from functools import cache, lru_cache
-from itertools import chain
+from collections.abc import Callable, Sequence
+from functools import cache, lru_cache, partial
 
+import numpy as np
 
-class Memo(dict[str, list[str]]):
-    """What a function makes of a string, made when first asked for: most words of a text have come before."""
-
-    def __init__(self, make: Callable[[str], list[str]]) -> None:
-        self.make = make
-
-    def __missing__(self, text: str) -> list[str]:
-        if len(self) >= 100_000:
-            self.clear()
-        made = self[text] = self.make(text)
-        return made
+from unlearn_metrics.metrics.texts import numbered
+from unlearn_metrics.types import Floats
 
 
 @cache
-def _stemmer() -> Callable[[str], str]:
+def stemmer() -> Callable[[str], str]:
     from nltk.stem.porter import PorterStemmer  # half a second, which commands without texts need not wait
 
     stem: Callable[[str], str] = PorterStemmer().stem
     return stem
 
 
-_plain = Memo(lambda text: re.findall("[a-z0-9]+", text.lower()))
-_stems = Memo(lambda text: [_stemmer()(word) if len(word) > 3 else word for word in _plain[text]])
-
-
-def words(text: str, stemmer: bool) -> list[str]:
+@lru_cache(maxsize=100_000)  # the splits of a run share most of their words
+def words(text: str, stemmed: bool) -> list[str]:
     """rouge-score's, which stems words of four letters and more: nine tenths of its time."""
-    known = _stems if stemmer else _plain
-    return list(chain.from_iterable(map(known.__getitem__, chunks(text))))
+    found = re.findall("[a-z0-9]+", text.lower())
+    return [stemmer()(word) if len(word) > 3 else word for word in found] if stemmed else found
 
 
-@lru_cache(maxsize=4)  # several metrics ask for the same text in turn
-def chunks(text: str) -> list[str]:
-    """What stands between spaces: no word reaches over one."""
-    return text.split()
+def _common(generations: Sequence[str], references: Sequence[str], stemmed: bool) -> tuple[Floats, Floats, Floats]:
+    """([n] lengths of the longest common subsequences of words, [n] words of the generations, [n] of the references).
+
+    rouge-score fills a table of the two lengths' product: gigabytes for two long texts.
+    """
+    from rapidfuzz.distance import LCSseq
+
+    numbers, lengths = numbered([*generations, *references], partial(words, stemmed=stemmed))
+    ends = np.cumsum(lengths).tolist()
+    units = numbers.tolist()
+    text = [units[start:stop] for start, stop in zip([0, *ends], ends, strict=False)]
+    given, wanted = np.split(lengths.astype(np.float64), 2)
+    return np.array(list(map(LCSseq.similarity, text, text[len(given) :])), np.float64), given, wanted
 
 
-def lcs(a: Sequence[Hashable], b: Sequence[Hashable]) -> int:
-    """Length of the longest common subsequence, a bit for each token of `a` (Hyyrö 2004, Bit-parallel LCS-length
-    computation revisited). rouge-score fills a table of len(a) x len(b) numbers: gigabytes for two long texts."""
-    places: dict[Hashable, int] = {}
-    bit = 1
-    for token in a:
-        places[token] = places.get(token, 0) | bit
-        bit <<= 1
-    everywhere = free = bit - 1
-    for place in filter(None, map(places.get, b)):
-        matched = free & place
-        free = (free + matched | free - matched) & everywhere
-    return len(a) - free.bit_count()
-
-
-def rouge(generation: str, reference: str, stemmer: bool = True) -> float:
-    """ROUGE-L recall of a greedy generation against the reference answer, both stripped.
+def rouge(generations: Sequence[str], references: Sequence[str], stemmer: bool = True) -> Floats:
+    """ROUGE-L recall of greedy generations against the reference answers, all stripped. n texts each; returns [n].
 
     An empty generation recalls nothing: 0, as it should. A reference without a word that rouge-score knows (it drops
     all but a-z and 0-9) can't be recalled: NaN. Source: Lin 2004, as the rouge-score package has it; recall with
     stemmer as in Maini et al. 2024 (TOFU), section 2.2.2. Tokens are rouge-score's.
     """
-    wanted, given = words(reference, stemmer), words(generation, stemmer)
-    return lcs(wanted, given) / len(wanted) if wanted else math.nan
+    common, _, wanted = _common(generations, references, stemmer)
+    return common / np.where(wanted > 0, wanted, np.nan)
 
 
-def rouge_f1(generation: str, reference: str, stemmer: bool = False) -> float:
+def rouge_f1(generations: Sequence[str], references: Sequence[str], stemmer: bool = False) -> Floats:
     """ROUGE-L F1 (harmonic mean of precision and recall), without stemmer. Empty texts as in `rouge`.
 
     Source: Shi et al. 2024 (MUSE, arXiv 2407.06460), as in their code; OpenUnlearning stems.
     """
-    wanted, given = words(reference, stemmer), words(generation, stemmer)
-    return 2 * lcs(wanted, given) / (len(wanted) + len(given)) if wanted else math.nan
+    common, given, wanted = _common(generations, references, stemmer)
+    return 2 * common / (np.where(wanted > 0, wanted, np.nan) + given)
