@@ -281,6 +281,18 @@ def tex(text: str) -> str:
     )
 
 
+def _broken(text: str) -> str:
+    """Escaped for LaTeX, where lines may break after / and _, too."""
+    return re.sub(r"/|\\_", r"\g<0>\\allowbreak{}", tex(text))
+
+
+def _tex_name(name: str) -> str:
+    """A long one is broken, beside the lines of its row: the table keeps its height and the width for its figures."""
+    if len(name) <= 24:
+        return tex(name)
+    return rf"\smash{{\parbox[t]{{11em}}{{\scriptsize\raggedright {_broken(name)}}}}}"
+
+
 # as wide as the text at most: \width is that of the table
 RESIZED = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{\setlength{\tabcolsep}{4pt}%"
 
@@ -291,7 +303,7 @@ def as_latex(groups: list[Group]) -> str:
     for group in groups:
         columns, numbered, named = present(group), notes(group), labels(group)
         caption = f"{group.benchmark}, original {shown(base_label(group))}. " + " ".join(about(group))
-        caption = tex(caption).replace("/", r"/\allowbreak{}")
+        caption = _broken(caption)
         lines += [r"\begin{table}[tp]", r"\centering", rf"\caption{{{caption}}}", RESIZED]
         lines += [r"\begin{tabular}{rlrl" + "r" * len(columns) + "}", r"\toprule"]
         heads = [[*textwrap.wrap(" ".join(HEADINGS[c][::2]), 16), f"({counts(group, c)})"] for c in columns]
@@ -302,7 +314,7 @@ def as_latex(groups: list[Group]) -> str:
             return tex(text) + (rf"\textsuperscript{{{numbered[why]}}}" if why else "")
 
         for row in group.rows:
-            lead = [marked(rank(row), row.unranked), tex(shown(named[row.name]))]
+            lead = [marked(rank(row), row.unranked), _tex_name(shown(named[row.name]))]
             lead.append(marked("—", ALPHA_UNKNOWN) if row.alpha is None else f"{row.alpha:.4g}")
             for side in SIDES:
                 figures = [row.figures[column][side] for column in columns]

@@ -322,14 +322,14 @@ def _apart(group: Group, largest: Group) -> list[str]:
 
 def base_label(group: Group) -> str:
     weights = group.base_weights_sha256
-    return f"{_end(group.base) if weights else group.base[:NAME]} (weights {(weights or 'unknown')[:8]})"
+    return f"{_end(group.base) if weights else group.base[-NAME:]} (weights {(weights or 'unknown')[:8]})"
 
 
 def labels(group: Group) -> dict[str, str]:
     """name -> what tables call it: of a path on somebody's disk the end, as much as tells the rows apart, up to NAME
     characters."""
     names = {row.name for row in group.rows}
-    found = {name: name[:NAME] for name in names}
+    found: dict[str, str] = {}
     for parts in range(2, 9):
         found = {name: _end(name, parts) for name in names}
         if len({*found.values()}) == len(names):
@@ -338,8 +338,8 @@ def labels(group: Group) -> dict[str, str]:
 
 
 def _end(path: str, parts: int = 2) -> str:
-    """A name, cut to NAME characters; of a path the last parts. (`org/model` may be on the hub and stays as it is.)"""
+    """A name: of a path the last parts (`org/model` may be on the hub and stays), of NAME characters at most, without
+    its middle if it is longer: what was trained comes first in names, how it was comes last."""
     if path.startswith(("/", "./", "../", "~")):
         path = "/".join(path.rstrip("/").split("/")[-parts:])
-        return path if len(path) <= NAME else f"…{path[1 - NAME :]}"
-    return path if len(path) <= NAME else f"{path[: NAME - 1]}…"
+    return path if len(path) <= NAME else f"{path[: NAME // 3]}…{path[1 + NAME // 3 - NAME :]}"
