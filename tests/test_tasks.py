@@ -358,7 +358,9 @@ def test_cache_answers_everything_without_a_forward_pass(moderate, data, tmp_pat
         moderate.set_cache_hook(hook)
     for task in tasks:
         assert again["results"][task] == first["results"][task]
-        assert again["samples"][task] == first["samples"][task] == longer["samples"][task][:3]
+        samples = [str(found["samples"][task][:3]) for found in (again, first, longer)]  # in which NaN equals NaN
+        assert samples[0] == samples[1] == samples[2]
+        assert len(again["samples"][task]) == len(first["samples"][task]) == 3
 
 
 def test_cache_does_not_repeat_a_sampled_text(moderate, tmp_path):
