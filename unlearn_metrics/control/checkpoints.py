@@ -18,7 +18,7 @@ from huggingface_hub.errors import OfflineModeIsEnabled
 from transformers import AutoConfig
 
 from unlearn_metrics.control import adapters
-from unlearn_metrics.control.tensors import LazyTensor, bin_file, safetensors_file, write_safetensors
+from unlearn_metrics.control.tensors import LazyTensor, bin_file, one_thread, safetensors_file, write_safetensors
 from unlearn_metrics.types import CheckpointInfo, InputError, first_line
 
 # whole, sharded
@@ -185,8 +185,9 @@ def check_finite(checkpoint: Checkpoint) -> None:
     for name, tensor in checkpoint.tensors.items():
         if not tensor.dtype.is_floating_point:
             continue
-        ends = (end for part in tensor.parts() for end in tensor.rows(*part).aminmax())  # a NaN is both of its part's
-        if not all(math.isfinite(end) for end in ends):
+        with one_thread():  # a NaN is both ends of its part
+            finite = all(math.isfinite(end) for part in tensor.parts() for end in tensor.rows(*part).aminmax())
+        if not finite:
             raise InputError(f"{checkpoint.name}: tensor {name} has NaN or infinite values; the checkpoint is broken")
 
 

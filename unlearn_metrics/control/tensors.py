@@ -13,6 +13,7 @@ import os
 import pickle
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -177,25 +178,35 @@ def write_safetensors(path: Path, tensors: Mapping[str, LazyTensor]) -> None:
     places = {name: len(raw) + header[name]["data_offsets"][0] for name in tensors}
     todo = [(tensor, places[name], *part) for name, tensor in ordered for part in tensor.parts()]
     parts = iter(todo)
+    with (
+        one_thread(),
+        path.open("wb") as file,
+        ThreadPoolExecutor(WORKERS) as pool,
+    ):  # which ends before the file closes
+        _reserve(file.fileno(), len(raw) + end)
+        _write_at(file.fileno(), memoryview(raw), 0)
+
+        def work() -> None:
+            try:
+                for tensor, place, start, stop in parts:  # shared: each part goes to whoever asks first
+                    data = tensor.rows(start, stop).contiguous().view(torch.uint8).numpy().data.cast("B")
+                    _write_at(file.fileno(), data, place + start * tensor.width * tensor.dtype.itemsize)
+            finally:
+                todo.clear()  # after an error, or Ctrl-C, nobody finds another part
+
+        helpers = [pool.submit(work) for _ in range(WORKERS - 1)]
+        work()
+        for helper in helpers:
+            helper.result()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """torch by one thread: parts are small, and threads that share one wait for each other."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # parts are small: workers with threads of their own get in each other's way
+    torch.set_num_threads(1)
     try:
-        with path.open("wb") as file, ThreadPoolExecutor(WORKERS) as pool:  # which ends before the file is closed
-            _reserve(file.fileno(), len(raw) + end)
-            _write_at(file.fileno(), memoryview(raw), 0)
-
-            def work() -> None:
-                try:
-                    for tensor, place, start, stop in parts:  # shared: each part goes to whoever asks first
-                        data = tensor.rows(start, stop).contiguous().view(torch.uint8).numpy().data.cast("B")
-                        _write_at(file.fileno(), data, place + start * tensor.width * tensor.dtype.itemsize)
-                finally:
-                    todo.clear()  # after an error, or Ctrl-C, nobody finds another part
-
-            helpers = [pool.submit(work) for _ in range(WORKERS - 1)]
-            work()
-            for helper in helpers:
-                helper.result()
+        yield
     finally:
         torch.set_num_threads(threads)
 
