@@ -37,11 +37,13 @@ def rescore(folder: Path, more: Iterable[str] = ()) -> RunRecord:
     moments = bool({"all", "min_k_plus_plus"} & {*more}.union(*had.values()))
     seed = found if isinstance(found := record.settings.get("seed"), int) else 0
     joined: dict[str, set[int]] = {}
+    sizes: dict[tuple[str, str], int] = {}
 
     def prepare(clusters: runs.Clusters) -> None:  # once, what every process would make for itself
-        for (_, split), found in clusters.items():
+        for key, of_each in clusters.items():
+            sizes[key], found = len(of_each), {*of_each.tolist()}
             stats.draws(len(found), seed)
-            joined.setdefault(split.removesuffix("_calibration"), set()).update(found.tolist())
+            joined.setdefault(key[1].removesuffix("_calibration"), set()).update(found)
         if any("rouge" in names for names in had.values()):
             stemmer()
 
@@ -68,9 +70,12 @@ def rescore(folder: Path, more: Iterable[str] = ()) -> RunRecord:
     try:
         scores: Scores = {}
         known: Observations = {}
-        scored = each(score, list(splits), prepare_composites)
-        for (model, split), (figures, documents) in zip(splits, scored, strict=True):
+        longest_first = sorted(splits, key=lambda key: -sizes[key])
+        scored = dict(zip(longest_first, each(score, longest_first, prepare_composites), strict=True))
+        for model, split in splits:
+            figures, documents = scored[model, split]
             scores.setdefault(model, {})[split], known.setdefault(model, {})[split] = figures, documents
+        each = each if attacked else in_turn  # without attacks, composites take less than copies of the process
         composites = each(lambda m: runs.score_composites(known, m, seed, record.benchmark), list(known))
     finally:
         gc.enable()

@@ -33,7 +33,7 @@ from unlearn_metrics.types import (
 
 SCHEMA = "unlearn-metrics/record/2"
 RECORD_TYPE = TypeAdapter(RunRecord)
-Clusters: TypeAlias = Mapping[tuple[str, str], NDArray[np.integer]]  # (model, split) -> those it has
+Clusters: TypeAlias = Mapping[tuple[str, str], NDArray[np.integer]]  # (model, split) -> of each document
 MODELS = ("original", "uncontrolled", "controlled", "retain_only")
 ABILITY = re.compile(r"[\w-]{1,100}\.[\w.,@=-]{1,100}", re.ASCII)  # a metric of another lm-eval task: TASK.METRIC
 MAX_RECORD_BYTES = 1 << 26
@@ -256,7 +256,7 @@ def load_splits(
             raise InputError(f"{folder / TEXTS} has more than {tables.MAX_SPLITS:,} splits")
     with ThreadPoolExecutor(1) as beside:
         reading = beside.submit(tables.read, folder / TOKENS, but=() if moments else tables.MOMENTS)
-        meanwhile({key: np.unique(table.column("cluster").to_numpy()) for key, table in texts.items()})
+        meanwhile({key: table.column("cluster").to_numpy() for key, table in texts.items()})
         tokens = tables.by_split(reading.result())
     for key in tokens.keys() - texts.keys():
         raise InputError(f"{folder / TOKENS} holds token scores of no known document or role: {str(key)[:200]}")

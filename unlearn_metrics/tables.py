@@ -155,54 +155,63 @@ class _Columns:
     """
 
     def __init__(self, starts: NDArray[np.integer], fields: Mapping[str, NDArray[Any]]) -> None:
-        self.starts, self.fields = starts, fields
-        self.places = starts.tolist()
-        self._there = np.flatnonzero(np.diff(starts))
-        self._begin, self._end = starts[self._there], starts[self._there + 1]
-        self._match = np.equal(fields["argmax"], fields["tokens"])
-
-    def _each(self, of: np.ufunc, figures: NDArray[Any]) -> NDArray[Any]:
-        """One figure for each answer, from one for each of its positions."""
-        found = np.zeros(len(self.starts) - 1, figures.dtype)
-        found[self._there] = of.reduceat(figures, self._begin) if len(figures) else ()
-        return found
-
-    def _inside(self, figures: NDArray[Any]) -> NDArray[Any]:
-        """Figures of positions, those of end-of-sequence 0."""
-        figures[self._end - 1] = 0
-        return figures
-
-    def _losses(self, terms: NDArray[Any], counts: NDArray[np.integer]) -> list[float]:
-        """types.loss_of the log-probabilities of each answer. Where all of them are multiples of 2^-42 (as most are)
-        and add up to less than 2^11, any order of adding is exact."""
-        scaled = terms.astype(np.float64) * 2.0**42
-        with np.errstate(invalid="ignore", divide="ignore"):
-            exact = self._each(np.logical_and, scaled == np.rint(scaled)) & (self._each(np.add, abs(scaled)) < 2.0**53)
-            losses = (-self._each(np.add, scaled) / 2.0**42 / counts).tolist()
-        for i in np.flatnonzero(~exact & (counts > 0)).tolist():
-            losses[i] = loss_of(terms[self.places[i] :][: counts[i]].tolist())
-        return losses
+        self.starts, self.fields, self.places = starts, fields, starts.tolist()
+        self.ends = starts[1:] - 1  # where end-of-sequence is
 
     @cached_property
-    def loss(self) -> list[float]:
-        return self._losses(self.fields["logprob"], np.diff(self.starts))
-
-    @cached_property
-    def text_loss(self) -> list[float]:
-        return self._losses(self._inside(self.fields["logprob"].copy()), np.diff(self.starts) - 1)
+    def _misses(self) -> NDArray[np.integer]:
+        """-1, then where m_i is false, or end-of-sequence is not the arg-max."""
+        return np.append(-1, np.flatnonzero(self.fields["argmax"] != self.fields["tokens"]))
 
     @cached_property
     def hits(self) -> list[int]:
-        return self._each(np.add, self._inside(self._match.astype(np.int64))).tolist()
+        first, behind = (np.searchsorted(self._misses, edges) for edges in (self.starts[:-1], self.ends))
+        return (self.ends - self.starts[:-1] - (behind - first)).tolist()
 
     @cached_property
     def last_miss(self) -> list[int]:
-        place = np.arange(1, len(self._match) + 1) - np.repeat(self.starts[:-1], np.diff(self.starts))
-        return self._each(np.maximum, self._inside(place * ~self._match)).tolist()
+        last = self._misses[np.searchsorted(self._misses, self.ends) - 1]
+        return np.maximum(last + 1 - self.starts[:-1], 0).tolist()
 
     @cached_property
     def all_known(self) -> list[bool]:
-        return (~self._each(np.logical_or, self._inside(self.fields["argmax"] == UNKNOWN))).tolist()
+        unknown = np.flatnonzero(self.fields["argmax"] == UNKNOWN)
+        return np.equal(*(np.searchsorted(unknown, edges) for edges in (self.starts[:-1], self.ends))).tolist()
+
+    @cached_property
+    def _sums(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        """(sums of each answer's log-probabilities in units of 2^-42, whether that is exact).
+
+        Where all terms are whole numbers (as in most answers) below 2^53 in all, any order of adding is exact.
+        """
+        there = np.flatnonzero(np.diff(self.starts))
+        scaled = self.fields["logprob"].astype(np.float64) * 2.0**42
+        sums, exact = np.zeros(len(self.ends)), np.zeros(len(self.ends), bool)
+        if len(there):
+            begin = self.starts[there]
+            with np.errstate(invalid="ignore"):
+                sums[there] = np.add.reduceat(scaled, begin)
+                exact[there] = np.logical_and.reduceat(scaled == np.rint(scaled), begin)
+                exact[there] &= np.add.reduceat(abs(scaled), begin) < 2.0**53
+        return sums, exact
+
+    @cached_property
+    def loss(self) -> list[float]:
+        sums, exact = self._sums
+        with np.errstate(invalid="ignore", divide="ignore"):
+            losses = (-sums / 2.0**42 / np.diff(self.starts)).tolist()
+        for i in np.flatnonzero(~exact & (np.diff(self.starts) > 0)).tolist():
+            losses[i] = loss_of(self.fields["logprob"][self.places[i] : self.places[i + 1]].tolist())
+        return losses
+
+    @cached_property
+    def text_loss(self) -> list[float | None]:
+        """None where it has to be summed up by itself."""
+        sums, exact = self._sums
+        with np.errstate(invalid="ignore", divide="ignore"):
+            rest = sums - self.fields["logprob"][self.ends].astype(np.float64) * 2.0**42
+            losses = (-rest / 2.0**42 / (np.diff(self.starts) - 1)).tolist()
+        return [loss if known else None for loss, known in zip(losses, exact.tolist(), strict=True)]
 
 
 class _Stored(TokenScores):
@@ -219,10 +228,14 @@ class _Stored(TokenScores):
         return places[row + 1] - places[row] - 1
 
     loss = property(lambda self: self.columns.loss[self.row])
-    text_loss = property(lambda self: self.columns.text_loss[self.row])
     hits = property(lambda self: self.columns.hits[self.row])
     last_miss = property(lambda self: self.columns.last_miss[self.row])
     all_known = property(lambda self: self.columns.all_known[self.row])
+
+    @property
+    def text_loss(self) -> float:
+        known = self.columns.text_loss[self.row]
+        return loss_of(self.logprob[:-1].tolist()) if known is None else known
 
     def __getattr__(self, name: str) -> Any:
         if name not in TOKEN_SCORE_FIELDS:

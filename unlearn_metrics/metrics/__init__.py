@@ -152,7 +152,9 @@ def values(names: Sequence[str], documents: Sequence[Document]) -> dict[str, lis
             for name in names:
                 result[name][place] = value(name, document)
         else:
-            shape = (*document, *[_types(f) if type(f) is list else type(f) for f in document.values()])
+            shape: tuple[Any, ...] = (*document, *map(type, document.values()))
+            if list in shape:
+                shape += tuple(_types(field) for field in document.values() if type(field) is list)
             alike.setdefault(shape, []).append(place)
     for places in alike.values():
         held = [documents[place] for place in places]
@@ -170,5 +172,5 @@ def values(names: Sequence[str], documents: Sequence[Document]) -> dict[str, lis
 
 def available(documents: Iterable[Document]) -> list[str]:
     """The metrics that at least one of the documents has, computed or logged, in the registry's order."""
-    shapes = {(frozenset(d), frozenset(d.get("logged", ()))): d for d in documents}.values()
+    shapes = {(*d, None, *d.get("logged", ())): d for d in documents}.values()
     return [name for name, m in METRICS.items() if any(m.can_score(d) or name in d.get("logged", ()) for d in shapes)]
