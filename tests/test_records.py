@@ -27,9 +27,9 @@ from hypothesis import strategies as st
 from rouge_score import rouge_scorer
 
 import unlearn_metrics
-from unlearn_metrics import folder, rescore, runs
+from unlearn_metrics import folder, rescore, runs, tables
 from unlearn_metrics.metrics import METRICS, retention, value, values
-from unlearn_metrics.types import TOKEN_SCORE_FIELDS, Document, InputError, MeanLoss, TokenScores
+from unlearn_metrics.types import OTHER, TOKEN_SCORE_FIELDS, UNKNOWN, Document, InputError, MeanLoss, TokenScores
 
 PACKAGE = Path(unlearn_metrics.__file__).parent
 DEMO = PACKAGE / "demo"
@@ -457,6 +457,32 @@ def test_values_are_each_documents_own_whatever_it_holds():
     for name in METRICS:
         np.testing.assert_array_equal(found[name], [value(name, document) for document in documents])
     assert 0 < np.isnan(found["extraction_strength"]).sum() < len(documents)
+
+
+logprobs = st.one_of(
+    st.floats(-40, 0, width=32),
+    st.sampled_from([0.0, -0.0, -1e-30, -(2**-42), -1e-7, -4096.0, -3e38, -math.inf, math.nan, 0.009]),
+)
+answers = st.lists(st.tuples(st.integers(0, 2), st.sampled_from([0, 1, 2, OTHER, UNKNOWN]), logprobs), min_size=2)
+
+
+@hypothesis
+@given(st.lists(answers | st.floats(0, 9), max_size=5))
+def test_what_metrics_take_of_stored_token_scores_is_what_each_answer_gives(found):
+    """Losses, hits and misses of a whole column, whatever is hard to add up or unknown, bit for bit."""
+    plain = [
+        MeanLoss(x) if isinstance(x, float) else TokenScores.from_lists([*zip(*x, strict=True), *[[0.5] * len(x)] * 2])
+        for x in found
+    ]
+    table = tables.of_tokens({"original": {"retain": [{"id": 0, "wrong_answers": plain}]}})
+    stored = list(tables._token_scores(table.combine_chunks(), Path("tokens")))
+    for mine, theirs in zip(stored, plain, strict=True):
+        names = ["loss"] + ["text_loss", "hits", "last_miss", "all_known"] * isinstance(theirs, TokenScores)
+        for name in names:
+            assert repr(getattr(mine, name)) == repr(getattr(theirs, name)), name  # NaN is NaN, -0 is not 0
+        if isinstance(theirs, TokenScores):
+            assert len(mine) == len(theirs)
+            np.testing.assert_array_equal(mine.match, theirs.match)
 
 
 METRICS_OF = {"forget": ["rouge", "repetition", "min_k_plus_plus"], "holdout": ["zlib"], "retain": ["probability"]}

@@ -34,12 +34,13 @@ def rescore(folder: Path, more: Iterable[str] = ()) -> RunRecord:
             raise InputError(f"unknown metric '{name}'; {did_you_mean(name, METRICS)}")
     record = runs.load_record(folder)
     had = {(m, split): names for m, splits in record.scores.items() for split, names in splits.items()}
-    moments = bool({"all", "min_k_plus_plus"} & {*more}.union(*had.values()))
+    attacked = any(split.startswith("holdout") for _, split in had)  # then composites take all attacks there are
+    moments = attacked or bool({"all", "min_k_plus_plus"} & {*more}.union(*had.values()))
     seed = found if isinstance(found := record.settings.get("seed"), int) else 0
     joined: dict[str, set[int]] = {}
     sizes: dict[tuple[str, str], int] = {}
 
-    def prepare(clusters: runs.Clusters) -> None:  # once, what every process would make for itself
+    def prepare(clusters: runs.Clusters) -> None:  # what every process would make for itself
         for key, of_each in clusters.items():
             sizes[key], found = len(of_each), {*of_each.tolist()}
             stats.draws(len(found), seed)
@@ -52,9 +53,6 @@ def rescore(folder: Path, more: Iterable[str] = ()) -> RunRecord:
             stats.draws(len(clusters), stream(split, seed))
 
     splits = runs.load_splits(folder, moments, prepare)
-    attacked = any(split.startswith("holdout") for _, split in splits)  # then composites take all attacks there are
-    if attacked and not moments:
-        splits = runs.load_splits(folder)
 
     def score(key: tuple[str, str]) -> tuple[dict[str, Score], list[Document]]:
         documents = splits[key]()

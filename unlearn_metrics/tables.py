@@ -190,7 +190,7 @@ class _Columns:
         if len(there):
             begin = self.starts[there]
             with np.errstate(invalid="ignore"):
-                sums[there] = np.add.reduceat(scaled, begin)
+                sums[there] = np.add.reduceat(scaled, begin) + 0.0  # fsum knows no -0
                 exact[there] = np.logical_and.reduceat(scaled == np.rint(scaled), begin)
                 exact[there] &= np.add.reduceat(abs(scaled), begin) < 2.0**53
         return sums, exact
