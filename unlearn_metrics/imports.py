@@ -143,7 +143,8 @@ def _settle(documents: Sequence[Document], where: str) -> tuple[list[str], list[
     for metric in [name for name in METRICS if any(name in d.get("logged", ()) for d in documents)]:
         having = [d for d in documents if metric in d.get("logged", ())]
         computable = all(METRICS[metric].can_score(d) for d in having)
-        gaps = np.array([_gap(METRICS[metric](d), d["logged"][metric]) for d in having if computable])
+        found = METRICS[metric].each(*([d[n] for d in having] for n in METRICS[metric].needs)) if computable else []
+        gaps = np.array([_gap(mine, d["logged"][metric]) for mine, d in zip(found, having, strict=False)])
         off = int((~(gaps <= AGREE)).sum())
         ours = computable and (off == 0 or (METRICS[metric].loss_is_enough and METRICS[metric].facet == "memorization"))
         if off:

@@ -275,7 +275,7 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 def note_path(out: Path, cell: Cell) -> Path:
     folder = out / cell.folder
-    return folder.with_name(f".{folder.name}.json")  # hidden: runs/*/* are runs
+    return folder.with_name(f".{folder.name}.json")  # hidden: runs/*/*/* are runs
 
 
 def note(out: Path, cell: Cell, error: str | None) -> None:

@@ -36,7 +36,7 @@ def rescore(folder: Path, more: Iterable[str] = ()) -> RunRecord:
     had = {(m, split): names for m, splits in record.scores.items() for split, names in splits.items()}
     attacked = any(split.startswith("holdout") for _, split in had)  # then composites take all attacks there are
     moments = attacked or bool({"all", "min_k_plus_plus"} & {*more}.union(*had.values()))
-    seed = found if isinstance(found := record.settings.get("seed"), int) else 0
+    seed = found if isinstance(found := record.settings.get("seed"), int) and found >= 0 else 0
     joined: dict[str, set[int]] = {}
     sizes: dict[tuple[str, str], int] = {}
 
@@ -45,7 +45,7 @@ def rescore(folder: Path, more: Iterable[str] = ()) -> RunRecord:
             sizes[key], found = len(of_each), {*of_each.tolist()}
             stats.draws(len(found), seed)
             joined.setdefault(key[1].removesuffix("_calibration"), set()).update(found)
-        if any("rouge" in names for names in had.values()):
+        if {"rouge", "all"} & {*more}.union(*had.values()):
             stemmer()
 
     def prepare_composites() -> None:
@@ -110,13 +110,16 @@ def can_fork() -> bool:
     return sys.platform == "linux" and "torch" not in sys.modules
 
 
-def in_turn(work: Callable[[T], R], items: Sequence[T], meanwhile: Callable[[], object] = int) -> list[R]:
+def nothing() -> None: ...
+
+
+def in_turn(work: Callable[[T], R], items: Sequence[T], meanwhile: Callable[[], object] = nothing) -> list[R]:
     """`work` of each item."""
     meanwhile()
     return [work(item) for item in items]
 
 
-def forked(work: Callable[[T], R], items: Sequence[T], meanwhile: Callable[[], object] = int) -> list[R]:
+def forked(work: Callable[[T], R], items: Sequence[T], meanwhile: Callable[[], object] = nothing) -> list[R]:
     """`work` of each item, each in one of as many copies of this process as there are cores; only results are sent.
 
     meanwhile: what this process has to do until they come.

@@ -151,7 +151,7 @@ def _plain(table: pa.Table, name: str) -> list[Any]:
 class _Columns:
     """Token scores of many answers end to end: of answer i, [starts[i], starts[i + 1]) of each field.
 
-    What metrics take of an answer is found for all of them at once. Answers without a token have 0 or NaN.
+    What metrics take of an answer is found for all of them at once; for one without a token it means nothing.
     """
 
     def __init__(self, starts: NDArray[np.integer], fields: Mapping[str, NDArray[Any]]) -> None:

@@ -182,13 +182,15 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def check_finite(checkpoint: Checkpoint) -> None:
     """InputError naming the first tensor with a NaN or an infinity."""
-    for name, tensor in checkpoint.tensors.items():
-        if not tensor.dtype.is_floating_point:
-            continue
-        with one_thread():  # a NaN is both ends of its part
-            finite = all(math.isfinite(end) for part in tensor.parts() for end in tensor.rows(*part).aminmax())
-        if not finite:
-            raise InputError(f"{checkpoint.name}: tensor {name} has NaN or infinite values; the checkpoint is broken")
+    with one_thread():
+        for name, tensor in checkpoint.tensors.items():
+            if not tensor.dtype.is_floating_point:
+                continue
+            # a NaN is both ends of its part
+            if not all(math.isfinite(end) for part in tensor.parts() for end in tensor.rows(*part).aminmax()):
+                raise InputError(
+                    f"{checkpoint.name}: tensor {name} has NaN or infinite values; the checkpoint is broken"
+                )
 
 
 def read_config(checkpoint: Checkpoint) -> dict[str, Any]:

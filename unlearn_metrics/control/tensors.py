@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from typing import Any
 
@@ -214,10 +215,12 @@ def one_thread() -> Iterator[None]:
 def _reserve(file: int, size: int) -> None:
     """Make the file this long before it is written, which is faster; where that is not supported, do nothing.
 
-    Not os.posix_fallocate, which then writes to every block by itself.
+    Not os.posix_fallocate, which then writes to every block by itself. OSError if the disk has not that much.
     """
-    if fallocate := getattr(ctypes.CDLL(None), "fallocate", None):
-        fallocate(file, 0, ctypes.c_int64(0), ctypes.c_int64(size))
+    fallocate = getattr(ctypes.CDLL(None, use_errno=True), "fallocate", None)
+    failed = fallocate and fallocate(file, 0, ctypes.c_int64(0), ctypes.c_int64(size))
+    if failed and (error := ctypes.get_errno()) in (ENOSPC, EDQUOT):
+        raise OSError(error, os.strerror(error))
 
 
 def _write_at(file: int, data: memoryview, place: int) -> None:

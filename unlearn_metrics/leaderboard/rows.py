@@ -329,11 +329,10 @@ def labels(group: Group) -> dict[str, str]:
     """name -> what tables call it: of a path on somebody's disk the end, as much as tells the rows apart, up to NAME
     characters."""
     names = {row.name for row in group.rows}
-    found: dict[str, str] = {}
-    for parts in range(2, 9):
-        found = {name: _end(name, parts) for name in names}
-        if len({*found.values()}) == len(names):
-            break
+    found = {name: _end(name) for name in names}
+    for parts in range(3, 9):
+        often = Counter(found.values())
+        found |= {name: _end(name, parts) for name, label in found.items() if often[label] > 1}
     return found
 
 
@@ -341,5 +340,5 @@ def _end(path: str, parts: int = 2) -> str:
     """A name: of a path the last parts (`org/model` may be on the hub and stays), of NAME characters at most, without
     its middle if it is longer: what was trained comes first in names, how it was comes last."""
     if path.startswith(("/", "./", "../", "~")):
-        path = "/".join(path.rstrip("/").split("/")[-parts:])
+        path = "/".join(path.rstrip("/").split("/")[-parts:]) or path
     return path if len(path) <= NAME else f"{path[: NAME // 3]}…{path[1 + NAME // 3 - NAME :]}"

@@ -148,25 +148,25 @@ def values(names: Sequence[str], documents: Sequence[Document]) -> dict[str, lis
     result = {name: [math.nan] * len(documents) for name in names}
     alike: dict[Any, list[int]] = {}  # documents that hold alike have the same metrics
     for place, document in enumerate(documents):
-        if "logged" in document:
-            for name in names:
-                result[name][place] = value(name, document)
-        else:
-            shape: tuple[Any, ...] = (*document, *map(type, document.values()))
-            if list in shape:
-                shape += tuple(_types(field) for field in document.values() if type(field) is list)
-            alike.setdefault(shape, []).append(place)
+        shape: tuple[Any, ...] = (*document, *map(type, document.values()), *document.get("logged", ()))
+        if list in shape:
+            shape += tuple(_types(field) for field in document.values() if type(field) is list)
+        alike.setdefault(shape, []).append(place)
     for places in alike.values():
         held = [documents[place] for place in places]
-        columns = {name: [document[name] for document in held] for name in held[0]}
+        columns = {field: [document[field] for document in held] for field in held[0]}
         for name in names:
-            if METRICS[name].can_score(held[0]):
+            if name in held[0].get("logged", ()):
+                found = [float(logged[name]) for logged in columns["logged"]]
+            elif name in METRICS and METRICS[name].can_score(held[0]):
                 found = METRICS[name].each(*map(columns.__getitem__, METRICS[name].needs))
-                if len(held) == len(documents):
-                    result[name] = found
-                    continue
-                for place, figure in zip(places, found, strict=True):
-                    result[name][place] = figure
+            else:
+                continue
+            if len(held) == len(documents):
+                result[name] = found
+                continue
+            for place, figure in zip(places, found, strict=True):
+                result[name][place] = figure
     return result
 
 

@@ -1,5 +1,6 @@
 """Whether the model still writes language. Pure functions of a generation, or of its scores under a judge.
 
+What counts n-grams takes a column, n generations, and returns their values, [n]; the rest takes one.
 A text too short for a figure has none: these return NaN, which is counted as unscored, never as 0.
 """
 
@@ -70,7 +71,6 @@ def _ratio(above: Floats, below: Floats) -> Floats:
 def distinct_1(generations: Sequence[str]) -> Floats:
     """Different words over all words. Falls with the length of a text. NaN without a word.
 
-    generations: n texts. Returns [n], as all metrics of n-grams do here.
     Source: Li et al. 2016 (arXiv 1510.03055), distinct-1; within each text, as in Yao et al. 2023 (arXiv 2310.10683).
     """
     return _distinct(generations, 1)

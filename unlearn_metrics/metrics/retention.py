@@ -1,4 +1,4 @@
-"""Whether the model still says what it should. Pure functions of texts."""
+"""Whether the model still says what it should. Pure functions of columns: n texts each, and [n] values for them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _common(generations: Sequence[str], references: Sequence[str], stemmed: bool
 
 
 def rouge(generations: Sequence[str], references: Sequence[str], stemmer: bool = True) -> Floats:
-    """ROUGE-L recall of greedy generations against the reference answers, all stripped. n texts each; returns [n].
+    """ROUGE-L recall of a greedy generation against the reference answer, both stripped.
 
     An empty generation recalls nothing: 0, as it should. A reference without a word that rouge-score knows (it drops
     all but a-z and 0-9) can't be recalled: NaN. Source: Lin 2004, as the rouge-score package has it; recall with

@@ -26,7 +26,7 @@ def numbered(texts: Iterable[str], words: Callable[[str], Sequence[str]]) -> tup
     found = [words(chunk) for chunk in chunks.dictionary.to_pylist()]
     numbers = {word: i for i, word in enumerate(dict.fromkeys(chain.from_iterable(found)))}
     known = np.fromiter(map(numbers.__getitem__, chain.from_iterable(found)), np.int64)
-    sizes = np.array([len(words) for words in found], np.int64)
+    sizes = np.array([len(each) for each in found], np.int64)
     which = chunks.indices.to_numpy()
     length = sizes[which]
     ends = np.concatenate([[0], np.cumsum(length)])
