@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import TypeAlias
 
@@ -14,13 +14,15 @@ from numpy.typing import NDArray
 Integers: TypeAlias = NDArray[np.integer]
 
 
-def numbered(texts: Iterable[str], words: Callable[[str], Sequence[str]]) -> tuple[Integers, Integers]:
+def numbered(texts: Sequence[str], words: Callable[[str], Sequence[str]]) -> tuple[Integers, Integers]:
     """(the words of all texts end to end, equal ones as equal numbers; how many each text has).
 
     words: those in what stands between two spaces, over which no word may reach.
     """
-    # what is no text, half of a surrogate pair, is one unknown sign
-    whole = pa.array((text.encode(errors="replace") for text in texts), pa.large_binary()).cast(pa.large_string())
+    try:
+        whole = pa.array(texts, pa.large_string())
+    except UnicodeEncodeError:  # half of a surrogate pair is no text, but one unknown sign
+        whole = pa.array([text.encode(errors="replace").decode() for text in texts], pa.large_string())
     split = pc.utf8_split_whitespace(whole)
     chunks = split.flatten().dictionary_encode()
     found = [words(chunk) for chunk in chunks.dictionary.to_pylist()]
