@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from unlearn_metrics import stats
-from unlearn_metrics.metrics import ATTACKS, METRICS, available, privacy, value, values
+from unlearn_metrics.metrics import ATTACKS, METRICS, available, privacy, values
 from unlearn_metrics.metrics.forget_quality import ks_forget_quality
 from unlearn_metrics.metrics.memorization import log_truth_ratio
 from unlearn_metrics.types import Document, Floats, MeanLoss, Score, is_forget
@@ -114,7 +114,7 @@ class Model:
         documents = self.documents(split)
         if split not in self._means:  # all that may be asked for, since they are drawn together
             names = [name for name in available(documents) if name in averaged(split)]
-            figures = np.array([[value(name, d) for d in documents] for name in names]).reshape(-1, len(documents))
+            figures = np.array([*values(names, documents).values()]).reshape(-1, len(documents))
             self._means[split] = dict(zip(names, self._averages(split, figures), strict=True))
         if metric not in self._means[split]:
             raise Undefined(f"needs {metric} on {split}")
@@ -152,7 +152,7 @@ class Model:
             return _by_question(name, documents, [loss - theirs[question] for question, loss in mine.items()])
         if name not in available(documents):
             raise Undefined(f"needs {name} on {split}")
-        return _by_question(name, documents, [value(name, d) for d in documents])
+        return _by_question(name, documents, values([name], documents)[name])
 
     def auc(self, attack: str) -> Floats:
         """[1 + resamples] areas under the curve, forget against holdout."""

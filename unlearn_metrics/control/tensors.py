@@ -179,11 +179,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, LazyTensor]) -> None:
     places = {name: len(raw) + header[name]["data_offsets"][0] for name in tensors}
     todo = [(tensor, places[name], *part) for name, tensor in ordered for part in tensor.parts()]
     parts = iter(todo)
-    with (
-        one_thread(),
-        path.open("wb") as file,
-        ThreadPoolExecutor(WORKERS) as pool,
-    ):  # which ends before the file closes
+    with one_thread(), path.open("wb") as file, ThreadPoolExecutor(WORKERS) as pool:  # closed in the opposite order
         _reserve(file.fileno(), len(raw) + end)
         _write_at(file.fileno(), memoryview(raw), 0)
 
