@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from unlearn_metrics import harness
+from unlearn_metrics.benchmarks import suites
+from unlearn_metrics.documents import is_forget
 from unlearn_metrics.metrics import METRICS, good
-from unlearn_metrics.types import is_forget
 
 MARKER = "<!-- From here on made by `make benchmarks-page` from tasks/ and the metrics' docstrings. -->\n"
 ARROW = {"higher": "↑", "lower": "↓"}
@@ -23,14 +23,14 @@ def page(before: str) -> str:
     head, found, _ = before.partition(MARKER)
     if not found:
         raise SystemExit("the page has no marker: " + MARKER.strip())
-    index = harness.OurTaskManager(include_defaults=False).task_index
-    suites = harness.benchmarks()
+    index = suites.OurTaskManager(include_defaults=False).task_index
+    benchmarks_of = suites.benchmarks()
     benchmarks = [
         (f"`{name}`", ", ".join(f"`{task}`" for task in members), index[f"{name}_suite"].cfg["metadata"]["source"])
-        for name, members in suites.items()
+        for name, members in benchmarks_of.items()
     ]
-    names = [*dict.fromkeys(task for members in suites.values() for task in members)]
-    names += [name for name in index if name.startswith(f"{harness.OWN}_")]
+    names = [*dict.fromkeys(task for members in benchmarks_of.values() for task in members)]
+    names += [name for name in index if name.startswith(f"{suites.OWN}_")]
     tasks = [task_row(task, index[task].cfg) if task in index else foreign_row(task) for task in names]
     metrics = [
         (f"`{name}` {arrow(metric.better)}", metric.facet, ", ".join(metric.needs), *described(metric.fn))

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from unlearn_metrics import stats
+from unlearn_metrics.scores import stats
 
 DATASETS, DOCUMENTS = 16_000, 20
 Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]

@@ -20,15 +20,16 @@ import numpy as np
 from lm_eval.models.huggingface import HFLM
 from scipy.stats import hmean, ks_2samp
 
-from unlearn_metrics import harness
 from unlearn_metrics.backends import hf
-from unlearn_metrics.composites import compose
-from unlearn_metrics.control.checkpoints import open_checkpoint
+from unlearn_metrics.benchmarks import suites
+from unlearn_metrics.benchmarks.data import rows as read
+from unlearn_metrics.checkpoints.files import open_checkpoint
 from unlearn_metrics.control.mixing import mix_into
-from unlearn_metrics.data import rows as read
+from unlearn_metrics.documents import Document, TokenScores
 from unlearn_metrics.metrics import METRICS
 from unlearn_metrics.metrics.memorization import extraction_strength, log_truth_ratio, mean_loss, probability
-from unlearn_metrics.types import Document, Score, TokenScores
+from unlearn_metrics.record import Score
+from unlearn_metrics.scores.composites import compose
 
 CHECKPOINTS = {
     "original": "original",
@@ -292,7 +293,7 @@ def authors(lm: HFLM, shared: Path) -> list[Row]:
 
 
 def observe(lm: HFLM, shared: Path) -> dict[str, Any]:
-    return harness.evaluate(lm, harness.load("tofu_forget05_privacy", shared / "data" / "tofu"))
+    return suites.evaluate(lm, suites.load("tofu_forget05_privacy", shared / "data" / "tofu"))
 
 
 def measure(shared: Path) -> list[Row]:

@@ -35,9 +35,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from test_imports import muse_log, scored, tofu_log
 
-from unlearn_metrics import imports, report, rescore, runs, signature
 from unlearn_metrics.cli.console import Console
-from unlearn_metrics.types import InputError, TokenScores
+from unlearn_metrics.documents import TokenScores
+from unlearn_metrics.errors import InputError
+from unlearn_metrics.records import imports, rescore, signature, store
+from unlearn_metrics.records.verdict import describe
+from unlearn_metrics.reports import table
+from unlearn_metrics.scores.scoring import score_all
 
 SHARES = {"signature": 0.45, "record": 0.25, "tofu": 0.08, "open-unlearning": 0.06, "muse": 0.06, "rescore": 0.1}
 LIMIT = 4 << 30  # address space beyond what the process has before its first input
@@ -81,8 +85,8 @@ def seed_run(folder: Path) -> Path:
         document |= dict.fromkeys(("answer", "true_answer", "paraphrased_question"), scores)
         document |= {"wrong_answers": [scores, scores], "judged_generation": scores}
     wanted = {m: {s: imports.available(d) for s, d in splits.items()} for m, splits in seen.items()}
-    values, composites = runs.score_all(seen, wanted, 0)
-    runs.save(folder / "run", replace(record, scores=values, composites=composites), seen)
+    values, composites = score_all(seen, wanted, 0)
+    store.save(folder / "run", replace(record, scores=values, composites=composites), seen)
     return folder / "run"
 
 
@@ -199,7 +203,7 @@ def shown(*renderables: Any) -> None:
 
 def show_record(record: Any, rng: random.Random) -> None:
     if rng.random() < 0.25:  # it takes longer than all the rest
-        shown(report.table(record, True), report.describe(record.control), record.verdict, record.name)
+        shown(table.table(record, True), describe(record.control), record.verdict, record.name)
 
 
 class Targets:
@@ -208,8 +212,8 @@ class Targets:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.run = seed_run(folder)
-        self.record = json.loads((self.run / runs.RECORD).read_text())
-        self.files = {name: (self.run / name).read_bytes() for name in (runs.TEXTS, runs.TOKENS)}
+        self.record = json.loads((self.run / store.RECORD).read_text())
+        self.files = {name: (self.run / name).read_bytes() for name in (store.TEXTS, store.TOKENS)}
         self.logs = {"tofu": tofu_log(3), "open-unlearning": open_unlearning_log(), "muse": muse_log(3)}
         self.targets: dict[str, Callable[[random.Random], None]] = {
             "signature": self.signature,
@@ -229,7 +233,7 @@ class Targets:
     def load_record(self, rng: random.Random) -> None:
         path = self.folder / "hostile.json"
         path.write_bytes(json_bytes(self.record, rng))
-        show_record(runs.load_record(path), rng)
+        show_record(store.load_record(path), rng)
 
     def rescore(self, rng: random.Random) -> None:
         for name, data in self.files.items():
@@ -248,9 +252,9 @@ class Targets:
         show_record(record, rng)
         if rng.random() < 0.05:
             out = self.folder / "out"
-            runs.save(out, record, seen, overwrite=True)
+            store.save(out, record, seen, overwrite=True)
             again = rescore.rescore(out)
-            assert rescore.changed(runs.load_record(out), again)[1] == []
+            assert rescore.changed(store.load_record(out), again)[1] == []
 
 
 def feed(target: Callable[[random.Random], None], seed: str) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import transformers as hft
+import unlearn_metrics.harness  # noqa: F401  (gives every LM token_scores and greedy_until)
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from lm_eval.api.instance import Instance
@@ -22,12 +23,12 @@ from lm_eval.api.model import LM, CachingLM
 from lm_eval.models.huggingface import HFLM
 from torch import Tensor
 
-import unlearn_metrics.harness  # noqa: F401  (gives every LM token_scores and greedy_until)
 from unlearn_metrics import backends
 from unlearn_metrics.backends import GenerateInstance, decoding, hf
 from unlearn_metrics.backends.hf import Pair
+from unlearn_metrics.documents import TokenScores
+from unlearn_metrics.errors import InputError
 from unlearn_metrics.metrics.memorization import extraction_strength
-from unlearn_metrics.types import InputError, TokenScores
 
 CHECKPOINTS = ("original", "retain", "excessive", "moderate")
 BATCH_SIZES = (1, 2, 3, 7, 64)

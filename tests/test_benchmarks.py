@@ -19,10 +19,14 @@ from plain import LLAMA3, OFFLINE, ask, command, exact, forward, prob, read, str
 from rouge_score import rouge_scorer
 
 import unlearn_metrics
-from unlearn_metrics import harness, runs, score, signature
+from unlearn_metrics.benchmarks import suites
+from unlearn_metrics.documents import is_forget
+from unlearn_metrics.errors import InputError
+from unlearn_metrics.jobs import score
 from unlearn_metrics.metrics import JUDGED, METRICS, good
-from unlearn_metrics.rescore import changed, rescore
-from unlearn_metrics.types import InputError, Settings, is_forget
+from unlearn_metrics.records import signature, store
+from unlearn_metrics.records.rescore import changed, rescore
+from unlearn_metrics.settings import Settings
 
 BIN = Path(sys.executable).parent
 DEMO = Path(unlearn_metrics.__file__).parent / "demo"
@@ -99,22 +103,22 @@ def _quiet(monkeypatch):
 )
 def test_unknown_benchmark_suggests_near_names(name, near):
     with pytest.raises(InputError, match=f"unknown benchmark '{name}'; {near}"):
-        harness.load(name, None)
+        suites.load(name, None)
 
 
 def test_benchmarks_and_their_tasks(data):
-    assert harness.benchmarks() == SUITES | LM_EVAL_OWN
-    assert [t.task_name for t in harness.load("demo_suite", data).values()] == SUITES["demo"]
+    assert suites.benchmarks() == SUITES | LM_EVAL_OWN
+    assert [t.task_name for t in suites.load("demo_suite", data).values()] == SUITES["demo"]
 
 
 def test_a_benchmark_of_lm_eval_s_own_tasks_has_none_of_ours(data):
-    assert (harness.load("wmdp", data), harness.foreign("wmdp")) == ({}, LM_EVAL_OWN["wmdp"])
-    assert harness.foreign("demo") == harness.foreign(harness.OWN) == []
+    assert (suites.load("wmdp", data), suites.foreign("wmdp")) == ({}, LM_EVAL_OWN["wmdp"])
+    assert suites.foreign("demo") == suites.foreign(suites.OWN) == []
 
 
 @pytest.mark.parametrize("benchmark", SUITES)
 def test_yaml_agrees_with_the_registry(data, benchmark):
-    tasks = harness.load(benchmark, data)
+    tasks = suites.load(benchmark, data)
     assert len(tasks) == len(SUITES[benchmark])  # no split twice
     assert {"forget", "retain"} <= tasks.keys()  # what calibration and report build on
     for split, task in tasks.items():
@@ -147,8 +151,8 @@ def include_path(folder: Path) -> str:
 
 
 def test_stock_ls_and_validate_know_all_tasks_and_groups(tmp_path):
-    suites = SUITES | LM_EVAL_OWN
-    names = sorted({task for members in suites.values() for task in members} | {f"{name}_suite" for name in suites})
+    every = SUITES | LM_EVAL_OWN
+    names = sorted({task for members in every.values() for task in members} | {f"{name}_suite" for name in every})
     names += OWN
     where = ("--include_path", include_path(tmp_path))
     listed = command(str(BIN / "lm_eval"), "ls", "tasks", *where, folder=tmp_path, env=OFFLINE)
@@ -220,7 +224,7 @@ def cut(text: str, words: list[str]) -> str:
 @pytest.mark.parametrize("split", ["forget", "retain"])
 def test_muse_knowledge_memorization(lm, data, split):
     """All examples in order, the space after "Answer:" in the prompt, 32 tokens, MUSE's stop words, F1 unstemmed."""
-    document_of = harness.evaluate(lm, harness.load("muse_news", data), limit=3)
+    document_of = suites.evaluate(lm, suites.load("muse_news", data), limit=3)
     shots, questions = (read(data / "knowmem" / f"{split}_qa{kind}.json") for kind in ("_icl", ""))
     head = "".join(f"Question: {shot['question']}\nAnswer: {shot['answer']}\n\n" for shot in shots)
     for row, document in zip(questions[:3], document_of[split], strict=True):
@@ -235,7 +239,7 @@ def test_muse_knowledge_memorization(lm, data, split):
 
 
 def test_muse_verbatim_memorization(lm, data):
-    documents = harness.evaluate(lm, harness.load("muse_books", data))["forget_verbmem"]
+    documents = suites.evaluate(lm, suites.load("muse_books", data))["forget_verbmem"]
     for row, document in zip(read(data / "verbmem" / "forget.json"), documents, strict=True):
         assert document["prompt"] == row["prompt"]
         said = text_of(lm, row["prompt"], limit=128)
@@ -254,7 +258,7 @@ def test_attacks_score_the_whole_text(lm, data, benchmark, split, file):
     text = (data / file).read_text()
     rows = json.loads(text) if text.startswith("[") else read(data / file)
     for chat in (False, True) if benchmark == "rwku" else (False,):
-        documents = harness.evaluate(lm, harness.load(benchmark, data), apply_chat_template=chat)[split]
+        documents = suites.evaluate(lm, suites.load(benchmark, data), apply_chat_template=chat)[split]
         for row, document in zip(rows, documents, strict=True):
             scores = forward(lm, lm.tokenizer.decode([lm.prefix_token_id]), row["text"])
             low = sorted(scores["logprob"][:-1])[: int(0.4 * (len(scores["logprob"]) - 1))]
@@ -283,7 +287,7 @@ RWKU_FILES["fluency"] = "utility_fluency"
 def test_rwku_through_a_chat_template(lm, data, monkeypatch):
     """The user's turn, then the template's generation prompt, then "Answer:" where RWKU's code appends it."""
     monkeypatch.setattr(lm.tokenizer, "chat_template", LLAMA3)
-    documents = harness.evaluate(lm, harness.load("rwku", data), apply_chat_template=True)
+    documents = suites.evaluate(lm, suites.load("rwku", data), apply_chat_template=True)
     for split, ask_as in RWKU_PROMPTS.items():
         for row, document in zip(
             json.loads((data / f"{RWKU_FILES.get(split, split)}.json").read_text()), documents[split], strict=True
@@ -305,7 +309,7 @@ def test_rwku_through_a_chat_template(lm, data, monkeypatch):
 
 
 def test_rwku_without_a_chat_template(lm, data):
-    documents = harness.evaluate(lm, harness.load("rwku", data))
+    documents = suites.evaluate(lm, suites.load("rwku", data))
     for split, ask_as in RWKU_PROMPTS.items():
         rows = json.loads((data / f"{RWKU_FILES.get(split, split)}.json").read_text())
         assert [d["prompt"] for d in documents[split]] == ["".join(ask_as(row)) for row in rows]
@@ -313,11 +317,11 @@ def test_rwku_without_a_chat_template(lm, data):
 
 def test_muse_brings_its_own_prompt(lm, data):
     with pytest.raises(InputError, match="muse_news_forget_knowmem brings its own prompt"):
-        harness.evaluate(lm, harness.load("muse_news", data), apply_chat_template=True)
+        suites.evaluate(lm, suites.load("muse_news", data), apply_chat_template=True)
 
 
 def test_holdout_questions_are_asked_as_the_forget_questions(lm, data):
-    documents = harness.evaluate(lm, harness.load("tofu_forget05_privacy", data))
+    documents = suites.evaluate(lm, suites.load("tofu_forget05_privacy", data))
     assert {d["prompt"][:10] for split in documents for d in documents[split]} == {"Question: "}
     for row, document in zip(read(data / "holdout05.json"), documents["holdout"], strict=True):
         assert document["prompt"] == ask(row["question"])
@@ -328,7 +332,7 @@ def test_holdout_questions_are_asked_as_the_forget_questions(lm, data):
 
 def test_every_metric_of_memorization_by_the_paraphrased_question(lm, data):
     """As of the question itself, and where the main task has such a variant under its own name, the same."""
-    documents = harness.evaluate(lm, harness.load("tofu_forget05_paraphrased", data))
+    documents = suites.evaluate(lm, suites.load("tofu_forget05_paraphrased", data))
     rows = read(data / "forget05_perturbed.json")
     for row, document, main in zip(rows, documents["forget_paraphrased"], documents["forget"], strict=True):
         prompt = ask(row["paraphrased_question"])
@@ -355,10 +359,10 @@ def test_score_on_a_benchmark_of_several_parts(tmp_path):
     """MUSE: calibrated on knowledge memorization, PrivLeak against the published constant; computed again, the same."""
     given = ["--original", DEMO / "checkpoints" / "original", "--unlearned", DEMO / "checkpoints" / "moderate"]
     given += ["--benchmark", "muse_news", "--data", DATA / "muse", "--alpha", 0.5, "--out", "run"]
-    module = (sys.executable, "-m", "unlearn_metrics.cli")
+    module = (sys.executable, "-m", "unlearn_metrics")
     done = command(*module, "score", *map(str, given), folder=tmp_path, env=OFFLINE | {"COLUMNS": "160"})
     assert done.returncode == 0, done.stderr
-    record = runs.load_record(tmp_path / "run")
+    record = store.load_record(tmp_path / "run")
     splits = ["forget", "retain", "forget_verbmem", "forget_privleak", "retain_privleak", "holdout_privleak"]
     assert list(record.scores["controlled"]) == splits
     for model in ("original", "uncontrolled", "controlled"):
@@ -424,10 +428,10 @@ def test_score_on_wmdp(tmp_path, wmdp):
     folder, asked = wmdp
     given = ["--original", DEMO / "checkpoints" / "original", "--unlearned", DEMO / "checkpoints" / "excessive"]
     given += ["--benchmark", "wmdp", "--data", folder, "--batch-size", 16, "--keep", 0.9, "--out", "run"]
-    module = (sys.executable, "-m", "unlearn_metrics.cli")
+    module = (sys.executable, "-m", "unlearn_metrics")
     done = command(*module, "score", *map(str, given), folder=tmp_path, env=OFFLINE | {"COLUMNS": "160"})
     assert done.returncode == 0, done.stderr
-    record = runs.load_record(tmp_path / "run")
+    record = store.load_record(tmp_path / "run")
     domains = [f"wmdp_{domain}" for domain in DOMAINS]
     assert record.ability == {f"{name}.acc": "lower" for name in domains} | {"mmlu.acc": "higher"}
     assert list(record.scores["controlled"]) == [*domains, "mmlu", "mmlu_calibration"]

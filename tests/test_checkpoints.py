@@ -29,11 +29,11 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from unlearn_metrics.control import tensors
-from unlearn_metrics.control.checkpoints import check_finite, open_checkpoint
+from unlearn_metrics.checkpoints import tensors
+from unlearn_metrics.checkpoints.files import check_finite, open_checkpoint
+from unlearn_metrics.checkpoints.pairs import align
 from unlearn_metrics.control.mixing import mix_into, write_mix
-from unlearn_metrics.control.pairs import align
-from unlearn_metrics.types import InputError
+from unlearn_metrics.errors import InputError
 
 SMALL = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
 LLAMA = SMALL | {"num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": False}
@@ -551,7 +551,7 @@ def test_from_the_hub_only_what_is_needed(tmp_path):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         code = (
-            "from unlearn_metrics.control.checkpoints import *; c = open_checkpoint('someone/model@v1');"
+            "from unlearn_metrics.checkpoints.files import *; c = open_checkpoint('someone/model@v1');"
             "print(c.revision, len(c.tensors)); identify(c); check_finite(c)"
         )
         env = os.environ | {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path / "home")}

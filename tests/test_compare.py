@@ -15,9 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unlearn_metrics import runs, stats
-from unlearn_metrics.compare import Comparison, compare
-from unlearn_metrics.types import CheckpointInfo, Control, InputError, RunRecord
+from unlearn_metrics.errors import InputError
+from unlearn_metrics.record import SCHEMA, CheckpointInfo, Control, RunRecord
+from unlearn_metrics.records import store
+from unlearn_metrics.reports.compare import Comparison, compare
+from unlearn_metrics.scores import stats
+from unlearn_metrics.scores.scoring import score_all
 
 DEMO = Path(__file__).parent.parent / "unlearn_metrics" / "demo"
 OFFLINE = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "COLUMNS": "200"}
@@ -25,7 +28,7 @@ SIGNATURE = "demo|n:all|tmpl:none|ctl:mix.es.keep0.95|data:0|seed:0|v:0.1.0"
 
 
 def cli(*args: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "unlearn_metrics.cli", *map(str, args)]
+    command = [sys.executable, "-m", "unlearn_metrics", *map(str, args)]
     return subprocess.run(command, capture_output=True, text=True, env=OFFLINE)
 
 
@@ -153,10 +156,10 @@ def save(
             }
             for i, place in enumerate(found.get(split, range(n)))
         ]
-    scores, composites = runs.score_all({model: splits}, {model: values}, 0)
+    scores, composites = score_all({model: splits}, {model: values}, 0)
     unknown = {key: {} for key in ("data", "task_versions", "prompts", "settings", "software", "work")}
     record = RunRecord(
-        schema=runs.SCHEMA,
+        schema=SCHEMA,
         signature=signature,
         name=name or folder.name,
         benchmark=signature.split("|")[0],
@@ -171,7 +174,7 @@ def save(
         created="2026-01-01",
         **unknown,
     )
-    runs.save(folder, record, {model: splits})
+    store.save(folder, record, {model: splits})
     return folder
 
 
@@ -228,7 +231,7 @@ def test_pairing_finds_what_two_intervals_hide(tmp_path):
     easy = np.repeat(rng.random(20) * 0.8, 5)
     a = save(tmp_path / "a", {"forget": {"rouge": (easy + rng.normal(0.1, 0.02, 100)).tolist()}}, 5)
     b = save(tmp_path / "b", {"forget": {"rouge": (easy + rng.normal(0.07, 0.02, 100)).tolist()}}, 5)
-    one, two = (runs.load_record(f).scores["controlled"]["forget"]["rouge"] for f in (a, b))
+    one, two = (store.load_record(f).scores["controlled"]["forget"]["rouge"] for f in (a, b))
     assert one.ci_low < two.ci_high
     test = only(compare([a, b]))
     assert test.ci_high < 0
@@ -348,7 +351,7 @@ def test_composites_are_compared_by_the_same_draws(tmp_path):
             names = (probability, "rouge", "truth_ratio")
             values[split] = {name: np.clip(easy + gain + rng.normal(0, 0.02, 40), 0, 1).tolist() for name in names}
     a, b = (save(tmp_path / name, values, 4) for name, values in zip("ab", (first, second), strict=True))
-    one, two = (runs.load_record(f).composites["controlled"]["model_utility"] for f in (a, b))
+    one, two = (store.load_record(f).composites["controlled"]["model_utility"] for f in (a, b))
     assert two.ci_low < one.ci_high
     test = next(t for t in compare([a, b], seed=5).tests if t.metric == "model_utility")
     assert (test.value_baseline, test.value_run) == (one.value, two.value)
@@ -401,7 +404,7 @@ def test_the_collapsed_model_beside_the_moderate_one(tmp_path):
     )
     assert quality.startswith("Forget quality: moderate is worse than excessive by extraction_strength (forget)")
     assert any("read forget quality together with retention" in note for note in result["notes"])
-    record = runs.load_record(tmp_path / "moderate")
+    record = store.load_record(tmp_path / "moderate")
     stored = {**record.scores["uncontrolled"], "": record.composites["uncontrolled"]}
     for test in result["tests"]:
         if test["unscored"] == 0:

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from scipy.stats import ks_2samp, mannwhitneyu
 
-from unlearn_metrics import stats
-from unlearn_metrics.composites import COMPOSITES, compose
+from unlearn_metrics.documents import MeanLoss, TokenScores
 from unlearn_metrics.metrics import METRICS
-from unlearn_metrics.types import MeanLoss, Score, TokenScores
+from unlearn_metrics.record import Score
+from unlearn_metrics.scores import stats
+from unlearn_metrics.scores.composites import COMPOSITES, compose
 
 NINE = ("retain", "real_authors", "world_facts")
 

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from unlearn_metrics.control import checkpoints
+from unlearn_metrics.checkpoints import files
+from unlearn_metrics.checkpoints.files import check_finite, open_checkpoint
+from unlearn_metrics.checkpoints.pairs import align
 from unlearn_metrics.control.calibration import RESOLUTION, calibrate
-from unlearn_metrics.control.checkpoints import check_finite, open_checkpoint
 from unlearn_metrics.control.mixing import lerp, mix_into, write_mix
-from unlearn_metrics.control.pairs import align
-from unlearn_metrics.types import InputError
+from unlearn_metrics.errors import InputError
 
 DEMO = Path(__file__).parent.parent / "unlearn_metrics" / "demo" / "checkpoints"
 
@@ -106,7 +106,7 @@ def test_failed_write_leaves_nothing(pair, tmp_path, monkeypatch):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoints.shutil, "copyfile", interrupted)
+    monkeypatch.setattr(files.shutil, "copyfile", interrupted)
     with pytest.raises(KeyboardInterrupt):
         write_mix(*pair, 0.5, tmp_path / "mixed")
     assert not list(tmp_path.iterdir())
@@ -203,7 +203,7 @@ def test_missing_folder(tmp_path):
 
 def test_unreachable_hub_id(monkeypatch):
     monkeypatch.setattr(
-        checkpoints.huggingface_hub,
+        files.huggingface_hub,
         "model_info",
         lambda *a, **k: (_ for _ in ()).throw(OSError("offline\nmore")),
     )

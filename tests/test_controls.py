@@ -17,16 +17,17 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from unlearn_metrics import runs
+from unlearn_metrics.checkpoints import tensors
+from unlearn_metrics.checkpoints.tensors import from_memory
 from unlearn_metrics.cli.models import ControlChoice, Method
-from unlearn_metrics.control import tensors
 from unlearn_metrics.control.controls import CONTROLS, family, steps, trim
 from unlearn_metrics.control.mixing import mix_into, write_mix
-from unlearn_metrics.control.tensors import from_memory
-from unlearn_metrics.controlled import ControlledLM
-from unlearn_metrics.folder import claim
-from unlearn_metrics.score import open_pair
-from unlearn_metrics.types import Control, InputError
+from unlearn_metrics.errors import InputError
+from unlearn_metrics.jobs.controlled_lm import ControlledLM
+from unlearn_metrics.jobs.score import open_pair
+from unlearn_metrics.record import Control
+from unlearn_metrics.records import store
+from unlearn_metrics.records.folder import claim
 
 DEMO = Path(__file__).parent.parent / "unlearn_metrics" / "demo" / "checkpoints"
 
@@ -124,7 +125,7 @@ def test_trim_keeps_the_largest_share(values, strength, half):
 
 
 def checkpoint(tensor):
-    from unlearn_metrics.control.checkpoints import Checkpoint
+    from unlearn_metrics.checkpoints.files import Checkpoint
 
     return Checkpoint("c", Path(), None, Path(), (), {"w": from_memory(tensor)})
 
@@ -290,9 +291,9 @@ def test_select_scores_the_latest_that_holds_and_draws_the_curve(trajectory, tmp
     assert sorted(path.name for path in cell.iterdir()) == sorted(path.name for path in (tmp_path / "run").iterdir())
     assert (cell / "trajectory.svg").read_text() == picture
     # and a run without a trajectory in its place has none
-    found = runs.load_record(cell)
+    found = store.load_record(cell)
     with claim(cell, overwrite=True):
-        runs.put(cell, replace(found, control=Control("none", 1.0)), runs.load_documents(cell))
+        store.put(cell, replace(found, control=Control("none", 1.0)), store.load_documents(cell))
     assert not (cell / "trajectory.svg").exists()
 
 

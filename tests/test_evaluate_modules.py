@@ -13,9 +13,10 @@ import evaluate
 import numpy as np
 import pytest
 
-from unlearn_metrics.evaluate_metrics import INPUTS, load
+from unlearn_metrics.documents import TokenScores
+from unlearn_metrics.errors import InputError
 from unlearn_metrics.metrics import METRICS
-from unlearn_metrics.types import InputError, TokenScores
+from unlearn_metrics.scores.evaluate_modules import INPUTS, load
 
 ROOT = Path(__file__).parent.parent
 

@@ -20,13 +20,17 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unlearn_metrics import runs, score
 from unlearn_metrics.backends.classifier import clean_probabilities, open_classifier
+from unlearn_metrics.documents import Observations
+from unlearn_metrics.errors import InputError
+from unlearn_metrics.jobs import score
 from unlearn_metrics.metrics import METRICS, fluency, good, values
 from unlearn_metrics.metrics.fluency import distinct_1, distinct_2, gibberish, refusal, repetition, token_entropy
 from unlearn_metrics.metrics.texts import numbered
-from unlearn_metrics.rescore import changed, rescore
-from unlearn_metrics.types import InputError, Observations, RunRecord, Settings
+from unlearn_metrics.record import RunRecord
+from unlearn_metrics.records import store
+from unlearn_metrics.records.rescore import changed, rescore
+from unlearn_metrics.settings import Settings
 
 SHARED = Path(os.environ.get("UNLEARN_SHARED", Path(__file__).parent.parent.parent / "shared"))
 nan = math.nan
@@ -282,5 +286,5 @@ def test_a_collapsed_model_is_disfluent(
         assert after["refusal"].value == before["refusal"].value == 0
     if name == "demo":
         assert len(str(record.settings["gibberish_sha256"])) == 64
-        runs.save(tmp_path / "run", record, observations)
+        store.save(tmp_path / "run", record, observations)
         assert changed(record, rescore(tmp_path / "run"))[1] == []  # with neither model nor classifier

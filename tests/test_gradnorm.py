@@ -14,12 +14,14 @@ from lm_eval.models.huggingface import HFLM
 from plain import OFFLINE, ask, command, read
 
 import unlearn_metrics
-from unlearn_metrics import runs, score
 from unlearn_metrics.backends import gradient, hf
 from unlearn_metrics.backends import gradnorm as asked
-from unlearn_metrics.composites import compose
-from unlearn_metrics.rescore import changed, rescore
-from unlearn_metrics.types import InputError, Settings
+from unlearn_metrics.errors import InputError
+from unlearn_metrics.jobs import score
+from unlearn_metrics.records import store
+from unlearn_metrics.records.rescore import changed, rescore
+from unlearn_metrics.scores.composites import compose
+from unlearn_metrics.settings import Settings
 
 DEMO = Path(unlearn_metrics.__file__).parent / "demo"
 FIELDS = {"question": "question", "answer": "answer"}
@@ -93,7 +95,7 @@ def test_a_backend_without_gradients_leaves_it_unscored(caplog):
 
 def test_score_says_how_far_it_separates(tmp_path: Path):
     """The AUC is that of what the record holds; asked for by a flag, computed again, and unknown where nobody asked."""
-    module = (sys.executable, "-m", "unlearn_metrics.cli")
+    module = (sys.executable, "-m", "unlearn_metrics")
     pair = [
         f"--{role}={DEMO / 'checkpoints' / name}"
         for role, name in (("original", "original"), ("unlearned", "moderate"))
@@ -101,7 +103,7 @@ def test_score_says_how_far_it_separates(tmp_path: Path):
     given = [*module, "score", *pair, "--benchmark", "demo_privacy", "--limit", "6", "--alpha", "0.5"]
     done = command(*given, "--gradnorm", "--out", "run", folder=tmp_path, env=OFFLINE | {"COLUMNS": "160"})
     assert done.returncode == 0, done.stderr
-    record, documents = runs.load_record(tmp_path / "run"), runs.load_documents(tmp_path / "run")
+    record, documents = store.load_record(tmp_path / "run"), store.load_documents(tmp_path / "run")
     assert record.work["backward_passes"] == 3 * 12
     for model in ("original", "uncontrolled", "controlled"):
         inside, outside = ([d["gradient"] for d in documents[model][split]] for split in ("forget", "holdout"))
@@ -125,7 +127,7 @@ def test_score_without_a_holdout_refuses(tmp_path: Path):
 def test_a_task_of_one_s_own_under_the_stock_command(tmp_path: Path, lm: HFLM):
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks" / "mine.yaml").write_text(
-        "class: !function unlearn_metrics.harness.TokenScoreTask\n"
+        "class: !function unlearn_metrics.benchmarks.suites.TokenScoreTask\n"
         "task: mine\ntest_split: train\noutput_type: generate_until\n"
         'doc_to_text: "Question: {{question}}\\nAnswer:"\ndoc_to_target: "{{answer}}"\ntarget_delimiter: " "\n'
         "metric_list: [{metric: gradnorm, aggregation: mean, higher_is_better: false}]\n"

@@ -21,9 +21,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_imports import tofu_log, write
 
-from unlearn_metrics import imports, rescore, runs, signature
 from unlearn_metrics.cli.console import plain
-from unlearn_metrics.types import InputError
+from unlearn_metrics.errors import InputError
+from unlearn_metrics.records import imports, rescore, signature, store
 
 hypothesis = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 anything = st.recursive(
@@ -32,7 +32,7 @@ anything = st.recursive(
     max_leaves=20,
 )
 READERS: dict[str, Callable[[Path], Any]] = {
-    "record": runs.load_record,
+    "record": store.load_record,
     "tofu": lambda path: imports.import_log("tofu", path),
     "open-unlearning": lambda path: imports.import_log("open-unlearning", path, benchmark="muse_news"),
 }
@@ -82,9 +82,9 @@ def test_any_signature(line):
 @hypothesis
 @given(texts=st.binary(max_size=300), tokens=st.binary(max_size=300))
 def test_any_bytes_as_documents(tmp_path, texts, tokens):
-    (tmp_path / runs.TEXTS).write_bytes(texts)
-    (tmp_path / runs.TOKENS).write_bytes(tokens)
-    refused(lambda: runs.load_documents(tmp_path))
+    (tmp_path / store.TEXTS).write_bytes(texts)
+    (tmp_path / store.TOKENS).write_bytes(tokens)
+    refused(lambda: store.load_documents(tmp_path))
 
 
 @pytest.mark.parametrize("target", fuzz.SHARES)
@@ -147,9 +147,9 @@ def test_parquet_bombs(tmp_path, run_folder, count, column):
         table |= dict.fromkeys(("logprob", "mean", "variance"), column.cast(pa.list_(pa.float32())))
     elif column.type == pa.string():
         table["generation"] = column
-    for name in (runs.TEXTS, runs.TOKENS):
+    for name in (store.TEXTS, store.TOKENS):
         (tmp_path / name).write_bytes((run_folder / name).read_bytes())
-    path = tmp_path / (runs.TOKENS if tokens else runs.TEXTS)
+    path = tmp_path / (store.TOKENS if tokens else store.TEXTS)
     pq.write_table(pa.table(table), path, compression="zstd")
     assert path.stat().st_size < 1 << 20
     said = limited("runs.load_documents(Path(sys.argv[1]))", tmp_path)
@@ -158,9 +158,9 @@ def test_parquet_bombs(tmp_path, run_folder, count, column):
 
 def test_a_page_that_lies_about_its_size(tmp_path, run_folder):
     """A page header that declares 2 GB: refused, and never filled."""
-    for name in (runs.TEXTS, runs.TOKENS):
+    for name in (store.TEXTS, store.TOKENS):
         (tmp_path / name).write_bytes((run_folder / name).read_bytes())
-    path = tmp_path / runs.TEXTS
+    path = tmp_path / store.TEXTS
     column = pq.read_metadata(path).row_group(0)
     column = column.column(column.num_columns - 1)
     at = column.dictionary_page_offset or column.data_page_offset
@@ -175,7 +175,7 @@ def test_a_page_that_lies_about_its_size(tmp_path, run_folder):
 def test_json_that_is_too_large_too_deep_or_endless(tmp_path, kind):
     path = tmp_path / "big.json"
     with path.open("wb") as file:
-        file.truncate(runs.MAX_RECORD_BYTES + 2)
+        file.truncate(store.MAX_RECORD_BYTES + 2)
     assert "too large" in refused(lambda: READERS[kind](path))
     for data in (b"[" * 200_000, b'{"a":' * 200_000, b"1" * 10_000, b'{"schema": 1, "schema": 2}'):
         path.write_bytes(data)
@@ -203,9 +203,9 @@ def test_logs_with_hostile_rows(tmp_path, change, says):
 
 
 def test_long_texts_are_refused_where_they_would_be_compared(tmp_path, run_folder):
-    record, seen = runs.load_record(run_folder), runs.load_documents(run_folder)
+    record, seen = store.load_record(run_folder), store.load_documents(run_folder)
     seen["uncontrolled"]["forget"][0]["generation"] = "a " * 60_000
-    runs.save(tmp_path / "run", record, seen)
+    store.save(tmp_path / "run", record, seen)
     assert "characters" in refused(lambda: rescore.rescore(tmp_path / "run"))
 
 
@@ -213,7 +213,7 @@ def test_long_texts_are_refused_where_they_would_be_compared(tmp_path, run_folde
 
 
 def changed(run_folder: Path, tmp_path: Path, name: str, change: Callable[[pa.Table], pa.Table]) -> Path:
-    for file in (runs.TEXTS, runs.TOKENS):
+    for file in (store.TEXTS, store.TOKENS):
         (tmp_path / file).write_bytes((run_folder / file).read_bytes())
     pq.write_table(change(pq.read_table(tmp_path / name)), tmp_path / name)
     return tmp_path
@@ -234,36 +234,36 @@ def first_list(table: pa.Table, name: str, value: Any) -> pa.Table:
 @pytest.mark.parametrize(
     ("name", "change", "says"),
     [
-        (runs.TEXTS, lambda t: t.drop_columns(["question"]), None),  # a column more or less is no fault
-        (runs.TEXTS, lambda t: t.drop_columns(["split"]), "no column 'split'"),
-        (runs.TEXTS, lambda t: t.append_column("id", t.column("id")), "column twice"),
-        (runs.TEXTS, lambda t: t.append_column("logged_bogus", pa.nulls(len(t), pa.float64())), "does not belong"),
-        (runs.TEXTS, lambda t: pa.concat_tables([t, t]), "there twice"),
-        (runs.TEXTS, lambda t: column(t, "model", ["../../x"] * len(t)), "unknown model '../../x'"),
-        (runs.TEXTS, lambda t: column(t, "id", [None] * len(t)), "without a value"),
-        (runs.TOKENS, lambda t: pa.concat_tables([t, t]), "there twice"),
-        (runs.TOKENS, lambda t: column(t, "id", [2**31 - 1] * len(t)), "no known document"),
-        (runs.TOKENS, lambda t: column(t, "role", ["x"] * len(t)), "no known document or role"),
-        (runs.TOKENS, lambda t: first_list(t, "logprob", 5.0), "above 0"),
-        (runs.TOKENS, lambda t: first_list(t, "mean", float("inf")), "infinite"),
-        (runs.TOKENS, lambda t: first_list(t, "logprob", None), "a null"),
-        (runs.TEXTS, lambda t: column(t, "logged_min_k", [float("inf")] * len(t)), "no figure"),
-        (runs.TEXTS, lambda t: column(t, "clean_probability", [1.5] * len(t)), "1.5 is no probability"),
-        (runs.TEXTS, lambda t: column(t, "clean_probability", [float("nan")] * len(t)), "nan is no probability"),
-        (runs.TEXTS, lambda t: column(t, "revealed", [-1] * len(t)), "revealed is more than an answer has, or less"),
-        (runs.TEXTS, lambda t: column(t, "revealed", [10**6] * len(t)), "revealed is more than an answer has"),
-        (runs.TOKENS, lambda t: first_list(t, "tokens", None), "a null"),
-        (runs.TOKENS, lambda t: column(t, "loss", [-1.0] * len(t)), "no mean loss"),
-        (runs.TOKENS, lambda t: column(t, "loss", [float("nan")] * len(t)), "no mean loss"),
-        (runs.TOKENS, lambda t: column(t, "loss", [None] * len(t)), "without tokens"),
+        (store.TEXTS, lambda t: t.drop_columns(["question"]), None),  # a column more or less is no fault
+        (store.TEXTS, lambda t: t.drop_columns(["split"]), "no column 'split'"),
+        (store.TEXTS, lambda t: t.append_column("id", t.column("id")), "column twice"),
+        (store.TEXTS, lambda t: t.append_column("logged_bogus", pa.nulls(len(t), pa.float64())), "does not belong"),
+        (store.TEXTS, lambda t: pa.concat_tables([t, t]), "there twice"),
+        (store.TEXTS, lambda t: column(t, "model", ["../../x"] * len(t)), "unknown model '../../x'"),
+        (store.TEXTS, lambda t: column(t, "id", [None] * len(t)), "without a value"),
+        (store.TOKENS, lambda t: pa.concat_tables([t, t]), "there twice"),
+        (store.TOKENS, lambda t: column(t, "id", [2**31 - 1] * len(t)), "no known document"),
+        (store.TOKENS, lambda t: column(t, "role", ["x"] * len(t)), "no known document or role"),
+        (store.TOKENS, lambda t: first_list(t, "logprob", 5.0), "above 0"),
+        (store.TOKENS, lambda t: first_list(t, "mean", float("inf")), "infinite"),
+        (store.TOKENS, lambda t: first_list(t, "logprob", None), "a null"),
+        (store.TEXTS, lambda t: column(t, "logged_min_k", [float("inf")] * len(t)), "no figure"),
+        (store.TEXTS, lambda t: column(t, "clean_probability", [1.5] * len(t)), "1.5 is no probability"),
+        (store.TEXTS, lambda t: column(t, "clean_probability", [float("nan")] * len(t)), "nan is no probability"),
+        (store.TEXTS, lambda t: column(t, "revealed", [-1] * len(t)), "revealed is more than an answer has, or less"),
+        (store.TEXTS, lambda t: column(t, "revealed", [10**6] * len(t)), "revealed is more than an answer has"),
+        (store.TOKENS, lambda t: first_list(t, "tokens", None), "a null"),
+        (store.TOKENS, lambda t: column(t, "loss", [-1.0] * len(t)), "no mean loss"),
+        (store.TOKENS, lambda t: column(t, "loss", [float("nan")] * len(t)), "no mean loss"),
+        (store.TOKENS, lambda t: column(t, "loss", [None] * len(t)), "without tokens"),
     ],
 )
 def test_tables_that_save_would_not_write(tmp_path, run_folder, name, change, says):
     folder = changed(run_folder, tmp_path, name, change)
     if says is None:
-        runs.load_documents(folder)
+        store.load_documents(folder)
     else:
-        assert says in refused(lambda: runs.load_documents(folder))
+        assert says in refused(lambda: store.load_documents(folder))
 
 
 def test_text_that_is_no_utf8(tmp_path, run_folder):
@@ -271,8 +271,8 @@ def test_text_that_is_no_utf8(tmp_path, run_folder):
         bad = pa.array([b"\xff\xfe"] * len(table), pa.binary()).view(pa.string())
         return table.set_column(table.column_names.index("reference"), "reference", bad)
 
-    folder = changed(run_folder, tmp_path, runs.TEXTS, change)
-    assert "cannot be read" in refused(lambda: runs.load_documents(folder))
+    folder = changed(run_folder, tmp_path, store.TEXTS, change)
+    assert "cannot be read" in refused(lambda: store.load_documents(folder))
 
 
 # --- claims that contradict each other
@@ -299,7 +299,7 @@ def test_text_that_is_no_utf8(tmp_path, run_folder):
     ],
 )
 def test_contradictions_are_refused(tmp_path, run_folder, change, says):
-    raw = json.loads((run_folder / runs.RECORD).read_text())
+    raw = json.loads((run_folder / store.RECORD).read_text())
     for part, value in change.items():
         if part == "scores":
             raw["scores"]["uncontrolled"]["forget"]["probability"] |= value
@@ -311,7 +311,7 @@ def test_contradictions_are_refused(tmp_path, run_folder, change, says):
             raw[part] |= value
         else:
             raw[part] = value
-    said = refused(lambda: runs.load_record(write(tmp_path / "record.json", raw)))
+    said = refused(lambda: store.load_record(write(tmp_path / "record.json", raw)))
     assert says in said.replace("Extra inputs", "extra")
 
 
@@ -321,12 +321,12 @@ EVIL = "[bold]x[/] \x1b[2J\x1b]0;title\x07 \u202egnp.exe :smile: <script>"
 
 
 def test_hostile_names_are_shown_not_obeyed(tmp_path, run_folder):
-    record, seen = runs.load_record(run_folder), runs.load_documents(run_folder)
+    record, seen = store.load_record(run_folder), store.load_documents(run_folder)
     seen["uncontrolled"][EVIL] = seen["uncontrolled"].pop("holdout")
     scores = {**record.scores, "uncontrolled": {**record.scores["uncontrolled"]}}
     scores["uncontrolled"][EVIL] = scores["uncontrolled"].pop("holdout")
-    runs.save(tmp_path / "run", replace(record, scores=scores, composites={}, name=EVIL, verdict=EVIL), seen)
-    command = [sys.executable, "-m", "unlearn_metrics.cli", "rescore", "-v", str(tmp_path / "run")]
+    store.save(tmp_path / "run", replace(record, scores=scores, composites={}, name=EVIL, verdict=EVIL), seen)
+    command = [sys.executable, "-m", "unlearn_metrics", "rescore", "-v", str(tmp_path / "run")]
     environment = os.environ | {"FORCE_COLOR": "1", "COLUMNS": "250"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
@@ -338,7 +338,7 @@ def test_hostile_names_are_shown_not_obeyed(tmp_path, run_folder):
 def test_hostile_file_names_in_errors(tmp_path):
     path = tmp_path / "a\x1b[31m\nb[bold].json"
     path.write_text("[]")
-    command = [sys.executable, "-m", "unlearn_metrics.cli", "import", "tofu", str(path), "--out", str(tmp_path / "x")]
+    command = [sys.executable, "-m", "unlearn_metrics", "import", "tofu", str(path), "--out", str(tmp_path / "x")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
@@ -357,6 +357,6 @@ def test_names_make_no_paths(tmp_path, name):
     inner = tmp_path / "a" / "b"
     record, seen = imports.import_log("tofu", write(inner / "log.json", tofu_log(3)), None, name, "tofu_forget10")
     before = {*tmp_path.rglob("*")}
-    runs.save(inner / "run", record, seen)
+    store.save(inner / "run", record, seen)
     assert {p.parent for p in {*tmp_path.rglob("*")} - before} <= {inner, inner / "run"}
     assert not Path("/tmp/escaped").exists()

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from scipy.stats import ks_2samp
 
-from unlearn_metrics import imports, logs, rescore, runs, signature
-from unlearn_metrics.types import InputError
+from unlearn_metrics.errors import InputError
+from unlearn_metrics.records import foreign_logs, imports, rescore, signature, store
 
 SHARED = Path(os.environ.get("UNLEARN_SHARED", Path(__file__).parent.parent.parent / "shared"))
 needs_logs = pytest.mark.skipif(
@@ -47,7 +47,7 @@ def tofu_log(n: int = 40, shift: float = 0.0) -> dict[str, Any]:
             "rougeL_recall": by_row([2 / 3] * n),
         }
 
-    return {name: task([2.0, 4.0]) for name in logs.TOFU_SPLITS}
+    return {name: task([2.0, 4.0]) for name in foreign_logs.TOFU_SPLITS}
 
 
 def scored(items: list[float]) -> dict[str, Any]:
@@ -238,11 +238,11 @@ def test_broken_logs_are_refused(tmp_path, break_it, says):
     ],
 )
 def test_question_of_a_prompt(prompt: str, asked: str):
-    assert logs.question(prompt) == asked
+    assert foreign_logs.question(prompt) == asked
 
 
 def run(*arguments: Any) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "unlearn_metrics.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "unlearn_metrics", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True)
 
 
@@ -257,7 +257,7 @@ def test_command_line_and_rescoring(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "as logged" in done.stdout
     for folder in ("tofu", "muse"):
-        record, again = runs.load_record(tmp_path / folder), rescore.rescore(tmp_path / folder)
+        record, again = store.load_record(tmp_path / folder), rescore.rescore(tmp_path / folder)
         count, differing = rescore.changed(record, again)
         assert count > 15
         assert differing == []
@@ -320,7 +320,7 @@ PEER = {
     "exact_memorization": ("forget", "exact_memorization"),
     **{
         f"{short}_{theirs}": (split, ours)
-        for short, split in logs.OPEN_UNLEARNING_SPLITS.items()
+        for short, split in foreign_logs.OPEN_UNLEARNING_SPLITS.items()
         for theirs, ours in (
             ("Q_A_Prob", "probability"),
             ("Q_A_PARA_Prob", "probability_paraphrased_answer"),

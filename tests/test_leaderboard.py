@@ -23,9 +23,9 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from pydantic import TypeAdapter
 
-from unlearn_metrics.leaderboard import files, plots, rows
-from unlearn_metrics.runs import RECORD_TYPE, SCHEMA
-from unlearn_metrics.types import CheckpointInfo, Control, Imported, InputError, RunRecord, Score, TracePoint
+from unlearn_metrics.errors import InputError
+from unlearn_metrics.record import RECORD_TYPE, SCHEMA, CheckpointInfo, Control, Imported, RunRecord, Score, TracePoint
+from unlearn_metrics.reports.leaderboard import files, plots, rows
 
 SIGNATURE = (
     "demo|n:all|tmpl:none|prompt:1|eos:prob+|ctl:mix.es.keep0.95|dtype:float32|data:1|seed:0|lm-eval:0.4.13|v:0.1.0"
@@ -129,7 +129,7 @@ def save(folder: Path, *records: RunRecord) -> Path:
 
 
 def cli(*args: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "unlearn_metrics.cli", "leaderboard", *map(str, args)]
+    command = [sys.executable, "-m", "unlearn_metrics", "leaderboard", *map(str, args)]
     return subprocess.run(command, capture_output=True, text=True, env=os.environ | {"COLUMNS": "200"})
 
 

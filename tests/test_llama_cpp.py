@@ -27,8 +27,8 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.models.openai_completions import LocalCompletionsAPI
 
 from unlearn_metrics.backends import bisection, token_scores
+from unlearn_metrics.documents import UNKNOWN, scores_from_lists
 from unlearn_metrics.metrics.memorization import extraction_strength
-from unlearn_metrics.types import UNKNOWN, scores_from_lists
 
 PYTHON = os.environ.get("LLAMA_CPP_PYTHON", "")
 pytestmark = pytest.mark.skipif(not PYTHON, reason="LLAMA_CPP_PYTHON names no Python with llama-cpp-python[server]")

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rouge_score import rouge_scorer
 
+from unlearn_metrics.documents import TokenScores
 from unlearn_metrics.metrics import ATTACKS, JUDGED, METRICS, fluency, good, retention
 from unlearn_metrics.metrics.fluency import perplexity
 from unlearn_metrics.metrics.forget_quality import ks_forget_quality
@@ -29,7 +30,6 @@ from unlearn_metrics.metrics.memorization import (
     truth_ratio,
 )
 from unlearn_metrics.metrics.privacy import loss, min_k, min_k_plus_plus, weighted_aucs, zlib
-from unlearn_metrics.types import TokenScores
 
 EOS = 99
 

@@ -22,9 +22,10 @@ from lm_eval.tasks import TaskManager
 
 from unlearn_metrics import tasks_path
 from unlearn_metrics.backends import hf, returned, token_scores
+from unlearn_metrics.documents import OTHER, UNKNOWN, FlagScores, TokenScores, scores_from_lists
+from unlearn_metrics.errors import InputError
 from unlearn_metrics.metrics import METRICS
 from unlearn_metrics.metrics.memorization import exact_memorization, extraction_strength
-from unlearn_metrics.types import OTHER, UNKNOWN, FlagScores, InputError, TokenScores, scores_from_lists
 
 TASKS = ["demo_forget", "demo_holdout"]
 

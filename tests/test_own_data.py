@@ -15,9 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from plain import OFFLINE, ask, command, read, write
 
-from unlearn_metrics import data, harness, runs, signature, tasks_path
-from unlearn_metrics import score as main_job
-from unlearn_metrics.types import InputError, OwnData, Settings
+from unlearn_metrics import tasks_path
+from unlearn_metrics.benchmarks import data, suites
+from unlearn_metrics.errors import InputError
+from unlearn_metrics.jobs import score as main_job
+from unlearn_metrics.records import signature, store
+from unlearn_metrics.settings import OwnData, Settings
 
 ROOT = Path(__file__).parent.parent
 CHECKPOINTS = ROOT / "unlearn_metrics" / "demo" / "checkpoints"
@@ -62,7 +65,7 @@ FORMS["folder"] = as_folder
 
 def own(*paths: Path, fields: dict[str, str] | None = None, prefix: float = 0.5):
     files = dict(zip(("forget", "retain", "holdout"), paths, strict=False))
-    return harness.load("custom", OwnData(files, fields, prefix))
+    return suites.load("custom", OwnData(files, fields, prefix))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -76,7 +79,7 @@ def test_columns_by_other_names_and_clusters(tmp_path, lm):
     rows = [{"q": row["question"], "a": row["answer"], "who": row["author"], "extra": 1} for row in ROWS]
     path = as_lines(tmp_path / "mine.jsonl", rows)
     tasks = own(path, path, fields={"question": "q", "answer": "a", "cluster": "who"})
-    documents = harness.evaluate(lm, tasks)
+    documents = suites.evaluate(lm, tasks)
     for split in ("forget", "retain"):
         assert [d["prompt"] for d in documents[split]] == [ask(row["q"]) for row in rows]
         assert [d["answers"][0] for d in documents[split]] == [" " + row["a"] for row in rows]
@@ -86,11 +89,11 @@ def test_columns_by_other_names_and_clusters(tmp_path, lm):
 def test_plain_text_is_its_own_prompt(tmp_path, lm):
     texts = ["One two three four.", "  A b\n\nc d e"]
     path = as_lines(tmp_path / "texts.jsonl", [{"text": text} for text in texts])
-    documents = harness.evaluate(lm, own(path))["forget"]
+    documents = suites.evaluate(lm, own(path))["forget"]
     assert [d["prompt"] for d in documents] == ["One two", "  A b"]
     assert [d["answers"][0] for d in documents] == [" three four.", "\n\nc d e"]
-    assert [d["prompt"] for d in harness.evaluate(lm, own(path, prefix=3))["forget"]] == ["One two three", "  A b\n\nc"]
-    whole = harness.evaluate(lm, own(path, prefix=0))["forget"]
+    assert [d["prompt"] for d in suites.evaluate(lm, own(path, prefix=3))["forget"]] == ["One two three", "  A b\n\nc"]
+    whole = suites.evaluate(lm, own(path, prefix=0))["forget"]
     assert [(d["prompt"], d["answers"][0]) for d in whole] == [("", text) for text in texts]
 
 
@@ -161,7 +164,7 @@ def test_fields_that_say_too_little(text):
 
 def score(folder: Path, *args: object) -> subprocess.CompletedProcess[str]:
     given = ["--original", CHECKPOINTS / "original", "--unlearned", CHECKPOINTS / "excessive", "--out", "run", *args]
-    return command(sys.executable, "-m", "unlearn_metrics.cli", "score", *map(str, given), folder=folder, env=OFFLINE)
+    return command(sys.executable, "-m", "unlearn_metrics", "score", *map(str, given), folder=folder, env=OFFLINE)
 
 
 def test_the_example_of_the_docs_runs(tmp_path):
@@ -174,7 +177,7 @@ def test_the_example_of_the_docs_runs(tmp_path):
     assert sum(len(read(tmp_path / name)) for name, _ in files) == 5
     done = score(tmp_path, "--forget", "forget.jsonl", "--retain", "retain.jsonl")
     assert done.returncode == 0, done.stderr
-    record = runs.load_record(tmp_path / "run")
+    record = store.load_record(tmp_path / "run")
     assert record.benchmark == signature.parse(record.signature)["benchmark"] == "custom"
     assert record.task_versions.keys() == {"custom_forget", "custom_retain"}
     original, raw, held = (record.scores[m] for m in ("original", "uncontrolled", "controlled"))
@@ -188,7 +191,7 @@ def test_the_example_of_the_docs_runs(tmp_path):
     done = score(tmp_path, "--forget", "forget.jsonl", "--retain", "retain.jsonl", "--overwrite")
     assert done.returncode == 2
     assert done.stderr.strip() in page.replace("    ", "")  # the error that the page shows
-    assert runs.load_record(tmp_path / "run") == record
+    assert store.load_record(tmp_path / "run") == record
 
 
 def test_own_holdout_of_plain_text_gives_attacks(tmp_path):
@@ -197,7 +200,7 @@ def test_own_holdout_of_plain_text_gives_attacks(tmp_path):
         write(tmp_path / name, [{"body": row["answer"]} for row in read(demo / f"{file}.json")[:6]])
     done = score(tmp_path, "--forget", "f.jsonl", "--holdout", "h.jsonl", "--fields", "text=body", "--control", "none")
     assert done.returncode == 0, done.stderr
-    record = runs.load_record(tmp_path / "run")
+    record = store.load_record(tmp_path / "run")
     assert record.composites["original"]["auc_min_k"].value > 0.5
     assert record.prompts["forget"].doc_to_text == "{{question}}"
 
@@ -234,13 +237,13 @@ def test_no_retain_data_and_no_file(tmp_path):
 def test_control_mix_calibrates_on_own_retain_data(tmp_path):
     write(tmp_path / "r.jsonl", read(CHECKPOINTS.parent / "data" / "retain_perturbed.json")[:6])
     given = ["--original", CHECKPOINTS / "original", "--unlearned", CHECKPOINTS / "excessive", "--retain", "r.jsonl"]
-    mix = [sys.executable, "-m", "unlearn_metrics.cli", "control", "mix", *map(str, given), "--out", "mixed"]
+    mix = [sys.executable, "-m", "unlearn_metrics", "control", "mix", *map(str, given), "--out", "mixed"]
     done = command(*mix, folder=tmp_path, env=OFFLINE)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "mixed" / "model.safetensors").is_file()
 
 
 def test_stock_task_without_its_file_says_what_it_needs():
-    manager = harness.OurTaskManager(include_defaults=False, include_path=str(tasks_path()), metadata={})
+    manager = suites.OurTaskManager(include_defaults=False, include_path=str(tasks_path()), metadata={})
     with pytest.raises(InputError, match=r"""custom_retain needs --metadata '\{"retain_file": "my.jsonl"\}'"""):
         manager.load(["custom_retain"])

@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from unlearn_metrics import report, runs
-from unlearn_metrics.publish import TASK_NAME, publish, updated
-from unlearn_metrics.types import CheckpointInfo, Control, InputError, RunRecord, Score
+from unlearn_metrics.errors import InputError
+from unlearn_metrics.record import RECORD_TYPE, SCHEMA, CheckpointInfo, Control, RunRecord, Score
+from unlearn_metrics.reports import table
+from unlearn_metrics.reports.publish import TASK_NAME, publish, updated
 
 SIGNATURE = "tofu_forget05|n:all|tmpl:none|ctl:mix.es.keep0.95|data:0|seed:0|v:0.1.0"
 CARD = """---
@@ -54,7 +55,7 @@ def record(value: float | None = 0.25, **changes) -> RunRecord:
         }
 
     fields = {
-        "schema": runs.SCHEMA,
+        "schema": SCHEMA,
         "signature": SIGNATURE,
         "name": "/home/me/secret/ga-52",
         "benchmark": SIGNATURE.split("|")[0],
@@ -139,7 +140,7 @@ def test_what_the_reader_sees():
 @given(st.text(alphabet=st.sampled_from("<>|`*_[]()!#&\\~:/.@-wa1 \n\r\x1b\u202e{}$'\"="), max_size=40))
 def test_names_of_strangers_are_text(name: str):
     """Whatever a split or a model is called, it comes out as its own characters: no markup, no link, no cell."""
-    escaped = report.escape_markdown(name)
+    escaped = table.escape_markdown(name)
     shown = "".join(c if c.isprintable() else "\ufffd" for c in name)
     row = f"| a {escaped} b | c |"
     html = MarkdownIt("gfm-like", {"linkify": False}).render(f"| x | y |\n|---|---|\n{row}\n")
@@ -197,11 +198,11 @@ def test_through_the_command_line_without_a_login(tmp_path):
     card, run = tmp_path / "README.md", tmp_path / "run"
     card.write_text(CARD)
     run.mkdir()
-    (run / "record.json").write_bytes(runs.RECORD_TYPE.dump_json(record()))
+    (run / "record.json").write_bytes(RECORD_TYPE.dump_json(record()))
     env = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))} | {"HF_HOME": str(tmp_path)}
 
     def cli(*more: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "unlearn_metrics.cli", "publish", str(run), "--model-card", str(card), *more]
+        command = [sys.executable, "-m", "unlearn_metrics", "publish", str(run), "--model-card", str(card), *more]
         return subprocess.run(command, capture_output=True, text=True, env=env)
 
     done = cli()

@@ -27,9 +27,12 @@ from hypothesis import strategies as st
 from rouge_score import rouge_scorer
 
 import unlearn_metrics
-from unlearn_metrics import folder, rescore, runs, tables
+from unlearn_metrics.documents import OTHER, TOKEN_SCORE_FIELDS, UNKNOWN, Document, MeanLoss, TokenScores
+from unlearn_metrics.errors import InputError
 from unlearn_metrics.metrics import METRICS, retention, value, values
-from unlearn_metrics.types import OTHER, TOKEN_SCORE_FIELDS, UNKNOWN, Document, InputError, MeanLoss, TokenScores
+from unlearn_metrics.record import SCHEMA
+from unlearn_metrics.records import folder, rescore, store, tables
+from unlearn_metrics.scores.scoring import score_all
 
 PACKAGE = Path(unlearn_metrics.__file__).parent
 DEMO = PACKAGE / "demo"
@@ -39,14 +42,14 @@ LIMIT = ("--limit", 6)
 
 
 def command(*args: object) -> subprocess.CompletedProcess[str]:
-    run = [sys.executable, "-m", "unlearn_metrics.cli", *map(str, args)]
+    run = [sys.executable, "-m", "unlearn_metrics", *map(str, args)]
     return subprocess.run(run, capture_output=True, text=True)
 
 
 # --- real runs, each in a process of its own; torch is imported once, in the server they are forked from -----------
 
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["unlearn_metrics.score", "unlearn_metrics.cli"])
+processes.set_forkserver_preload(["unlearn_metrics.jobs.score", "unlearn_metrics"])
 
 
 def run_cli(args: list[str], log: Path, die_at: int | None) -> None:
@@ -87,18 +90,18 @@ def finish(out: Path, *more: object, die_at: int | None = None) -> tuple[int | N
 
 def everything(out: Path) -> tuple[object, ...]:
     """A run without what may differ: when it was made and how long that took. Fails if it is not whole."""
-    record = replace(runs.load_record(out), wall_seconds=0, created="")
-    runs.load_documents(out)
-    return record, *(pq.read_table(out / name).to_pylist() for name in (runs.TEXTS, runs.TOKENS))
+    record = replace(store.load_record(out), wall_seconds=0, created="")
+    store.load_documents(out)
+    return record, *(pq.read_table(out / name).to_pylist() for name in (store.TEXTS, store.TOKENS))
 
 
 def is_whole_or_absent(out: Path) -> bool:
     """Whether there is a record; if not, that nobody takes what is there for one."""
-    if (out / runs.RECORD).exists():
+    if (out / store.RECORD).exists():
         everything(out)
         return True
     with pytest.raises(InputError, match="holds no run"):
-        runs.load_record(out)
+        store.load_record(out)
     return False
 
 
@@ -111,7 +114,7 @@ def undisturbed(tmp_path_factory) -> tuple[Path, float]:
     begun = time.monotonic()
     code, log = finish(out)
     assert code == 0, log
-    assert sorted(path.name for path in out.iterdir()) == sorted([runs.RECORD, runs.TEXTS, runs.TOKENS])
+    assert sorted(path.name for path in out.iterdir()) == sorted([store.RECORD, store.TEXTS, store.TOKENS])
     return out, time.monotonic() - begun
 
 
@@ -152,7 +155,7 @@ def test_killed_between_writing_and_naming_a_file_it_ends_as_if_undisturbed(undi
         assert finish(out, die_at=3)[0] == -signal.SIGKILL
         assert not is_whole_or_absent(out)
     assert attempts > 5  # three models, the points of the calibration, the judged texts
-    assert (out / runs.TEXTS).exists()  # the tables have their names, the record has none
+    assert (out / store.TEXTS).exists()  # the tables have their names, the record has none
     assert finish(out, die_at=2)[0] == -signal.SIGKILL
     assert not is_whole_or_absent(out)
     code, log = finish(out)
@@ -160,7 +163,7 @@ def test_killed_between_writing_and_naming_a_file_it_ends_as_if_undisturbed(undi
     assert "evaluating" in log
     assert log.count("taken from an unfinished run") == kept
     assert everything(out) == everything(undisturbed[0])
-    assert sorted(path.name for path in out.iterdir()) == sorted([runs.RECORD, runs.TEXTS, runs.TOKENS])
+    assert sorted(path.name for path in out.iterdir()) == sorted([store.RECORD, store.TEXTS, store.TOKENS])
 
 
 def test_other_settings_take_nothing_from_an_unfinished_run(tmp_path):
@@ -180,7 +183,7 @@ def test_an_old_run_stays_until_the_new_one_is_written(undisturbed, tmp_path):
     assert finish(out, "--alpha", 0.5, "--overwrite", die_at=4)[0] == -signal.SIGKILL
     assert everything(out) == everything(undisturbed[0])
     assert finish(out, "--alpha", 0.5, "--overwrite")[0] == 0
-    assert runs.load_record(out).control.alpha == 0.5
+    assert store.load_record(out).control.alpha == 0.5
 
 
 def test_a_folder_has_one_writer(tmp_path):
@@ -191,10 +194,10 @@ def test_a_folder_has_one_writer(tmp_path):
         assert "another process is writing a run to" in log
     assert not out.exists()  # nothing was done, nothing is left
     out.mkdir()
-    (out / runs.TOKENS).write_text("somebody's own")
+    (out / store.TOKENS).write_text("somebody's own")
     with pytest.raises(InputError, match="not empty and holds no run"), folder.claim(out, overwrite=False):
         pass
-    assert [path.name for path in out.iterdir()] == [runs.TOKENS]
+    assert [path.name for path in out.iterdir()] == [store.TOKENS]
 
 
 floats = st.floats(width=32) | st.sampled_from([-0.0, math.nan, -math.inf])
@@ -267,7 +270,7 @@ def test_the_published_schema_is_what_the_command_prints_and_what_records_obey(u
     assert json.loads(command("schema").stdout) == published
     jsonschema.Draft202012Validator.check_schema(published)
     check = jsonschema.Draft202012Validator(published)
-    raw = json.loads((undisturbed[0] / runs.RECORD).read_text())
+    raw = json.loads((undisturbed[0] / store.RECORD).read_text())
     check.validate(raw)
     score = raw["scores"]["original"]["forget"]["probability"]
     for broken in (
@@ -314,16 +317,16 @@ V1 = {
 
 
 def test_records_of_schema_1_load(tmp_path):
-    (tmp_path / runs.RECORD).write_text(json.dumps(V1))
-    record = runs.load_record(tmp_path)
-    assert (record.schema, record.name) == (runs.SCHEMA, "my/unlearned")
+    (tmp_path / store.RECORD).write_text(json.dumps(V1))
+    record = store.load_record(tmp_path)
+    assert (record.schema, record.name) == (SCHEMA, "my/unlearned")
     assert record.scores["original"]["forget"]["probability"].value == 0.5
     assert (record.composites, record.prompts, record.git, record.imported) == ({}, {}, None, None)
 
 
 @pytest.mark.parametrize("schema", ["unlearn-metrics/record/3", 2, None])
 def test_unknown_schemas_fail_in_one_line(tmp_path, schema):
-    (tmp_path / runs.RECORD).write_text(json.dumps(V1 | {"schema": schema}))
+    (tmp_path / store.RECORD).write_text(json.dumps(V1 | {"schema": schema}))
     done = command("rescore", tmp_path)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
@@ -331,7 +334,7 @@ def test_unknown_schemas_fail_in_one_line(tmp_path, schema):
 
 
 def test_the_record_names_machine_software_and_source(undisturbed):
-    record = runs.load_record(undisturbed[0])
+    record = store.load_record(undisturbed[0])
     assert {"device", "dtype", "threads", "attention", "gpu", "limit", "seed", "max_length"} <= record.settings.keys()
     assert record.settings["gpu"] is None or record.settings["device"] != "cpu"
     assert {"lm-eval", "torch", "transformers", "tokenizers", "python", "platform"} <= record.software.keys()
@@ -354,7 +357,7 @@ def run(undisturbed, tmp_path) -> Path:
 def test_rescore_finds_what_is_stored_bit_for_bit_and_adds_metrics(run, tmp_path):
     done = command("rescore", run, "--metrics", "zlib, min_k", "--out", tmp_path / "again")
     assert done.returncode == 0, done.stderr
-    stored, again = runs.load_record(run), runs.load_record(tmp_path / "again")
+    stored, again = store.load_record(run), store.load_record(tmp_path / "again")
     total = sum(len(m) for splits in stored.scores.values() for m in splits.values())
     total += sum(map(len, stored.composites.values()))
     assert f"all {total} stored scores are what the documents give, bit for bit" in done.stdout
@@ -363,7 +366,7 @@ def test_rescore_finds_what_is_stored_bit_for_bit_and_adds_metrics(run, tmp_path
             assert {"zlib", "min_k"} <= scores.keys()
             for name, score in stored.scores[model][split].items():
                 assert scores[name] == score
-    answers = [d["answer"] for d in runs.load_documents(run)["original"]["forget"]]
+    answers = [d["answer"] for d in store.load_documents(run)["original"]["forget"]]
     by_hand = np.mean([METRICS["min_k"].fn(answer) for answer in answers])
     assert again.scores["original"]["forget"]["min_k"].value == pytest.approx(by_hand)
     assert command("rescore", run, "--metrics", "min_q").returncode == 2
@@ -373,7 +376,7 @@ def test_a_record_stands_for_its_folder_and_the_signature_for_itself(run, tmp_pa
     """In one line, however narrow the terminal is; and what cannot be written to is told at once."""
     done = command("rescore", run / "record.json")
     assert done.returncode == 0, done.stderr
-    assert runs.load_record(run).signature in done.stdout.splitlines()
+    assert store.load_record(run).signature in done.stdout.splitlines()
     assert command("compare", run, run / "record.json").stderr == f"error: {run} is given twice\n"
     assert command("rescore", run, "--out", run).stderr == f"error: {run} already holds a run; choose another --out\n"
     never = "/proc/none-such"  # where no folder can be made, though none of its parents says so
@@ -383,17 +386,17 @@ def test_a_record_stands_for_its_folder_and_the_signature_for_itself(run, tmp_pa
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is full")
 def test_a_full_disk_is_told_in_one_line(run):
     with open("/dev/full", "w") as full:
-        asked = [sys.executable, "-m", "unlearn_metrics.cli", "rescore", str(run)]
+        asked = [sys.executable, "-m", "unlearn_metrics", "rescore", str(run)]
         done = subprocess.run(asked, stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 2
     assert done.stderr == "error: [Errno 28] No space left on device\n"
 
 
 def test_rescore_tells_of_a_score_that_was_changed(run):
-    raw = json.loads((run / runs.RECORD).read_text())
+    raw = json.loads((run / store.RECORD).read_text())
     raw["scores"]["uncontrolled"]["retain"]["rouge"]["value"] += 1e-6
     raw["composites"]["original"]["model_utility"] = raw["scores"]["original"]["retain"]["rouge"]
-    (run / runs.RECORD).write_text(json.dumps(raw))
+    (run / store.RECORD).write_text(json.dumps(raw))
     done = command("rescore", run)
     assert done.returncode == 1
     assert "uncontrolled, retain: rouge" in done.stderr
@@ -404,9 +407,9 @@ def test_rescore_tells_of_a_score_that_was_changed(run):
 @pytest.mark.parametrize(
     ("table", "column", "change"),
     [
-        (runs.TOKENS, "logprob", lambda lists: [lists[0][:-1] + [lists[0][-1] - 0.01], *lists[1:]]),
-        (runs.TOKENS, "argmax", lambda lists: [[-1] * len(lists[0]), *lists[1:]]),
-        (runs.TEXTS, "generation", lambda texts: ["something else", *texts[1:]]),
+        (store.TOKENS, "logprob", lambda lists: [lists[0][:-1] + [lists[0][-1] - 0.01], *lists[1:]]),
+        (store.TOKENS, "argmax", lambda lists: [[-1] * len(lists[0]), *lists[1:]]),
+        (store.TEXTS, "generation", lambda texts: ["something else", *texts[1:]]),
     ],
 )
 def test_rescore_tells_of_documents_that_were_changed(run, table, column, change):
@@ -514,15 +517,15 @@ def invented(run) -> Path:
     models = ("original", "uncontrolled", "controlled", "retain_only")
     seen = {model: {split: documents(split, ids) for split, ids in splits.items()} for model in models}
     wanted = {model: {split: METRICS_OF.get(split, []) for split in splits} for model in models}
-    record = runs.load_record(run)
-    found, composites = runs.score_all(seen, wanted, 0, record.benchmark)
-    runs.save(run, replace(record, scores=found, composites=composites), seen, overwrite=True)
+    record = store.load_record(run)
+    found, composites = score_all(seen, wanted, 0, record.benchmark)
+    store.save(run, replace(record, scores=found, composites=composites), seen, overwrite=True)
     return run
 
 
 def test_processes_find_what_was_scored_in_one(invented, monkeypatch):
     """Also the composites, of which each process has seen one split; and what a process complains of is one line."""
-    stored = runs.load_record(invented)
+    stored = store.load_record(invented)
     defined = [n for n, score in stored.composites["uncontrolled"].items() if score.value is not None]
     assert {"model_utility", "forget_quality", "memorization_score", "privleak", "auc_zlib", "privacy_score"} <= {
         *defined
@@ -532,22 +535,22 @@ def test_processes_find_what_was_scored_in_one(invented, monkeypatch):
         monkeypatch.setattr(rescore, "can_fork", lambda can=can: can)
         again = rescore.rescore(invented)
         assert (again.scores, again.composites) == (stored.scores, stored.composites)
-    broken = pq.read_table(invented / runs.TEXTS)
-    pq.write_table(pa.concat_tables([broken, broken.slice(40, 1)]), invented / runs.TEXTS)
+    broken = pq.read_table(invented / store.TEXTS)
+    pq.write_table(pa.concat_tables([broken, broken.slice(40, 1)]), invented / store.TEXTS)
     with pytest.raises(InputError, match="is there twice"):
         rescore.rescore(invented)
 
 
 def test_the_order_of_rows_says_nothing_but_that_of_documents(invented):
     """Tables whose rows other hands have mixed: every split has its own documents, in the order of the file."""
-    before, rng = runs.load_documents(invented), np.random.default_rng(1)
-    for name in (runs.TEXTS, runs.TOKENS):
+    before, rng = store.load_documents(invented), np.random.default_rng(1)
+    for name in (store.TEXTS, store.TOKENS):
         table = pq.read_table(invented / name)
         rows = rng.permutation(len(table))
-        if name == runs.TOKENS:  # the wrong answers of a document keep their order
+        if name == store.TOKENS:  # the wrong answers of a document keep their order
             rows = rows[np.argsort(np.array(table.column("index"))[rows], kind="stable")]
         pq.write_table(table.take(rows), invented / name)
-    after = runs.load_documents(invented)
+    after = store.load_documents(invented)
     assert after.keys() == before.keys()
     for model, splits in before.items():
         for split, documents in splits.items():

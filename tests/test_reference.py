@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import ks_2samp, mannwhitneyu
 from test_score import CHECKPOINTS, refused, run
 
-from unlearn_metrics import runs
+from unlearn_metrics.records import store
 
 GIVEN = ("--original", CHECKPOINTS / "original", "--benchmark", "demo_privacy", "--control", "none", "--limit", 30)
 
@@ -30,7 +30,7 @@ def losses(documents, role):
 def test_figures_against_the_retain_only_model(scored):
     """Forget quality and privleak from the stored token scores alone, by scipy."""
     out, done = scored
-    record, documents = runs.load_record(out), runs.load_documents(out)
+    record, documents = store.load_record(out), store.load_documents(out)
     assert {"original", "uncontrolled", "retain_only"} == record.scores.keys()
     assert record.checkpoints["retain_only"].weights_sha256 not in (
         record.checkpoints["original"].weights_sha256,
@@ -64,7 +64,7 @@ def test_an_earlier_run_gives_the_same(scored, tmp_path):
     models = ("--unlearned", CHECKPOINTS / "moderate", "--reference-record", out)
     done = run("score", *GIVEN, *models, "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr
-    first, again = runs.load_record(out), runs.load_record(tmp_path / "run")
+    first, again = store.load_record(out), store.load_record(tmp_path / "run")
     assert again.composites == first.composites
     assert again.checkpoints["retain_only"] == first.checkpoints["retain_only"]
     assert run("rescore", tmp_path / "run").returncode == 0

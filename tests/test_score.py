@@ -20,13 +20,15 @@ import torch
 from plain import heed_ctrl_c
 from safetensors.torch import load_file, save_file
 
-from unlearn_metrics import runs
-from unlearn_metrics.folder import PARTIAL
 from unlearn_metrics.metrics import METRICS
+from unlearn_metrics.record import SCHEMA
+from unlearn_metrics.records import store
+from unlearn_metrics.records.folder import PARTIAL
+from unlearn_metrics.scores.scoring import score_all
 
 DEMO = Path(__file__).parent.parent / "unlearn_metrics" / "demo"
 CHECKPOINTS, DATA = DEMO / "checkpoints", DEMO / "data"
-COMMAND = [sys.executable, "-m", "unlearn_metrics.cli"]
+COMMAND = [sys.executable, "-m", "unlearn_metrics"]
 OFFLINE = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "COLUMNS": "200"}
 
 
@@ -87,7 +89,7 @@ def test_record_says_what_control_did(record):
 
 def test_calibration_and_report_use_different_halves(scored, record):
     """120 retain documents: the even rows calibrate, the odd ones report; both are kept."""
-    documents = runs.load_documents(scored[0])["controlled"]
+    documents = store.load_documents(scored[0])["controlled"]
     assert [d["id"] for d in documents["retain"]] == list(range(1, 120, 2))
     assert [d["id"] for d in documents["retain_calibration"]] == list(range(0, 120, 2))
     calibrating = record["scores"]["controlled"]["retain_calibration"]["extraction_strength"]
@@ -96,7 +98,7 @@ def test_calibration_and_report_use_different_halves(scored, record):
 
 
 def test_record_identifies_everything(record):
-    assert record["schema"] == runs.SCHEMA
+    assert record["schema"] == SCHEMA
     assert re.match(
         r"demo\|n:all\|tmpl:none\|prompt:\w{8}\|eos:prob\+\|ctl:mix.es.keep0.95\|dtype:float32\|data:\w{8}\|",
         record["signature"],
@@ -119,8 +121,8 @@ def test_record_identifies_everything(record):
 
 def test_loading_gives_back_the_same_scores(scored):
     """What lies in the Parquet files is enough to compute every score again, bit for bit, with no model."""
-    record = runs.load_record(scored[0])
-    again, _ = runs.score_all(runs.load_documents(scored[0]), record.scores, seed=0)
+    record = store.load_record(scored[0])
+    again, _ = score_all(store.load_documents(scored[0]), record.scores, seed=0)
     for model, splits in record.scores.items():
         for split, stored in splits.items():
             assert again[model][split] == stored, (model, split)
@@ -129,7 +131,7 @@ def test_loading_gives_back_the_same_scores(scored):
 
 def test_parquet_can_be_read_by_anyone(scored, record):
     """Extraction strength from the file alone, by its definition, equals the record's."""
-    rows = pq.read_table(scored[0] / runs.TOKENS).to_pylist()
+    rows = pq.read_table(scored[0] / store.TOKENS).to_pylist()
     rows = [r for r in rows if (r["model"], r["split"], r["role"]) == ("controlled", "forget", "answer")]
     values = []
     for row in rows:
@@ -154,7 +156,7 @@ def test_alpha_none_limit_and_overwrite(tmp_path):
     """--alpha 0.5 scores all retain documents; a run is never replaced unless asked; --control none has two columns."""
     out = tmp_path / "run"
     assert score(out, "--alpha", 0.5, "--limit", 4).returncode == 0
-    first = runs.load_record(out)
+    first = store.load_record(out)
     assert (first.control.alpha, first.control.trace, first.control.keep) == (0.5, [], None)
     assert first.scores["controlled"]["retain"]["extraction_strength"].n == 4
     assert first.scores["controlled"]["retain"]["extraction_strength"].ci_low is None  # one cluster: no interval
@@ -162,12 +164,12 @@ def test_alpha_none_limit_and_overwrite(tmp_path):
     again = score(out, "--control", "none", "--limit", 4)
     assert again.returncode == 2
     assert "already holds a run" in again.stderr
-    assert runs.load_record(out) == first
+    assert store.load_record(out) == first
     assert score(out, "--control", "none", "--limit", 4, "--overwrite").returncode == 0
-    second = runs.load_record(out)
+    second = store.load_record(out)
     assert second.control.method == "none"
     assert second.scores.keys() == {"original", "uncontrolled"}
-    assert sorted(p.name for p in out.iterdir()) == sorted([runs.RECORD, runs.TEXTS, runs.TOKENS])
+    assert sorted(p.name for p in out.iterdir()) == sorted([store.RECORD, store.TEXTS, store.TOKENS])
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +187,7 @@ def test_control_mix_writes_what_score_would_have_scored(mixed, tmp_path):
     kept = score(tmp_path / "a", "--keep", 0.9, unlearned=CHECKPOINTS / "moderate")
     raw = score(tmp_path / "b", "--control", "none", unlearned=out)
     assert kept.returncode == raw.returncode == 0, kept.stderr + raw.stderr
-    a, b = runs.load_record(tmp_path / "a"), runs.load_record(tmp_path / "b")
+    a, b = store.load_record(tmp_path / "a"), store.load_record(tmp_path / "b")
     assert f"alpha {a.control.alpha:g}" in done.stdout
     held, written = a.scores["controlled"]["forget"], b.scores["uncontrolled"]["forget"]
     # judged in batches with other company: equal but for float32 rounding
@@ -324,7 +326,7 @@ def test_ctrl_c_leaves_no_run(tmp_path):
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
         if process.returncode == 0:
-            assert runs.load_record(out)
+            assert store.load_record(out)
         else:
             assert process.returncode in (130, -signal.SIGINT), err
             if out.exists():

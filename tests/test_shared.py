@@ -10,7 +10,7 @@ from pathlib import Path
 import fidelity
 import pytest
 
-from unlearn_metrics import runs
+from unlearn_metrics.records import store
 
 ROOT = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("UNLEARN_SHARED", ROOT.parent / "shared"))
@@ -34,10 +34,10 @@ def test_excessive_checkpoints_under_control(tmp_path, checkpoint, at_most):
     folder = SHARED / "checkpoints"
     given = ["--original", folder / "original", "--unlearned", folder / "ga" / f"checkpoint-{checkpoint}"]
     given += ["--benchmark", "tofu_forget05", "--data", SHARED / "data" / "tofu", "--limit", 100]
-    command = [sys.executable, "-m", "unlearn_metrics.cli", "score", *given, "--out", tmp_path / "run"]
+    command = [sys.executable, "-m", "unlearn_metrics", "score", *given, "--out", tmp_path / "run"]
     done = subprocess.run([*map(str, command)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    record = runs.load_record(tmp_path / "run")
+    record = store.load_record(tmp_path / "run")
     raw, held = (record.scores[m]["retain"]["extraction_strength"] for m in ("uncontrolled", "controlled"))
     assert raw.value < at_most
     assert 0 < record.control.alpha < 1

@@ -16,13 +16,15 @@ from hypothesis import strategies as st
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
-from unlearn_metrics import harness, runs, score
 from unlearn_metrics.backends import hf, similar_strength
 from unlearn_metrics.backends.hf import Pair
 from unlearn_metrics.backends.similar import fewest_similar
+from unlearn_metrics.benchmarks import suites
+from unlearn_metrics.jobs import score
 from unlearn_metrics.metrics.memorization import extraction_strength, extraction_strength_similar, similar
-from unlearn_metrics.rescore import changed, rescore
-from unlearn_metrics.types import Settings
+from unlearn_metrics.records import store
+from unlearn_metrics.records.rescore import changed, rescore
+from unlearn_metrics.settings import Settings
 
 
 @pytest.mark.parametrize(
@@ -173,7 +175,7 @@ def paper_data(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_as_an_lm_eval_metric(demo: Path, paper_data: Path, tmp_path: Path):
     lm = HFLM(str(demo / "checkpoints" / "moderate"), device="cpu", dtype=torch.float32, batch_size=1)
-    manager = harness.OurTaskManager(include_defaults=False, metadata={"data_dir": str(paper_data)})
+    manager = suites.OurTaskManager(include_defaults=False, metadata={"data_dir": str(paper_data)})
     run = {"tasks": ["tofu_forget05_paper", "tofu_retain_paper"], "task_manager": manager, "bootstrap_iters": 0}
     cached = run | {"use_cache": str(tmp_path / "cache")}
     hook = lm.cache_hook
@@ -206,9 +208,9 @@ def test_in_a_record(demo: Path, paper_data: Path, tmp_path: Path):
     args = (str(folder / "original"), str(folder / "moderate"), "tofu_forget05_paper", paper_data, settings)
     record, observations = score.run(*args)
     assert record.scores["original"]["retain"]["extraction_strength_similar"].value is not None
-    runs.save(tmp_path / "run", record, observations)
+    store.save(tmp_path / "run", record, observations)
     assert (
-        runs.load_documents(tmp_path / "run")["uncontrolled"]["forget"][0]["revealed"]
+        store.load_documents(tmp_path / "run")["uncontrolled"]["forget"][0]["revealed"]
         == (observations["uncontrolled"]["forget"][0]["revealed"])
     )
     count, differing = changed(record, rescore(tmp_path / "run"))

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unlearn_metrics.stats import aggregate, bootstrap_weights, score
-from unlearn_metrics.types import Score
+from unlearn_metrics.record import Score
+from unlearn_metrics.scores.stats import aggregate, bootstrap_weights, score
 
 NAN = np.nan
 hypothesis = settings(deadline=None, max_examples=200)

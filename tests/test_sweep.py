@@ -19,12 +19,15 @@ from hypothesis import strategies as st
 from plain import heed_ctrl_c
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from unlearn_metrics import plan, runs, score
-from unlearn_metrics.types import InputError, OwnData, Settings
+from unlearn_metrics.errors import InputError
+from unlearn_metrics.jobs import plan, score
+from unlearn_metrics.record import RECORD_TYPE
+from unlearn_metrics.records import store
+from unlearn_metrics.settings import OwnData, Settings
 
 DEMO = Path(__file__).parent.parent / "unlearn_metrics" / "demo"
 CHECKPOINTS = DEMO / "checkpoints"
-COMMAND = [sys.executable, "-m", "unlearn_metrics.cli"]
+COMMAND = [sys.executable, "-m", "unlearn_metrics"]
 OFFLINE = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "COLUMNS": "200"}
 NEVER_EQUAL = ("created", "wall_seconds")
 
@@ -77,7 +80,7 @@ def test_a_cell_is_what_score_gives(swept, tmp_path):
     (alone,) = read(tmp_path / "alone").values()
     assert alone == read(swept[1])["demo/moderate/mix-keep0.9"]
     theirs, mine = (
-        runs.load_documents(p) for p in (tmp_path / "alone", swept[1] / "demo" / "moderate" / "mix-keep0.9")
+        store.load_documents(p) for p in (tmp_path / "alone", swept[1] / "demo" / "moderate" / "mix-keep0.9")
     )
     assert repr(theirs) == repr(mine)
 
@@ -170,7 +173,7 @@ def test_accelerate_gives_the_records_of_one(swept, tmp_path):
         port = free.getsockname()[1]
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     launcher += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    launcher += ["--main_process_port", str(port), "-m", "unlearn_metrics.cli", "sweep"]
+    launcher += ["--main_process_port", str(port), "-m", "unlearn_metrics", "sweep"]
     threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # the launcher's own choice is 1
     done = subprocess.run(
         [*launcher, str(failing), "--out", str(out)], capture_output=True, text=True, env=OFFLINE | threads
@@ -200,7 +203,7 @@ def test_a_vocabulary_that_a_cell_resizes_does_not_reach_the_next(swept, tmp_pat
     given = ("demo", DEMO / "data", settings)
     score.run(str(CHECKPOINTS / "original"), str(longer), *given, warm=warm)
     record, _ = score.run(str(CHECKPOINTS / "original"), str(CHECKPOINTS / "moderate"), *given, warm=warm)
-    found = json.loads(runs.RECORD_TYPE.dump_json(record))
+    found = json.loads(RECORD_TYPE.dump_json(record))
     assert {k: v for k, v in found.items() if k not in NEVER_EQUAL} == read(swept[1])["demo/moderate/mix-keep0.9"]
 
 

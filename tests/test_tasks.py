@@ -22,11 +22,12 @@ from plain import LLAMA3, OFFLINE, ask, command, exact, forward, generate, prob,
 from rouge_score import rouge_scorer
 
 import unlearn_metrics
-from unlearn_metrics import harness, tasks_path
+from unlearn_metrics import tasks_path
 from unlearn_metrics.backends import hf
+from unlearn_metrics.benchmarks import suites
+from unlearn_metrics.benchmarks.task import mean_scored
+from unlearn_metrics.errors import InputError
 from unlearn_metrics.metrics import METRICS, good
-from unlearn_metrics.task import mean_scored
-from unlearn_metrics.types import InputError
 
 BIN = Path(sys.executable).parent
 DEMO = Path(unlearn_metrics.__file__).parent / "demo"
@@ -285,12 +286,12 @@ def test_paper_protocol_counts_everything_after_the_question(moderate, data):
 
 
 @pytest.fixture
-def drawn(tmp_path) -> tuple[list[dict], harness.TokenScoreTask]:
+def drawn(tmp_path) -> tuple[list[dict], suites.TokenScoreTask]:
     """120 documents, 20 about each of six authors, and a task that draws 50 of them."""
     rows = read(DEMO / "data" / "retain_perturbed.json")
     write(tmp_path / "forget05_perturbed.json", rows)
     write(tmp_path / "retain_perturbed.json", rows)
-    return rows, harness.load("tofu_forget05_paper", tmp_path)["forget"]
+    return rows, suites.load("tofu_forget05_paper", tmp_path)["forget"]
 
 
 def test_paper_protocol_draws_the_same_fifty(drawn, tmp_path):
@@ -300,12 +301,12 @@ def test_paper_protocol_draws_the_same_fifty(drawn, tmp_path):
     assert len(ids) == 50
     assert ids == sorted(set(ids))
     assert ids != list(range(50))
-    assert list(harness.load("tofu_forget05_paper", tmp_path)["forget"].eval_docs) == list(task.eval_docs)
+    assert list(suites.load("tofu_forget05_paper", tmp_path)["forget"].eval_docs) == list(task.eval_docs)
 
 
 def test_drawn_documents_keep_the_cluster_of_their_author(drawn, moderate):
     rows, task = drawn
-    documents = harness.evaluate(moderate, {"forget": task})["forget"]
+    documents = suites.evaluate(moderate, {"forget": task})["forget"]
     questions = [row["question"] for row in rows]
     authors = [questions.index(doc["question"]) // 20 for doc in task.eval_docs]
     groups = {(author, document["cluster"]) for author, document in zip(authors, documents, strict=True)}
@@ -313,9 +314,9 @@ def test_drawn_documents_keep_the_cluster_of_their_author(drawn, moderate):
 
 
 def test_harness_gives_the_documents_with_everything_that_was_observed(moderate, data):
-    tasks = harness.load("tofu_forget05", data)
+    tasks = suites.load("tofu_forget05", data)
     assert list(tasks) == ["forget", "retain", "real_authors", "world_facts"]
-    documents = harness.evaluate(moderate, tasks, limit=2)
+    documents = suites.evaluate(moderate, tasks, limit=2)
     for split, task in tasks.items():
         assert [d["id"] for d in documents[split]] == [0, 1]
         results = simple(moderate, [task.task_name], data, limit=2)["samples"][task.task_name]
@@ -335,12 +336,12 @@ def test_limit_as_a_count_a_share_or_not_at_all(moderate, data):
 
 
 def test_documents_of_an_author_share_a_cluster(moderate, data):
-    documents = harness.evaluate(moderate, harness.load("tofu_forget01", data))
+    documents = suites.evaluate(moderate, suites.load("tofu_forget01", data))
     assert [d["cluster"] for d in documents["forget"]] == [0] * 20 + [1] * 20 + [2]
     assert [d["cluster"] for d in documents["retain"]] == [0] * 7
     for split in ("real_authors", "world_facts"):
         assert [d["cluster"] for d in documents[split]] == list(range(len(documents[split])))
-    demo = harness.evaluate(moderate, harness.load("demo", DEMO / "data"), limit=11)
+    demo = suites.evaluate(moderate, suites.load("demo", DEMO / "data"), limit=11)
     assert [d["cluster"] for d in demo["forget"]] == [0] * 5 + [1] * 5 + [2]
 
 
@@ -429,21 +430,21 @@ def test_chat_template_like_llama_3(moderate, data, monkeypatch):
 def test_generation_after_a_chat_template_equals_generate(moderate, data, monkeypatch, template):
     if template:
         monkeypatch.setattr(moderate.tokenizer, "chat_template", template)
-    tasks = harness.load("demo", data)
+    tasks = suites.load("demo", data)
     for task in tasks.values():  # room for the whole prompt in 256 positions
         task.set_config(key="generation_kwargs", value={"until": [], "do_sample": False, "max_gen_toks": 40})
-    documents = harness.evaluate(moderate, tasks, limit=4, apply_chat_template=True)
+    documents = suites.evaluate(moderate, tasks, limit=4, apply_chat_template=True)
     for document in documents["forget"] + documents["retain"]:
         assert document["generation"] == text_of(moderate, document["prompt"], limit=40)
 
 
 def test_examples_and_foreign_prompts_are_refused(moderate, data):
-    task = harness.load("demo", data)["forget"]
+    task = suites.load("demo", data)["forget"]
     task.set_config(key="num_fewshot", value=1)
     with pytest.raises(InputError, match="demo_forget is asked without examples"):
-        harness.evaluate(moderate, {"forget": task})
+        suites.evaluate(moderate, {"forget": task})
     with pytest.raises(InputError, match="brings its own prompt"):
-        harness.evaluate(moderate, harness.load("tofu_forget05_paper", data), apply_chat_template=True)
+        suites.evaluate(moderate, suites.load("tofu_forget05_paper", data), apply_chat_template=True)
 
 
 # --- two processes ------------------------------------------------------------------------------------------------
@@ -539,7 +540,7 @@ def test_lm_evals_own_command_with_the_plugin_loaded(demo: Path, tmp_path: Path)
     (own / "mine.yaml").write_text(f"include: {tasks_path()}/demo/demo_forget.yaml\ntask: mine\n")
     model = f"pretrained={demo / 'checkpoints' / 'original'},dtype=float32"
     run = ["run", "--model", "hf", "--model_args", model, "--device", "cpu", "--tasks", "demo_forget,mine"]
-    start = (sys.executable, "-m", "unlearn_metrics.cli", "lm-eval", *run, "--limit", "2", "--include_path", str(own))
+    start = (sys.executable, "-m", "unlearn_metrics", "lm-eval", *run, "--limit", "2", "--include_path", str(own))
     done = command(*start, folder=tmp_path, env=OFFLINE)
     rows = re.findall(r"\|extraction_strength +\|↓ +\|(.*)\|", done.stdout)
     assert len(rows) == 2, done.stdout

@@ -15,9 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 from test_score import CHECKPOINTS, DATA, OFFLINE, refused, run, score
 
-from unlearn_metrics import ability, runs
-from unlearn_metrics import score as main_job
-from unlearn_metrics.types import InputError, Observations, RunRecord, Settings
+from unlearn_metrics.benchmarks import other_tasks
+from unlearn_metrics.documents import Observations
+from unlearn_metrics.errors import InputError
+from unlearn_metrics.jobs import score as main_job
+from unlearn_metrics.record import RECORD_TYPE, RunRecord
+from unlearn_metrics.records import store
+from unlearn_metrics.settings import Settings
 
 CHOICE = """
 task: {name}
@@ -104,7 +108,7 @@ def scored(tmp_path_factory, tasks):
 
 def test_every_model_has_them_with_intervals_in_record_and_table(scored):
     out, done = scored
-    record = runs.load_record(out)
+    record = store.load_record(out)
     assert record.ability == {
         "tiny.acc": "higher",  # of a group, what it aggregates
         "tiny_saying.exact_match,first-word": "higher",
@@ -136,7 +140,7 @@ def test_figures_are_those_of_the_stock_command(scored, tasks, tmp_path):
     )
     assert stock.returncode == 0, stock.stderr[-2000:]
     theirs = json.loads(next(tmp_path.rglob("results_*.json")).read_text())["results"]
-    mine = runs.load_record(scored[0]).scores["uncontrolled"]
+    mine = store.load_record(scored[0]).scores["uncontrolled"]
     assert mine["tiny"]["tiny.acc"].value == pytest.approx(theirs["tiny"]["acc,none"])
     found = mine["tiny_saying"]["tiny_saying.exact_match,first-word"].value
     assert found == pytest.approx(theirs["tiny_saying"]["exact_match,first-word"])
@@ -146,35 +150,35 @@ def test_values_are_in_the_parquet_file_and_rescored_from_there(scored):
     out, _ = scored
     again = run("rescore", out)
     assert again.returncode == 0, again.stderr
-    rows = pq.read_table(out / runs.TEXTS).to_pylist()
+    rows = pq.read_table(out / store.TEXTS).to_pylist()
     acc = [row["logged_tiny.acc"] for row in rows if (row["model"], row["split"]) == ("uncontrolled", "tiny")]
     assert len(acc) == 18
-    assert np.mean(acc) == runs.load_record(out).scores["uncontrolled"]["tiny"]["tiny.acc"].value
+    assert np.mean(acc) == store.load_record(out).scores["uncontrolled"]["tiny"]["tiny.acc"].value
 
 
 @pytest.mark.parametrize("name", ["probability", "acc", "a.b|c", "<b>.acc", "a." + "x" * 101])
 def test_a_record_with_a_metric_of_another_name_is_refused(scored, tmp_path, name):
     """Only TASK.METRIC may be declared; what is not declared is unknown."""
     folder = Path(shutil.copytree(scored[0], tmp_path / "run"))
-    record = runs.load_record(folder)
-    raw = runs.RECORD_TYPE.dump_json(replace(record, ability=record.ability | {name: "higher"}))
-    (folder / runs.RECORD).write_bytes(raw)
+    record = store.load_record(folder)
+    raw = RECORD_TYPE.dump_json(replace(record, ability=record.ability | {name: "higher"}))
+    (folder / store.RECORD).write_bytes(raw)
     with pytest.raises(InputError, match=r"is no TASK\.METRIC"):
-        runs.load_record(folder)
-    (folder / runs.RECORD).write_bytes(runs.RECORD_TYPE.dump_json(replace(record, ability={})))
+        store.load_record(folder)
+    (folder / store.RECORD).write_bytes(RECORD_TYPE.dump_json(replace(record, ability={})))
     with pytest.raises(InputError, match=r"unknown metric 'tiny\.acc'"):
-        runs.load_record(folder)
+        store.load_record(folder)
 
 
 def test_what_is_no_mean_over_documents_is_left_out(lm, tasks):
     """lm-eval's bleu is of the corpus, word_perplexity of all words, an unweighted group of two means."""
-    loaded = ability.load(["tiny_saying", "tiny_a"], tasks)
-    documents = ability.evaluate(lm, loaded, limit=3)
+    loaded = other_tasks.load(["tiny_saying", "tiny_a"], tasks)
+    documents = other_tasks.evaluate(lm, loaded, limit=3)
     assert [len(d) for d in documents.values()] == [3, 3]
     assert documents["tiny_saying"][0]["logged"].keys() == {"tiny_saying.exact_match,first-word"}
     for name in ("tiny_text", "tiny_unweighted"):
         with pytest.raises(InputError, match=f"no figure of {name} is a mean"):
-            ability.load([name], tasks)
+            other_tasks.load([name], tasks)
 
 
 def test_bad_names_are_refused_in_one_line(tmp_path, tasks):
@@ -217,7 +221,7 @@ def test_calibration_on_another_task(tmp_path, tasks):
     given = ("--utility-tasks", "tiny", "--include-path", tasks, "--keep", 0.9, "--retention-metric", "tiny.acc")
     done = score(tmp_path / "run", *given, "--limit", 8)
     assert done.returncode == 0, done.stderr
-    record = calibrated(runs.load_record(tmp_path / "run"), runs.load_documents(tmp_path / "run"))
+    record = calibrated(store.load_record(tmp_path / "run"), store.load_documents(tmp_path / "run"))
     assert 0 < record.control.alpha < 1
     assert record.scores["original"]["retain"]["extraction_strength"].n == 8  # whole
     assert record.scores["original"]["tiny"]["tiny.acc"].n == 9

@@ -24,8 +24,8 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
 from unlearn_metrics.backends import greedy_until, token_scores
+from unlearn_metrics.documents import UNKNOWN, scores_from_lists
 from unlearn_metrics.metrics.memorization import extraction_strength
-from unlearn_metrics.types import UNKNOWN, scores_from_lists
 
 ROOT = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("UNLEARN_SHARED", ROOT.parent / "shared"))

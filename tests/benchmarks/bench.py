@@ -25,10 +25,10 @@ from lm_eval.models.huggingface import HFLM
 from transformers import AutoTokenizer, DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from unlearn_metrics.backends import decoding, hf
+from unlearn_metrics.benchmarks.data import rows as read
+from unlearn_metrics.checkpoints.files import open_checkpoint
 from unlearn_metrics.control.calibration import calibrate
-from unlearn_metrics.control.checkpoints import open_checkpoint
 from unlearn_metrics.control.mixing import mix_into
-from unlearn_metrics.data import rows as read
 from unlearn_metrics.metrics.memorization import extraction_strength
 
 Pairs = list[hf.Pair]

@@ -15,7 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from unlearn_metrics.runs import RECORD_TYPE, load_record
+from unlearn_metrics.record import RECORD_TYPE
+from unlearn_metrics.records.store import load_record
 
 TABLES = 10
 
@@ -36,7 +37,7 @@ def main(run: Path, n: int = 1000) -> None:
             (Path(folder) / "runs" / str(i)).mkdir(parents=True)
             (Path(folder) / "runs" / str(i) / "record.json").write_bytes(RECORD_TYPE.dump_json(varied))
         start = time.monotonic()
-        command = [sys.executable, "-m", "unlearn_metrics.cli", "leaderboard", f"{folder}/runs"]
+        command = [sys.executable, "-m", "unlearn_metrics", "leaderboard", f"{folder}/runs"]
         command += ["--out", f"{folder}/site"]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         seconds = time.monotonic() - start

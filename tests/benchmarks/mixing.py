@@ -28,8 +28,8 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from unlearn_metrics.control.checkpoints import MAX_SHARD
-from unlearn_metrics.control.tensors import LazyTensor, write_safetensors
+from unlearn_metrics.checkpoints.files import MAX_SHARD
+from unlearn_metrics.checkpoints.tensors import LazyTensor, write_safetensors
 
 OPEN = """
 import subprocess, sys, time
@@ -155,7 +155,7 @@ def main() -> None:
                 f"{middle['copy'] / found:.2f} of copying it, {middle['traffic'] / found:.2f} of the same traffic"
             )
         base = ["--original", str(folder / "o"), "--unlearned", str(folder / "u"), "--alpha", "0.5"]
-        command = [sys.executable, "-m", "unlearn_metrics.cli", "control", "mix", *base, "--out", str(folder / "m")]
+        command = [sys.executable, "-m", "unlearn_metrics", "control", "mix", *base, "--out", str(folder / "m")]
         wall, peak, _ = timed(*command)
         print(f"unlearn-metrics control mix, checks included: {wall:.1f} s, peak {peak:.0f} MiB")
     finally:

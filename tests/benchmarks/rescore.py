@@ -21,9 +21,10 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-from unlearn_metrics import runs
+from unlearn_metrics.documents import Document, Observations
 from unlearn_metrics.metrics import values
-from unlearn_metrics.types import Document, Observations
+from unlearn_metrics.records import store
+from unlearn_metrics.scores.scoring import score_all
 
 VOCABULARY = 37_000
 
@@ -67,13 +68,13 @@ def main() -> None:
     options.add_argument("--keep", type=Path)
     given = options.parse_args()
     run, wanted = given.run, given.documents
-    record = runs.load_record(run)
-    seen = repeat(runs.load_documents(run), wanted)
+    record = store.load_record(run)
+    seen = repeat(store.load_documents(run), wanted)
     metrics = {model: {split: list(scores) for split, scores in record.scores[model].items()} for model in seen}
     with tempfile.TemporaryDirectory() as folder:
         out = given.keep or Path(folder) / "run"
-        scores, composites = runs.score_all(seen, metrics, 0)
-        runs.save(out, replace(record, scores=scores, composites=composites), seen)
+        scores, composites = score_all(seen, metrics, 0)
+        store.save(out, replace(record, scores=scores, composites=composites), seen)
         del seen
         size = sum(path.stat().st_size for path in out.iterdir()) / 1e6
 
@@ -86,7 +87,7 @@ def main() -> None:
             spent[what] += now - start
             start = now
 
-        again = runs.load_documents(out)
+        again = store.load_documents(out)
         lap("read the files")
         documents = tokens = 0
         for model, splits in again.items():
@@ -98,14 +99,14 @@ def main() -> None:
                     values([name], found)
                     lap(name)
         start = time.perf_counter()
-        runs.score_all(again, metrics, 0)
+        score_all(again, metrics, 0)
         lap("all at once: metrics again, intervals and composites")
         del again
         print(f"{documents:,} documents, {size:.0f} MB on disk")
         for what, seconds in sorted(spent.items(), key=lambda item: -item[1]):
             print(f"{seconds:7.2f} s  {what}")
         start = time.perf_counter()
-        command = [sys.executable, "-m", "unlearn_metrics.cli", "rescore", str(out)]
+        command = [sys.executable, "-m", "unlearn_metrics", "rescore", str(out)]
         done = subprocess.run(command, capture_output=True, text=True)
         print(f"{time.perf_counter() - start:7.2f} s  `unlearn-metrics rescore`, exit code {done.returncode}")
         print(done.stdout.splitlines()[-1] if done.returncode == 0 else done.stdout + done.stderr)

@@ -19,8 +19,9 @@ from lm_eval.models.huggingface import HFLM
 
 from unlearn_metrics.backends import bisection, decoding, gradient, hf, returned
 from unlearn_metrics.backends.similar import fewest_similar
+from unlearn_metrics.documents import Document, FlagScores, TokenScores
+from unlearn_metrics.errors import InputError
 from unlearn_metrics.metrics import METRICS, value
-from unlearn_metrics.types import Document, FlagScores, InputError, TokenScores
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM, TemplateLM
 
 from unlearn_metrics.backends.hf import Pair
-from unlearn_metrics.types import FlagScores
+from unlearn_metrics.documents import FlagScores
 
 T = TypeVar("T", bound=Hashable)
 # (context, rest) of every request -> (log-likelihood of the rest in nats, whether greedy decoding yields it)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from unlearn_metrics.types import InputError, first_line
+from unlearn_metrics.errors import InputError, first_line
 
 CLEAN = "clean"  # beside "mild gibberish", "word salad" and "noise" in the classifier that OpenUnlearning uses
 MAX_TOKENS, ROWS = 512, 32  # as OpenUnlearning's

@@ -21,7 +21,8 @@ from transformers import GenerationConfig
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from unlearn_metrics.backends import hf
-from unlearn_metrics.types import InputError, TokenScores
+from unlearn_metrics.documents import TokenScores
+from unlearn_metrics.errors import InputError
 
 MAX_ROWS = 256
 # A step over this many positions takes about as long as a step over one: room for guesses

@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from unlearn_metrics.backends import hf
-from unlearn_metrics.types import InputError
+from unlearn_metrics.errors import InputError
 
 
 def norms(lm: HFLM, pairs: Sequence[hf.Pair]) -> list[float]:

@@ -24,7 +24,8 @@ from torch.nn.functional import pad
 from tqdm import tqdm
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from unlearn_metrics.types import InputError, TokenScores
+from unlearn_metrics.documents import TokenScores
+from unlearn_metrics.errors import InputError
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

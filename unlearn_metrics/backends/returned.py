@@ -19,7 +19,8 @@ import numpy as np
 from lm_eval.api.model import CacheHook, TemplateLM
 
 from unlearn_metrics.backends.hf import Pair
-from unlearn_metrics.types import OTHER, UNKNOWN, InputError, TokenScores
+from unlearn_metrics.documents import OTHER, UNKNOWN, TokenScores
+from unlearn_metrics.errors import InputError
 
 # log-probability of a token in nats (NaN: not known), and the arg-max in its place (an id, OTHER or UNKNOWN)
 Position: TypeAlias = tuple[float, int]

@@ -14,8 +14,8 @@ from lm_eval.models.huggingface import HFLM
 
 from unlearn_metrics.backends import decoding
 from unlearn_metrics.backends.hf import Pair
+from unlearn_metrics.documents import TokenScores
 from unlearn_metrics.metrics.memorization import similar
-from unlearn_metrics.types import TokenScores
 
 
 def fewest_similar(lm: HFLM, pairs: Sequence[Pair], scores: Sequence[TokenScores]) -> list[int]:

@@ -9,9 +9,9 @@ import typer
 from rich.text import Text
 
 from unlearn_metrics import __version__
-from unlearn_metrics.cli import imports, models, records, sweep
+from unlearn_metrics.cli import import_logs, models, records, sweeps
 from unlearn_metrics.cli.console import err
-from unlearn_metrics.types import InputError
+from unlearn_metrics.errors import InputError
 
 app = typer.Typer(
     name="unlearn-metrics",
@@ -22,9 +22,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(models.app)
-app.add_typer(sweep.app)
+app.add_typer(sweeps.app)
 app.add_typer(records.app)
-app.add_typer(imports.app, name="import")
+app.add_typer(import_logs.app, name="import")
 
 
 def _version(show: bool) -> None:

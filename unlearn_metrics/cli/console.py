@@ -13,10 +13,10 @@ import rich.console
 from rich.segment import Segment
 from rich.text import Text
 
-from unlearn_metrics.folder import unfinished
+from unlearn_metrics.records.folder import unfinished
 
 if TYPE_CHECKING:
-    from unlearn_metrics.types import RunRecord
+    from unlearn_metrics.record import RunRecord
 
 
 class Console(rich.console.Console):
@@ -50,10 +50,10 @@ def wide() -> Console:
 
 def show(record: RunRecord, everything: bool) -> None:
     """A record's table, and under it the signature, in one line that can be copied."""
-    from unlearn_metrics import report
+    from unlearn_metrics.reports import table
 
     console = wide()
-    console.print(report.table(record, everything))
+    console.print(table.table(record, everything))
     console.print(Text(record.signature, style="dim"), soft_wrap=True)
 
 

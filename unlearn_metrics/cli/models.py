@@ -13,10 +13,12 @@ import typer
 from rich.text import Text
 
 from unlearn_metrics.cli.console import err, hush, out, show, status, wide
-from unlearn_metrics.types import ControlChoice, InputError, Settings, check_exclusive
+from unlearn_metrics.errors import InputError
+from unlearn_metrics.settings import ControlChoice, Settings, check_exclusive
 
 if TYPE_CHECKING:  # torch and lm-eval take seconds to import: only the commands that need them do
-    from unlearn_metrics.types import OwnData, RunRecord
+    from unlearn_metrics.record import RunRecord
+    from unlearn_metrics.settings import OwnData
 
 app = typer.Typer()
 
@@ -210,8 +212,8 @@ def score(
         gibberish_model=gibberish_model or (GIBBERISH if gibberish else None),
         gradnorm=gradnorm,
     )
-    from unlearn_metrics.data import to_score
-    from unlearn_metrics.folder import check_out
+    from unlearn_metrics.benchmarks.data import to_score
+    from unlearn_metrics.records.folder import check_out
 
     check_out(out_folder, overwrite)
     files = {"forget": forget, "retain": retain, "holdout": holdout}
@@ -275,12 +277,12 @@ def control(
         )
     import torch
 
-    from unlearn_metrics import report
-    from unlearn_metrics.control.checkpoints import check_free
+    from unlearn_metrics.benchmarks.data import to_score
+    from unlearn_metrics.checkpoints.files import check_free
     from unlearn_metrics.control.controls import CONTROLS
     from unlearn_metrics.control.mixing import write_mix
-    from unlearn_metrics.data import to_score
-    from unlearn_metrics.score import build_lm, calibrate_only, family_of, open_pair
+    from unlearn_metrics.jobs.score import build_lm, calibrate_only, family_of, open_pair
+    from unlearn_metrics.records.verdict import describe
 
     check_free(out_folder)
     with status() as say:
@@ -295,7 +297,7 @@ def control(
                 benchmark, source = to_score(benchmark, data, {"retain": retain}, fields, prefix, _option)
             lm, on = build_lm(o, settings), "" if elsewhere else f"; benchmark {benchmark}"
             found = calibrate_only(lm, models, None if elsewhere else benchmark, source, settings, say)
-            alpha, note = found.alpha, f"- {report.describe(found)}{on}\n"
+            alpha, note = found.alpha, f"- {describe(found)}{on}\n"
         else:
             note = "".join(f"- {name}: {value}\n" for name, value in models.given(alpha).items())
         say(f"writing {out_folder}")
@@ -315,9 +317,9 @@ def tasks(
         print(tasks_path())
         return
     hush()
-    from unlearn_metrics import harness
+    from unlearn_metrics.benchmarks import suites
 
-    for benchmark, members in harness.benchmarks().items():
+    for benchmark, members in suites.benchmarks().items():
         out.print(Text.assemble((benchmark, "bold"), f"  (lm-eval group {benchmark}_suite): {', '.join(members)}"))
 
 
@@ -332,12 +334,9 @@ def lm_eval(context: typer.Context) -> None:
     import lm_eval.tasks
     from lm_eval.__main__ import cli_evaluate
 
-    from unlearn_metrics import (
-        controlled,  # noqa: F401  registers the model unlearn-mix
-        harness,
-    )
+    from unlearn_metrics.benchmarks import suites
 
-    lm_eval.tasks.TaskManager = harness.OurTaskManager  # its commands look the class up there
+    lm_eval.tasks.TaskManager = suites.OurTaskManager  # its commands look the class up there
     sys.argv = ["lm-eval", *context.args]
     cli_evaluate()
 
@@ -351,8 +350,8 @@ def demo(
     verbose: Verbose = False,
 ) -> None:
     """Run the main job, offline, on a small embedded benchmark and its checkpoints: why raw numbers mislead."""
-    from unlearn_metrics import report
-    from unlearn_metrics.folder import check_out
+    from unlearn_metrics.records.folder import check_out
+    from unlearn_metrics.records.verdict import moral
 
     if out_folder is not None:
         check_out(out_folder, overwrite)
@@ -371,7 +370,7 @@ def demo(
         )
         explain(record, verbose)
     out.print()
-    out.print(report.moral(records), style="bold")
+    out.print(moral(records), style="bold")
 
 
 def _controlled(settings: Settings, control: str, layers: str | None, trajectory: Path | None) -> Settings:
@@ -434,9 +433,9 @@ def _score(
     out_folder: Path | None,
     overwrite: bool,
 ) -> RunRecord:
-    from unlearn_metrics import runs
-    from unlearn_metrics import score as main_job
-    from unlearn_metrics.folder import claim
+    from unlearn_metrics.jobs import score as main_job
+    from unlearn_metrics.records import store
+    from unlearn_metrics.records.folder import claim
 
     job = partial(main_job.run, original, unlearned, benchmark, data, settings)
     if out_folder is None:
@@ -444,18 +443,19 @@ def _score(
             return job(say)[0]
     with status(out_folder) as say, claim(out_folder, overwrite) as kept:
         record, observations = job(say, kept)
-        runs.put(out_folder, record, observations)
+        store.put(out_folder, record, observations)
     return record
 
 
 def explain(record: RunRecord, verbose: bool) -> None:
-    from unlearn_metrics import report
+    from unlearn_metrics.records.verdict import describe
+    from unlearn_metrics.reports import table
 
     show(record, verbose)
     console = wide()
-    for line in report.undefined(record):
+    for line in table.undefined(record):
         console.print(Text(f"not known: {line}", style="dim"))
-    console.print(Text(report.describe(record.control)))
+    console.print(Text(describe(record.control)))
     console.print(Text(record.verdict, style="bold"))
     if verbose:
         counts = ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in record.work.items())

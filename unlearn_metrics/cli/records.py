@@ -14,7 +14,7 @@ import typer
 from rich.text import Text
 
 from unlearn_metrics.cli.console import err, out, show, status, wide
-from unlearn_metrics.types import InputError
+from unlearn_metrics.errors import InputError
 
 app = typer.Typer()
 SHOWN = 10  # differences listed
@@ -22,7 +22,7 @@ SHOWN = 10  # differences listed
 
 def _folder(run: Path) -> Path:
     """The folder of a run, of which its record.json will do as well."""
-    from unlearn_metrics.folder import RECORD
+    from unlearn_metrics.records.folder import RECORD
 
     return run.parent if run.name == RECORD else run
 
@@ -43,13 +43,13 @@ def rescore(
 
     Exit code 1 if a stored score is not what its documents give.
     """
-    from unlearn_metrics import folder, runs
-    from unlearn_metrics import rescore as job
+    from unlearn_metrics.records import folder, store
+    from unlearn_metrics.records import rescore as job
 
     if out_folder is not None:
         folder.check_out(out_folder, overwrite=None)
     run = _folder(run)
-    stored = runs.load_record(run)
+    stored = store.load_record(run)
     record = job.rescore(run, [name.strip() for name in metrics.split(",") if name.strip()])
     show(record, verbose or bool(metrics))
     compared, differing = job.changed(stored, record)
@@ -64,7 +64,7 @@ def rescore(
     else:
         out.print(f"all {compared} stored scores are what the documents give, bit for bit")
     if out_folder is not None:
-        runs.save(out_folder, record, runs.load_documents(run))
+        store.save(out_folder, record, store.load_documents(run))
         err.print(f"wrote {out_folder}")
     if differing:
         sys.exit(1)
@@ -98,7 +98,7 @@ def compare(
 
     p-values: sign flips of whole clusters, Holm-corrected over all tests printed. See docs/compare.md.
     """
-    from unlearn_metrics import compare as job
+    from unlearn_metrics.reports import compare as job
 
     names = [name.strip() for name in metrics.split(",") if name.strip()]
     result = job.compare([*map(_folder, folders)], model.value if model else None, names, all_pairs, anyway, seed)
@@ -107,7 +107,7 @@ def compare(
         return
     console = wide()
     for _, tests in itertools.groupby(result.tests, lambda t: (t.baseline, t.run)):
-        console.print(job.table(list(tests)))
+        console.print(job.comparison_table(list(tests)))
     for run, paired in result.paired.items():
         pairs = ", ".join(f"{n} on {split}" for split, n in paired.items())
         console.print(Text(f"{run}: {pairs} documents paired; model: {result.model}"))
@@ -138,8 +138,8 @@ def publish(
     Nothing else in the card changes; a later run on the same benchmark replaces what an earlier one wrote.
     --push needs your own login (hf auth login).
     """
-    from unlearn_metrics import publish as job
-    from unlearn_metrics.runs import load_record
+    from unlearn_metrics.records.store import load_record
+    from unlearn_metrics.reports import publish as job
 
     changed = job.publish(load_record(run), model_card)
     err.print(f"{'wrote' if changed else 'nothing to change in'} {model_card}")
@@ -150,7 +150,7 @@ def publish(
 @app.command()
 def schema() -> None:
     """Print the JSON Schema of record.json."""
-    from unlearn_metrics.runs import record_schema
+    from unlearn_metrics.record import record_schema
 
     print(json.dumps(record_schema(), indent=2))
 
@@ -175,7 +175,7 @@ def leaderboard(
 
     Reads record.json files alone. One that is malformed is named on stderr and left out.
     """
-    from unlearn_metrics.leaderboard import files, rows
+    from unlearn_metrics.reports.leaderboard import files, rows
 
     with status() as say:
         files.check_out(out_folder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from unlearn_metrics.types import TracePoint
+from unlearn_metrics.record import TracePoint
 
 COARSE = 8
 RESOLUTION = 1 / 128

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import torch
 
-from unlearn_metrics.control.checkpoints import Checkpoint, check_finite, identify, open_checkpoint, read_config
+from unlearn_metrics.checkpoints.files import Checkpoint, check_finite, identify, open_checkpoint, read_config
+from unlearn_metrics.checkpoints.pairs import align
+from unlearn_metrics.checkpoints.tensors import LazyTensor
 from unlearn_metrics.control.mixing import Blend, ControlFunction, blended, lerp, mix
-from unlearn_metrics.control.pairs import align
-from unlearn_metrics.control.tensors import LazyTensor
-from unlearn_metrics.types import InputError, did_you_mean
+from unlearn_metrics.errors import InputError, did_you_mean
 
 HALF = 16  # bits of a float32 that are counted at a time
 LAYER = re.compile(r"(?:^|\.)(\d+)\.")

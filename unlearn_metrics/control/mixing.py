@@ -14,10 +14,10 @@ from typing import TypeAlias
 import torch
 from transformers import PreTrainedModel
 
-from unlearn_metrics.control.checkpoints import MAX_SHARD, Checkpoint, write_checkpoint
-from unlearn_metrics.control.pairs import in_memory, skeleton
-from unlearn_metrics.control.tensors import LazyTensor
-from unlearn_metrics.types import InputError
+from unlearn_metrics.checkpoints.files import MAX_SHARD, Checkpoint, write_checkpoint
+from unlearn_metrics.checkpoints.pairs import in_memory, skeleton
+from unlearn_metrics.checkpoints.tensors import LazyTensor
+from unlearn_metrics.errors import InputError
 
 # (original, unlearned, strength) -> the controlled checkpoint; strength 0 = original, 1 = unlearned
 ControlFunction: TypeAlias = Callable[[Checkpoint, Checkpoint, float], Checkpoint]

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from unlearn_metrics.documents import Floats, TokenScores
 from unlearn_metrics.metrics.texts import Integers, numbered
-from unlearn_metrics.types import Floats, TokenScores
 
 NAN = math.nan
 

@@ -11,7 +11,7 @@ from statistics import fmean
 
 import numpy as np
 
-from unlearn_metrics.types import FlagScores, Losses, TokenScores, is_forget
+from unlearn_metrics.documents import FlagScores, Losses, TokenScores, is_forget
 
 
 def extraction_strength(answer: TokenScores | FlagScores) -> float:

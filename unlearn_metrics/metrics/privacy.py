@@ -10,8 +10,8 @@ import zlib as _zlib
 
 import numpy as np
 
+from unlearn_metrics.documents import Floats, Losses, TokenScores
 from unlearn_metrics.metrics.memorization import mean_loss
-from unlearn_metrics.types import Floats, Losses, TokenScores
 
 
 def loss(answer: Losses) -> float:

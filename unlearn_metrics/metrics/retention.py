@@ -8,8 +8,8 @@ from functools import cache, lru_cache, partial
 
 import numpy as np
 
+from unlearn_metrics.documents import Floats
 from unlearn_metrics.metrics.texts import numbered
-from unlearn_metrics.types import Floats
 
 
 @cache

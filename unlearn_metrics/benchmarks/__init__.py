@@ -1,0 +1,1 @@
+"""Data -> lm-eval tasks -> documents."""

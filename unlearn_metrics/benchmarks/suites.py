@@ -1,0 +1,140 @@
+"""Benchmarks: which there are, `load` one as lm-eval tasks, `evaluate` them by lm-eval's own evaluator."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from lm_eval import evaluator
+from lm_eval.api.model import LM
+from lm_eval.tasks import TaskManager
+
+from unlearn_metrics import tasks_path
+from unlearn_metrics.benchmarks.data import OWN
+from unlearn_metrics.benchmarks.task import (
+    TokenScoreTask as TokenScoreTask,  # the YAML and the entry point name it here
+)
+from unlearn_metrics.documents import Document
+from unlearn_metrics.errors import InputError, did_you_mean, first_line
+from unlearn_metrics.settings import OwnData
+
+
+class OurTaskManager(TaskManager):
+    """lm-eval's, which also finds the tasks of this package."""
+
+    def __init__(self, *args: Any, include_path: str | Path | list[str | Path] | None = None, **kwargs: Any) -> None:
+        given = include_path if isinstance(include_path, list) else [include_path] if include_path else []
+        super().__init__(*args, include_path=[tasks_path(), *given], **kwargs)
+
+
+def benchmarks() -> dict[str, list[str]]:
+    """Name for `--benchmark` -> its tasks: every group NAME_suite of ours."""
+    index = _index()
+    suites = {name.removesuffix("_suite"): index[name].cfg for name in index if name.endswith("_suite")}
+    return {name: list(cfg["task"]) for name, cfg in suites.items() if cfg}
+
+
+def foreign(benchmark: str) -> list[str]:
+    """The tasks of lm-eval's own that a benchmark is made of: WMDP."""
+    return [task for task in benchmarks().get(benchmark.removesuffix("_suite"), ()) if task not in _index()]
+
+
+def retention_metric(benchmark: str) -> str:
+    """What calibration keeps where a benchmark is made of lm-eval's tasks, unless the user says otherwise."""
+    suite = _index()[f"{benchmark.removesuffix('_suite')}_suite"].cfg or {}
+    return str(suite["metadata"]["retention_metric"])
+
+
+@cache
+def _index() -> Mapping[str, Any]:
+    """What the package's YAML declares, by name, read once."""
+    return _manager({}).task_index
+
+
+def _manager(metadata: dict[str, Any]) -> TaskManager:
+    return OurTaskManager(include_defaults=False, metadata=metadata)
+
+
+def load(benchmark: str, source: Path | OwnData | None) -> dict[str, TokenScoreTask]:
+    """split -> task of a benchmark; its data in a local folder, the user's own, or None: on the hub. Empty where it is
+    made of lm-eval's own tasks: see `foreign`.
+
+    InputError for an unknown benchmark, with near names, and for bad data.
+    """
+    if isinstance(source, OwnData):
+        return _load_own(source)
+    known = list(benchmarks())
+    name = benchmark.removesuffix("_suite")
+    if name not in known:
+        raise InputError(f"unknown benchmark '{benchmark}'; {did_you_mean(name, known)}")
+    if foreign(name):
+        return {}
+    manager = _manager({} if source is None else {"data_dir": str(source)})
+    try:
+        tasks = manager.load(f"{name}_suite")["tasks"]
+    except (OSError, ValueError) as error:  # datasets: no such repository, no network, no such config
+        where = f"in {source}" if source else "on the hub (give a local folder with --data)"
+        raise InputError(f"cannot load the data of {name} {where}: {first_line(error)}") from error
+    return _by_split(tasks)
+
+
+def _load_own(own: OwnData) -> dict[str, TokenScoreTask]:
+    metadata: dict[str, Any] = {f"{split}_file": str(path) for split, path in own.files.items()}
+    if own.fields is not None:
+        metadata["fields"] = dict(own.fields)
+    manager = _manager(metadata | {"prefix": own.prefix})
+    return _by_split(manager.load([f"{OWN}_{split}" for split in own.files])["tasks"])
+
+
+def _by_split(tasks: Mapping[str, TokenScoreTask]) -> dict[str, TokenScoreTask]:
+    for task in tasks.values():
+        task.set_fewshot_seed(seed=0)
+    return {task.split: task for task in tasks.values()}
+
+
+def evaluate(
+    lm: LM,
+    tasks: Mapping[str, TokenScoreTask],
+    limit: int | None = None,
+    apply_chat_template: bool = False,
+    samples: dict[str, list[int]] | None = None,
+) -> dict[str, list[Document]]:
+    """Run the tasks by lm-eval's own evaluate() and return split -> documents, each with "prompt" beside.
+
+    samples: lm-eval's; the task's name -> ids of the documents wanted, instead of a limit.
+    """
+    with quiet():
+        results = evaluator.evaluate(
+            lm=lm,
+            task_dict={"tasks": {task.task_name: task for task in tasks.values()}},
+            limit=limit,
+            samples=samples,
+            bootstrap_iters=0,
+            log_samples=True,
+            apply_chat_template=apply_chat_template,
+        )
+    documents = {}
+    for split, task in tasks.items():
+        rows = sorted(results["samples"][task.task_name], key=lambda s: int(s["doc_id"]))
+        documents[split] = [
+            task.document(s["doc"], [r[0] for r in s["resps"]], s["doc_id"])
+            | {"prompt": s["arguments"][0][0], "answers": [a[1] for a in s["arguments"]]}
+            for s in rows
+        ]
+    return documents
+
+
+@contextlib.contextmanager
+def quiet(level: int = logging.ERROR) -> Iterator[None]:
+    """lm-eval narrates every step at INFO, and warns of unscored documents; a `score` run says what matters itself."""
+    logger = logging.getLogger("lm_eval")
+    before = logger.level
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

@@ -1,0 +1,283 @@
+"""The lm-eval task class that the YAML names, and what lm-eval must know before it builds one.
+
+Importing this module gives every lm-eval LM the methods `token_scores`, `greedy_until`, `similar_strength` and
+`gradnorm` (dispatch on the backend is in unlearn_metrics.backends), so that the stock `lm_eval run` works unchanged,
+and registers the metrics, so that lm-eval does not look for them on the network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import LM
+from lm_eval.api.registry import register_aggregation, register_metric
+from lm_eval.api.task import ConfigurableTask
+from lm_eval.utils import apply_template
+
+from unlearn_metrics.backends import GenerateInstance, gradnorm, greedy_until, similar_strength, token_scores
+from unlearn_metrics.benchmarks import data
+from unlearn_metrics.documents import Document, scores_from_lists
+from unlearn_metrics.errors import InputError
+from unlearn_metrics.metrics import JUDGED, METRICS, value
+from unlearn_metrics.settings import PREFIX
+
+LM.token_scores = token_scores
+LM.greedy_until = greedy_until
+LM.similar_strength = similar_strength
+LM.gradnorm = gradnorm
+
+
+@register_aggregation("mean_scored")
+def mean_scored(values: Sequence[float]) -> float:
+    """Mean over the documents that have a value. NaN if none has."""
+    scored = [v for v in values if not math.isnan(v)]
+    return float(np.mean(scored)) if scored else math.nan
+
+
+for _name, _metric in METRICS.items():
+    if _name not in JUDGED:  # "perplexity" is another thing in lm-eval, and needs a judge here
+        register_metric(metric=_name, higher_is_better=_metric.better == "higher", aggregation="mean_scored")(
+            _metric.fn
+        )
+
+BYPASS = "bypass"  # lm-eval's metric under --predict_only
+ROLES = ("answer", "paraphrased_question", "true_answer", "wrong_answers", "generation", "revealed", "gradient")
+# what a metric needs -> the field of a document that it comes from
+FIELDS = {
+    "answer": "answer",
+    "reference": "answer",
+    "paraphrased_question": "paraphrased_question",
+    "true_answer": "paraphrased_answer",
+    "wrong_answers": "perturbed_answer",
+}
+
+
+class TokenScoreTask(ConfigurableTask):
+    """An lm-eval task whose documents are scored by teacher forcing and, if a metric needs it, by greedy generation.
+
+    The YAML's metric_list decides which requests are made, and they which of these fields a document must have:
+    question, answer, paraphrased_question, paraphrased_answer, perturbed_answer (a list of wrong answers). Under a chat
+    template the bare question is the user's turn, unless there is a gen_prefix: then it is doc_to_text, and the prefix
+    begins the answer. Without target_delimiter a task brings its own prompt and takes no chat template. Examples for a
+    few-shot prompt are all rows of fewshot_split, in order.
+
+    metadata: split (forget, retain, holdout, ...; `forget_verbmem` for a further part of the forget set),
+    fields (field -> column where the names differ; further columns that templates use; `text` alone: plain text, whose
+    first part is the question and the rest the answer), prefix (how much of a text is its first part, see
+    data.split_text), cluster (this many consecutive documents, or those with the same value of this field, are not
+    independent of one another), sample (only so many documents, drawn with a fixed seed), data_dir (a local folder
+    instead of the hub, see data.local_file), packaged (as data_dir, in this package), own (the user's file at
+    metadata's <split>_file).
+    """
+
+    _bare_question = False
+    _metric_fn_list: dict[str, Any]
+    _clusters: list[int]
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__(config={k: v for k, v in config.items() if k != "class"})
+        self._yaml_metrics = list(self._metric_fn_list)
+        if self.config.fewshot_split:
+            self.set_config("num_fewshot", len(self.fewshot_docs()))
+
+    def _setting(self, name: str, default: Any = None) -> Any:
+        return (self.config.metadata or {}).get(name, default)
+
+    @property
+    def split(self) -> str:
+        return str(self._setting("split", "forget"))
+
+    @property
+    def metrics(self) -> list[str]:
+        return list(self._metric_fn_list)
+
+    @metrics.setter
+    def metrics(self, names: Iterable[str]) -> None:
+        """Others than in the YAML, and so other requests."""
+        self._metric_fn_list = {name: METRICS[name].fn for name in names}
+
+    @property
+    def needs(self) -> set[str]:
+        """The roles that must be requested: the YAML's under lm-eval's --predict_only, which computes no metric."""
+        metrics = self._yaml_metrics if BYPASS in self.metrics else self.metrics
+        return {need for name in metrics for need in METRICS[name].needs if need in ROLES}
+
+    # --- data
+
+    @cached_property
+    def data_sha256(self) -> str:
+        """sha256 over the documents in order."""
+        digest = hashlib.sha256()
+        for doc in self.eval_docs:
+            digest.update(repr(sorted(doc.items())).encode())
+        return digest.hexdigest()
+
+    def download(self, dataset_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        fields = self._fields()
+        docs = self._read(self.config.test_split, fields, dataset_kwargs)
+        self._clusters = self._group(docs)
+        sample = self._setting("sample")
+        if sample is not None and sample < len(docs):
+            chosen = sorted(random.Random(0).sample(range(len(docs)), sample))
+            docs, self._clusters = [docs[i] for i in chosen], [self._clusters[i] for i in chosen]
+        found = {self.config.test_split: docs}
+        if self.config.fewshot_split:
+            found[self.config.fewshot_split] = self._read(self.config.fewshot_split, fields, dataset_kwargs)
+        self.dataset = {split: datasets.Dataset.from_list(rows) for split, rows in found.items()}
+        if "text" in fields:  # a text is its own prompt
+            self.set_config("doc_to_text", "{{question}}")
+            self.set_config("target_delimiter", "")
+
+    def _own(self) -> Path | None:
+        if not self._setting("own"):
+            return None
+        if (path := self._setting(f"{self.split}_file")) is None:
+            raise InputError(f"""{self.config.task} needs --metadata '{{"{self.split}_file": "my.jsonl"}}'""")
+        return Path(str(path))
+
+    def _fields(self) -> dict[str, str]:
+        """Field -> column, for all that the metrics and the YAML name."""
+        given = self._setting("fields")
+        if own := self._own():
+            given = data.own_fields(own) if given is None else given
+        given = data.parse_fields(given) if isinstance(given, str) else given or {}
+        if "text" in given:
+            return dict(given)
+        names = {need for m in self.config.metric_list for need in METRICS[m["metric"]].needs}
+        wanted = {"question"} | {FIELDS[need] for need in names if need in FIELDS}
+        return {name: given.get(name, name) for name in sorted(wanted | given.keys())}
+
+    def _read(self, split: str, fields: Mapping[str, str], dataset_kwargs: dict[str, Any] | None = None) -> list[Any]:
+        prefix = float(self._setting("prefix", PREFIX))
+        folder = self._setting("data_dir")
+        if folder is None and self._setting("packaged"):
+            folder = Path(__file__).parent.parent / self._setting("packaged")
+        path = self._own()
+        if path is None and folder is not None:
+            path = data.local_file(self.config.task, Path(str(folder)), self.config.dataset_name, split)
+        if path is not None:
+            return data.documents(str(path), data.rows(path), fields, prefix)
+        super().download(dataset_kwargs)
+        source = f"{self.config.dataset_path}, {self.config.dataset_name}, {split}"
+        return data.documents(source, data.numbered(source, self.dataset[split]), fields, prefix)
+
+    def _group(self, docs: list[Document]) -> list[int]:
+        """The cluster of each document."""
+        by = "cluster" if "cluster" in docs[0] else self._setting("cluster", 1)
+        if isinstance(by, int):
+            return [i // by for i in range(len(docs))]
+        first: dict[str, int] = {}
+        return [first.setdefault(doc[by], len(first)) for doc in docs]
+
+    # --- prompts and requests
+
+    def doc_to_text(self, doc: Document, doc_to_text: Any = None) -> str:
+        # a chat template brings its own "Question:" and "Answer:"
+        return str(doc["question"]) if self._bare_question else super().doc_to_text(doc, doc_to_text)
+
+    def doc_to_target(self, doc: Document, doc_to_target: Any = None) -> str:
+        # as it is rendered: lm-eval would read an answer in square brackets as a list
+        return str(apply_template(doc_to_target or self.config.doc_to_target, doc))
+
+    def fewshot_context(self, doc: Document, *args: Any, **kwargs: Any) -> list[str]:
+        """The contexts of a document: with its question and, if a metric needs it, with the paraphrased one."""
+        if not doc["question"]:  # a whole text is scored as it is, whatever the others are asked in
+            return [""]
+        if kwargs.get("num_fewshot") and not self.config.fewshot_split:
+            raise InputError(f"{self.config.task} is asked without examples; num_fewshot must be 0")
+        chat = bool(kwargs.get("apply_chat_template"))
+        if chat and not self.config.target_delimiter:
+            raise InputError(f"{self.config.task} brings its own prompt; it does not go with a chat template")
+        self._bare_question = chat and self.config.gen_prefix is None
+        docs = [doc]
+        if "paraphrased_question" in self.needs:
+            docs.append({**doc, "question": doc["paraphrased_question"]})
+        return [super(TokenScoreTask, self).fewshot_context(d, *args, **kwargs) for d in docs]
+
+    def construct_requests(self, doc: Document, ctx: list[str], **kwargs: Any) -> list[Instance]:
+        chat_template = kwargs.pop("chat_template", None) if kwargs.pop("apply_chat_template", False) else None
+        kwargs.pop("chat_template", None)
+        plain = chat_template is None or not ctx[0] or self.doc_to_prefix(doc)
+        gap = self.config.target_delimiter if plain else self._chat_delimiter(chat_template)
+        question, answer = ctx[0], self.doc_to_target(doc)
+        pairs: list[tuple[str, str]] = []
+        for role, _ in self.layout(doc):
+            match role:
+                case "answer":
+                    pairs.append((question, answer))
+                case "paraphrased_question":
+                    pairs.append((ctx[1], answer))
+                case "true_answer":
+                    pairs.append((question, str(doc["paraphrased_answer"])))
+                case "wrong_answers":
+                    pairs += [(question, str(wrong)) for wrong in doc["perturbed_answer"]]
+        name, doc_id, _ = kwargs["metadata"]
+        for i, (_, text) in enumerate(pairs):
+            if not text.strip():
+                raise InputError(f"{name}, document {doc_id}: answer {i + 1} of {len(pairs)} is empty")
+        requests = [
+            Instance("token_scores", doc, (prompt, gap + text), i, **kwargs) for i, (prompt, text) in enumerate(pairs)
+        ]
+        if "generation" in self.needs:
+            draft = requests[0] if requests and pairs[0] == (question, answer) else None
+            arguments = (question, dict(self.config.generation_kwargs))
+            requests.append(GenerateInstance("greedy_until", doc, arguments, len(requests), **kwargs, draft=draft))
+        if "revealed" in self.needs:  # by a metric that needs the answer too, which comes first
+            arguments, draft = requests[0].args, requests[0]
+            requests.append(GenerateInstance("similar_strength", doc, arguments, len(requests), **kwargs, draft=draft))
+        if "gradient" in self.needs:
+            requests.append(Instance("gradnorm", doc, (question, gap + answer), len(requests), **kwargs))
+        return requests
+
+    def _chat_delimiter(self, chat_template: Any) -> str:
+        """What the chat template puts between its generation prompt and an answer: often "", sometimes a space."""
+        turn = [{"role": "user", "content": "q"}]
+        prompt = chat_template(turn, add_generation_prompt=True)
+        if not isinstance(prompt, str):  # a chat server renders it itself
+            return ""
+        whole = chat_template([*turn, {"role": "assistant", "content": "a"}], add_generation_prompt=False)
+        found = whole.startswith(prompt) and whole.endswith("a")
+        return str(whole[len(prompt) : -1]) if found else ""
+
+    def layout(self, doc: Document) -> list[tuple[str, int]]:
+        """(role, how many requests) in the order of construct_requests."""
+        counts = dict.fromkeys(ROLES, 1) | {"wrong_answers": len(doc.get("perturbed_answer") or ())}
+        return [(role, counts[role]) for role in ROLES if role in self.needs]
+
+    def document(self, doc: Document, responses: Sequence[Any], doc_id: int = 0) -> Document:
+        """A Document for the metrics, from lm-eval's doc and the responses in request order."""
+        result: Document = {"id": doc_id, "split": self.split, "cluster": self._clusters[doc_id]}
+        result |= {"question": doc["question"]} | ({"reference": doc["answer"]} if "answer" in doc else {})
+        rest = iter(responses)
+        for role, count in self.layout(doc):
+            if role in ("generation", "revealed", "gradient"):
+                result[role] = next(rest)
+            elif role == "wrong_answers":
+                result[role] = [scores_from_lists(next(rest)) for _ in range(count)]
+            else:
+                result[role] = scores_from_lists(next(rest))
+        return result
+
+    def process_results(self, doc: Document, results: Sequence[Any]) -> dict[str, float]:
+        if BYPASS in self.metrics:
+            return {BYPASS: math.nan}
+        document = self.document(doc, results)
+        values = {name: value(name, document) for name in self.metrics}
+        unscored = [name for name, v in values.items() if math.isnan(v)]
+        # "mean", which has a standard error, would be NaN
+        self._aggregation_list |= dict.fromkeys(unscored, mean_scored)
+        return values | {f"{name}_unscored": 1 for name in unscored}
+
+    def aggregation(self) -> dict[str, Any]:
+        """Beside the metrics NAME_unscored, how many documents have no value; in the results where there are any."""
+        known = dict.fromkeys(self.metrics, mean_scored) | self._aggregation_list
+        return known | {f"{name}_unscored": sum for name in {*self._yaml_metrics, *self.metrics}}

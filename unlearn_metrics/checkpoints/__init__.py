@@ -1,0 +1,1 @@
+"""What lies on disk: tensors read by rows, adapters, whole checkpoints, pairs of them."""

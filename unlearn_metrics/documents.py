@@ -1,0 +1,162 @@
+"""What is observed of a benchmark's documents: token scores, texts, and the Document that metrics read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats: TypeAlias = NDArray[np.floating[Any]]
+
+
+# An arg-max of which a backend says only that it is another token than the reference's, or nothing
+OTHER, UNKNOWN = -1, -2
+
+
+def loss_of(logprobs: Sequence[float]) -> float:
+    """Mean negative log-likelihood in nats per token; summed exactly."""
+    return -math.fsum(logprobs) / len(logprobs)
+
+
+@dataclass(frozen=True, eq=False)
+class TokenScores:
+    """What one teacher-forced pass says of an answer y_1..y_n and of the end-of-sequence token after it.
+
+    Every array has shape [n + 1]; position i < n is answer token i + 1, position n is end-of-sequence.
+    Log-probabilities are in nats. `mean` and `variance` are those of log p(v) over the vocabulary, v drawn
+    from the model's own distribution at that position (what Min-K%++ needs). What a backend does not tell is NaN, an
+    arg-max OTHER or UNKNOWN.
+    """
+
+    tokens: NDArray[np.int32]
+    argmax: NDArray[np.int32]
+    logprob: Floats
+    mean: Floats
+    variance: Floats
+
+    def __len__(self) -> int:
+        """n, the number of answer tokens, end-of-sequence not counted."""
+        return len(self.tokens) - 1
+
+    @property
+    def match(self) -> NDArray[np.bool_]:
+        """m_i = [the arg-max token at i is y_i], shape [n]; false where it is unknown."""
+        return (self.argmax == self.tokens)[:-1]
+
+    @cached_property
+    def text_loss(self) -> float:
+        """As `loss`, end-of-sequence not included."""
+        return loss_of(self.logprob[:-1].tolist())
+
+    @property
+    def hits(self) -> int:
+        """How many m_i are true."""
+        return int(np.count_nonzero(self.match))
+
+    @property
+    def last_miss(self) -> int:
+        """The largest i, counted from 1, whose m_i is false; 0 if all are true."""
+        return self.match.tobytes().rfind(0) + 1
+
+    @property
+    def unknown(self) -> NDArray[np.bool_]:
+        """Where the backend told no arg-max, shape [n]."""
+        return (self.argmax == UNKNOWN)[:-1]
+
+    @property
+    def all_known(self) -> bool:
+        """Whether the backend told every arg-max."""
+        return not self.unknown.any()
+
+    @cached_property
+    def loss(self) -> float:
+        """Mean negative log-likelihood in nats per token, end-of-sequence included; summed exactly."""
+        return loss_of(self.logprob.tolist())
+
+    def to_lists(self) -> list[list[float]]:
+        """[tokens, argmax, logprob, mean, variance]: lm-eval turns what is not a list into a string in its samples."""
+        return [getattr(self, name).tolist() for name in TOKEN_SCORE_FIELDS]
+
+    @classmethod
+    def from_lists(cls, lists: Sequence[Any]) -> TokenScores:
+        dtypes = TOKEN_SCORE_FIELDS.values()
+        return cls(*(np.asarray(values, dtype) for values, dtype in zip(lists, dtypes, strict=True)))
+
+
+TOKEN_SCORE_FIELDS: dict[str, type[np.generic]] = {
+    "tokens": np.int32,
+    "argmax": np.int32,
+    "logprob": np.float32,
+    "mean": np.float32,
+    "variance": np.float32,
+}
+
+
+@dataclass(frozen=True)
+class FlagScores:
+    """What sums and greedy flags tell of an answer, from a backend that gives nothing token by token.
+
+    loss: mean negative log-likelihood in nats per token, end-of-sequence included. revealed: the fewest leading units
+    (of `units`) to reveal so that greedy decoding yields the rest. NaN = not known.
+    """
+
+    loss: float
+    units: int
+    revealed: float
+    unit: Literal["token", "word"]
+
+    def to_lists(self) -> list[list[Any]]:
+        return [[self.loss], [self.units], [self.revealed], [self.unit]]
+
+
+def scores_from_lists(lists: Sequence[Any]) -> TokenScores | FlagScores:
+    """The inverse of `to_lists`."""
+    if len(lists) == len(TOKEN_SCORE_FIELDS):
+        return TokenScores.from_lists(lists)
+    (loss,), (units,), (revealed,), (unit,) = lists
+    return FlagScores(loss, units, revealed, unit)
+
+
+@dataclass(frozen=True)
+class MeanLoss:
+    """What a log tells of an answer whose token scores it did not keep.
+
+    loss: mean negative log-likelihood in nats per token, end-of-sequence included.
+    """
+
+    loss: float
+
+
+# what has a mean loss
+Losses: TypeAlias = TokenScores | MeanLoss | FlagScores
+
+
+# One document of a benchmark with everything that was observed of it: "id", "split", "cluster", the texts
+# ("prompt", "reference", "generation"), the token scores by role ("answer", "paraphrased_question", "true_answer",
+# "wrong_answers", "judged_generation": under the original, "self_judged_generation": under the model that said it;
+# MeanLoss instead where a log is all there is), "revealed" (see extraction_strength_similar), "clean_probability"
+# (see gibberish), "gradient" (see gradnorm) and "logged", metric values taken from a log that does not hold what they
+# could be computed from.
+# Metrics name the fields that they need.
+Document: TypeAlias = dict[str, Any]
+
+
+def kept_on(metric: str) -> str:
+    """The split whose documents a retention metric is of: retain, or another lm-eval task (`mmlu.acc`)."""
+    task, found, _ = metric.partition(".")
+    return task if found else "retain"
+
+
+def is_forget(split: str) -> bool:
+    """Whether a split is the forget set or a further part of it: "forget", "forget_verbmem"; and WMDP's questions, by
+    lm-eval's names: "wmdp_bio"."""
+    return split.split("_")[0] in ("forget", "wmdp")
+
+
+# model ("original", "uncontrolled", "controlled", "retain_only") -> split -> documents
+Observations: TypeAlias = dict[str, dict[str, list[Document]]]

@@ -1,0 +1,1 @@
+"""The only room that uses both models and records."""

@@ -1,0 +1,211 @@
+"""What identifies a run: checkpoints, data, prompts, machine, software. From these and the scores, its record."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import torch
+from lm_eval.models.huggingface import HFLM
+
+from unlearn_metrics import __version__
+from unlearn_metrics.backends import hf
+from unlearn_metrics.benchmarks import other_tasks, suites
+from unlearn_metrics.benchmarks.suites import TokenScoreTask
+from unlearn_metrics.documents import Document
+from unlearn_metrics.record import SCHEMA, CheckpointInfo, Control, GitState, Prompt, RunRecord, Score, Scores
+from unlearn_metrics.records import signature
+from unlearn_metrics.records.signature import short_hash
+from unlearn_metrics.records.verdict import verdict
+from unlearn_metrics.settings import Settings
+
+PACKAGES = (
+    "lm-eval",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "datasets",
+    "safetensors",
+    "numpy",
+    "scipy",
+    "rouge-score",
+)
+Tasks: TypeAlias = Mapping[str, TokenScoreTask]
+
+
+def record(
+    name: str,
+    benchmark: str,
+    tasks: Tasks,
+    firsts: Mapping[str, Document],
+    lm: HFLM,
+    checkpoints: Mapping[str, CheckpointInfo],
+    control: Control,
+    scores: Scores,
+    composites: dict[str, dict[str, Score]],
+    settings: Settings,
+    wall_seconds: float,
+    others: other_tasks.Loaded,
+    directions: dict[str, Literal["higher", "lower"]],
+) -> RunRecord:
+    """The record of a run that has just been scored. tasks, firsts: by split; firsts are the first documents.
+
+    others: lm-eval tasks beside the benchmark; directions: their metrics.
+    """
+    return RunRecord(
+        schema=SCHEMA,
+        signature=signature_of(benchmark, tasks, firsts, lm, control, settings, others),
+        name=name,
+        benchmark=benchmark,
+        verdict=verdict(scores, control),
+        control=control,
+        scores=scores,
+        composites=composites,
+        checkpoints=dict(checkpoints),
+        data={split: task.data_sha256 for split, task in tasks.items()}
+        | {name: other_tasks.data_hash(loaded) for name, loaded in others.items()},
+        task_versions={task.task_name: str(task.VERSION) for task in tasks.values()} | other_tasks.versions(others),
+        prompts={split: prompt_of(task, firsts[split]) for split, task in tasks.items()},
+        settings=resolved(lm, settings),
+        software=software(),
+        git=git_state(),
+        imported=None,
+        work=dict(hf.work(lm)),
+        wall_seconds=wall_seconds,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        ability=directions,
+    )
+
+
+def resolved(lm: HFLM, settings: Settings) -> dict[str, str | int | float | bool | None]:
+    """The settings as they came out: what the user left open, and what the machine decided."""
+    gpu = torch.cuda.get_device_name(lm.device) if lm.device.type == "cuda" else None
+    return {
+        "limit": settings.limit,
+        "utility_limit": settings.utility_limit,
+        "device": str(lm.device),
+        "gpu": gpu,
+        "threads": torch.get_num_threads(),
+        "dtype": dtype(lm),
+        "attention": getattr(lm.model.config, "_attn_implementation", None),
+        "apply_chat_template": settings.apply_chat_template,
+        "chat_template_sha256": chat_template_hash(lm) if settings.apply_chat_template else None,
+        "max_length": lm.max_length,
+        "batch_size": settings.batch_size,
+        "gibberish_model": settings.gibberish_model,
+        "gradnorm": settings.gradnorm,
+        "seed": settings.seed,
+    }
+
+
+def fingerprint(
+    tasks: Tasks,
+    lm: HFLM,
+    checkpoints: Mapping[str, CheckpointInfo],
+    settings: Settings,
+    others: other_tasks.Loaded,
+) -> str:
+    """sha256 over everything that determines what is observed: two runs with the same would see the same."""
+    code = [path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parent.parent.rglob("*.py"))]
+    parts = {
+        "checkpoints": {role: asdict(info) | {"path": None} for role, info in checkpoints.items()},
+        "data": {split: task.data_sha256 for split, task in tasks.items()},
+        "tasks": {split: task.dump_config() for split, task in tasks.items()},
+        "others": {name: other_tasks.data_hash(loaded) for name, loaded in others.items()},
+        "settings": asdict(settings)
+        | dict.fromkeys(("name", "retain_model", "reference_record"))
+        | resolved(lm, settings),
+        "software": software() | {"code": short_hash(code)},
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+# settings that choose the control, the reference, the intervals and the name, and change nothing that a model says
+AFTERWARDS = (
+    *("control", "keep", "retention_metric", "alpha", "layers", "trajectory", "name", "seed"),
+    *("retain_model", "reference_record", "reference_from", "gibberish_model"),
+)
+
+
+def asked(settings: Settings) -> Settings:
+    """What of the settings changes what a model says: runs with the same fingerprint of this observe the same of it."""
+    defaults: dict[str, Any] = {name: getattr(Settings, name) for name in AFTERWARDS}
+    return replace(settings, **defaults)
+
+
+def software() -> dict[str, str]:
+    """Versions of what numbers can depend on. No CUDA: no `cuda`."""
+    found = {"unlearn-metrics": __version__} | {name: importlib.metadata.version(name) for name in PACKAGES}
+    found |= {"python": platform.python_version(), "platform": platform.platform()}
+    return found | ({} if torch.version.cuda is None else {"cuda": torch.version.cuda})
+
+
+def dtype(lm: HFLM) -> str:
+    return str(lm.model.dtype).removeprefix("torch.")
+
+
+def chat_template_hash(lm: HFLM) -> str:
+    return hashlib.sha256(str(lm.chat_template(True)).encode()).hexdigest()
+
+
+def prompt_of(task: TokenScoreTask, first: Document) -> Prompt:
+    return Prompt(str(task.config.doc_to_text), str(task.config.doc_to_target), first["prompt"])
+
+
+def git_state() -> GitState | None:
+    """Commit of the source tree this runs from, and whether it has changes; None if installed, or without git."""
+    folder = Path(__file__).parent
+
+    def git(*command: str) -> str | None:
+        try:
+            return subprocess.run(["git", "-C", folder, *command], capture_output=True, text=True, check=True).stdout
+        except (OSError, subprocess.CalledProcessError):
+            return None
+
+    # an installed package may lie in a virtual environment within somebody else's repository
+    if not git("ls-files", "--error-unmatch", Path(__file__).name):
+        return None
+    commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain")
+    return None if commit is None or changes is None else GitState(commit.strip(), bool(changes))
+
+
+def signature_of(
+    benchmark: str,
+    tasks: Tasks,
+    firsts: Mapping[str, Document],
+    lm: HFLM,
+    control: Control,
+    settings: Settings,
+    others: other_tasks.Loaded,
+) -> str:
+    """The signature of a run, see signature.py. firsts: the first document of each split, as it was asked."""
+    own = [name for name in suites.foreign(benchmark) if name in others]
+    beside = {name: loaded for name, loaded in others.items() if name not in own}
+    fields = {
+        "n": str(settings.limit or "all"),
+        "tmpl": "chat" if settings.apply_chat_template else "none",
+        **({"prompt": short_hash(firsts[split]["prompt"] for split in tasks)} if tasks else {}),
+        "eos": "prob+",
+        "ctl": signature.ctl(control),
+        "dtype": dtype(lm),
+        "data": short_hash(
+            [*(t.data_sha256 for t in tasks.values()), *(other_tasks.data_hash(others[n]) for n in own)]
+        ),
+        **({"util": others_hash(beside, settings)} if beside else {}),
+        "seed": str(settings.seed),
+        "lm-eval": importlib.metadata.version("lm-eval"),
+        "v": __version__,
+    }
+    return signature.make(benchmark, fields)
+
+
+def others_hash(others: other_tasks.Loaded, settings: Settings) -> str:
+    return short_hash([str(settings.utility_limit), *(other_tasks.data_hash(loaded) for loaded in others.values())])

@@ -1,0 +1,166 @@
+"""record.json: plain dataclasses, whose types are the published schema (pydantic reads them)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, TypeAlias
+
+from annotated_types import Ge, Le, MaxLen
+from pydantic import TypeAdapter
+
+Text: TypeAlias = Annotated[str, MaxLen(10_000)]
+LongText: TypeAlias = Annotated[str, MaxLen(10_000_000)]
+Count: TypeAlias = Annotated[int, Ge(0)]
+Share: TypeAlias = Annotated[float, Ge(0), Le(1)]
+# pydantic reads this off each class: nothing unknown, nothing converted, no NaN and no infinity
+STRICT = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
+
+
+@dataclass(frozen=True)
+class Score:
+    """An aggregate over documents, with its 95 % interval. `unscored` documents are in no other number.
+
+    undefined: why a composite has no value, in words.
+    """
+
+    __pydantic_config__ = STRICT
+
+    value: float | None
+    ci_low: float | None
+    ci_high: float | None
+    n: Count
+    unscored: Count
+    undefined: Text | None = None
+
+
+@dataclass(frozen=True)
+class TracePoint:
+    """One evaluation during calibration. forget: the same metric on the forget set, along a trajectory."""
+
+    __pydantic_config__ = STRICT
+
+    alpha: Share
+    retention: float
+    forget: float | None = None
+
+
+@dataclass(frozen=True)
+class Control:
+    """How the unlearned checkpoint was controlled before it was scored.
+
+    alpha is the control's strength (0 = original, 1 = unlearned): of `mix`, the weight of the unlearned model.
+    parameters are what else the control was given. target and achieved are retention, the mean of `metric`, on the
+    calibrating half of the documents; achieved_held_out / original_held_out are on the other half.
+    """
+
+    __pydantic_config__ = STRICT
+
+    method: Text
+    alpha: Share
+    keep: float | None = None
+    metric: Text | None = None
+    target: float | None = None
+    achieved: float | None = None
+    original_held_out: float | None = None
+    achieved_held_out: float | None = None
+    trace: list[TracePoint] = field(default_factory=list)
+    parameters: dict[Text, Text] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """Identity of a checkpoint: sha256 over the weights, the config and the tokenizer; None where not known."""
+
+    __pydantic_config__ = STRICT
+
+    path: Text
+    revision: Text | None
+    weights_sha256: Text | None
+    config_sha256: Text | None
+    tokenizer_sha256: Text | None
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """How a split was asked: the task's templates, and the whole prompt of its first document."""
+
+    __pydantic_config__ = STRICT
+
+    doc_to_text: Text
+    doc_to_target: Text
+    example: LongText
+
+
+@dataclass(frozen=True)
+class GitState:
+    """Of the source tree that the plugin ran from. None in a record of an installed package."""
+
+    __pydantic_config__ = STRICT
+
+    commit: Text
+    dirty: bool
+
+
+@dataclass(frozen=True)
+class Imported:
+    """Where an imported record comes from. as_logged: metrics whose per-document values were taken from the log as
+    they are, since it does not hold what they could be computed from. notes: where the log's conventions or figures
+    are not this package's, in words."""
+
+    __pydantic_config__ = STRICT
+
+    format: Text
+    file: Text
+    sha256: Text
+    as_logged: list[Text] = field(default_factory=list)
+    notes: list[Text] = field(default_factory=list)
+
+
+# model -> split -> metric -> Score
+Scores: TypeAlias = dict[Text, dict[Text, dict[Text, Score]]]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """record.json: what was measured, on what, with what, and the scores.
+
+    name: what a table calls the unlearned checkpoint. composites: model -> name -> figures of several splits or models.
+    checkpoints: "original", "unlearned", and "retain_only" where forget quality has a reference. imported: None where
+    the package measured the record itself. ability: metrics of other lm-eval tasks, TASK.METRIC -> which way is
+    good. What could not be known is None or absent, never a default.
+    """
+
+    __pydantic_config__ = STRICT
+
+    schema: Text
+    signature: Text
+    name: Text
+    benchmark: Text
+    verdict: Text
+    control: Control
+    scores: Scores
+    composites: dict[Text, dict[Text, Score]]
+    checkpoints: dict[Text, CheckpointInfo]
+    data: dict[Text, Text]
+    task_versions: dict[Text, Text]
+    prompts: dict[Text, Prompt]
+    settings: dict[Text, Text | int | float | bool | None]
+    software: dict[Text, Text]
+    git: GitState | None
+    imported: Imported | None
+    work: dict[Text, Count]
+    wall_seconds: float | None
+    created: Text
+    ability: dict[Text, Literal["higher", "lower"]] = field(default_factory=dict)
+
+
+SCHEMA = "unlearn-metrics/record/2"
+RECORD_TYPE = TypeAdapter(RunRecord)
+MODELS = ("original", "uncontrolled", "controlled", "retain_only")
+
+
+def record_schema() -> dict[str, Any]:
+    """JSON Schema of record.json, from the types. Also at record.schema.json in the package."""
+    schema = RECORD_TYPE.json_schema()
+    schema["properties"]["schema"] = {"const": SCHEMA, "title": "Schema", "type": "string"}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "unlearn-metrics run record"} | schema

@@ -1,0 +1,247 @@
+"""The folder of a run: who may write to it, whole files only, and the stages that a killed run had completed.
+
+Stages are kept in OUT/.partial/<fingerprint>/ until the run's record is in place; the same command goes on from there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import time
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import numpy as np
+
+from unlearn_metrics.documents import TOKEN_SCORE_FIELDS, TokenScores
+from unlearn_metrics.errors import InputError
+
+T = TypeVar("T")
+RECORD, TOKENS, TEXTS = "record.json", "token_scores.parquet", "generations.parquet"
+CURVE = "trajectory.svg"  # of a run of the control `select`
+PARTIAL = ".partial"
+LOCK_TRIES = 1_000
+
+
+def check_out(out: Path, overwrite: bool | None) -> None:
+    """InputError if `out` cannot take a run. Called before any work, and again before writing.
+
+    overwrite: None where the command has no such option.
+    """
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file, not a folder for a run")
+    if (out / RECORD).exists():
+        if not overwrite:
+            other = "" if overwrite is None else " or pass --overwrite"
+            raise InputError(f"{out} already holds a run; choose another --out{other}")
+        return
+    # of a run that was killed while it was written
+    ours = {TOKENS, TEXTS, CURVE} if (out / PARTIAL).is_dir() else set()
+    if out.is_dir() and any(path.name not in ours for path in out.glob("[!.]*")):
+        raise InputError(f"{out} is not empty and holds no run; choose another --out")
+
+
+@contextlib.contextmanager
+def claim(out: Path, overwrite: bool) -> Iterator[Path]:
+    """Hold `out` for one run, and give the folder in it where stages are kept. InputError if another process holds it.
+
+    Stages are removed once the block is done. If it fails, they stay; where there are none, nothing does.
+    """
+    check_out(out, overwrite)
+    partial = out / PARTIAL
+    lock = _lock(partial)
+    try:
+        check_out(out, overwrite)  # by now, the process that held it before may have written its run
+        yield partial
+    except BaseException:
+        if not unfinished(out):
+            _clear(out)
+        raise
+    else:
+        _clear(out)
+    finally:
+        os.close(lock)
+
+
+def unfinished(out: Path) -> bool:
+    """Whether a run that was interrupted left something to go on from."""
+    return any((out / PARTIAL).glob("*/*.npz"))
+
+
+def _lock(partial: Path) -> int:
+    path = partial / "lock"
+    tries = 0
+    while True:
+        try:
+            partial.mkdir(parents=True, exist_ok=True)
+            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            # its holder was done just now, and removed the folder; or there can be none here, as below /proc
+            tries += 1
+            if isinstance(error, FileNotFoundError) and tries < LOCK_TRIES:
+                continue
+            raise InputError(f"{partial.parent} cannot be written to: {error}") from None
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.exists() and os.path.samestat(os.fstat(file), path.stat()):
+                return file
+            os.close(file)
+        except BlockingIOError:
+            os.close(file)
+            raise InputError(f"another process is writing a run to {partial.parent}; choose another --out") from None
+
+
+def _clear(out: Path) -> None:
+    """Remove .partial, the lock last: until then nobody else can hold the folder."""
+    for path in (out / PARTIAL).iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+    (out / PARTIAL / "lock").unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # another process has taken it already
+        (out / PARTIAL).rmdir()
+        out.rmdir()  # only if nothing was written
+
+
+def write(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
+    """Write a file that is there whole or not at all, also after a power cut."""
+    with prepared(path, fill):
+        pass
+
+
+@contextlib.contextmanager
+def prepared(path: Path, fill: Callable[[IO[bytes]], object]) -> Iterator[None]:
+    """Have the file on disk under a hidden name; it gets its own name when the block is done."""
+    hidden = path.with_name(f".{path.name}.new")
+    try:
+        with hidden.open("wb") as file:
+            fill(file)
+            file.flush()
+            os.fsync(file.fileno())
+        yield
+        os.replace(hidden, path)
+    finally:
+        hidden.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+@dataclass
+class Stages:
+    """The stages of a run, each computed once, in this attempt or in one before it.
+
+    folder: where they are kept, of this fingerprint alone; None keeps nothing. work: the counters of the work done;
+    what was done for a stage is kept with it, and counts again when it is taken up. seconds: the same for time.
+    common: where what other runs have in common with this one is kept, see `shared`; None: nowhere.
+    """
+
+    folder: Path | None
+    work: Counter[str]
+    say: Callable[[str], None]
+    seconds: float = 0.0
+    common: Path | None = None
+
+    def shared(self, name: str, fingerprint: str, compute: Callable[[], T]) -> T:
+        """The value of a stage that is the same in every run with this fingerprint. Of several processes that want it
+        at once, one computes it and the others wait."""
+        if self.common is None:
+            return self(name, compute)
+        folder = self.common / fingerprint[:16]
+        folder.mkdir(parents=True, exist_ok=True)
+        with _turn(folder / "lock", self.say):
+            return self._kept(folder / "value.npz", name, compute)
+
+    def __call__(self, name: str, compute: Callable[[], T]) -> T:
+        """The value of the stage: numbers, strings, None and TokenScores, in lists and dicts."""
+        return compute() if self.folder is None else self._kept(self.folder / f"{name}.npz", name, compute)
+
+    def _kept(self, path: Path, name: str, compute: Callable[[], T]) -> T:
+        if path.exists():
+            try:
+                value, work, seconds = _read(path)
+            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+                self.say(f"{path} cannot be used ({error}); doing it again")
+            else:
+                self.say(f"{name}: taken from {'an unfinished run' if path.parent == self.folder else 'another run'}")
+                self.work.update(work)
+                self.seconds += seconds
+                return value
+        start, before = time.monotonic(), Counter(self.work)
+        value = compute()
+        write(path, lambda file: _dump(file, value, dict(self.work - before), time.monotonic() - start))
+        return value
+
+
+@contextlib.contextmanager
+def _turn(path: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Hold a lock, after whoever has it. Where the file system knows no locks, everybody goes ahead."""
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"another process is at work on {path.parent}: waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:
+            pass
+        yield
+
+
+def stages(
+    partial: Path | None,
+    fingerprint: str,
+    work: Counter[str],
+    say: Callable[[str], None],
+    common: Path | None = None,
+) -> Stages:
+    """Those of a run with this fingerprint. What other settings left in the same place is not used, and it is said."""
+    if partial is None:
+        return Stages(None, work, say, common=common)
+    folder = partial / fingerprint[:16]
+    others = [other for other in partial.iterdir() if other.is_dir() and other != folder]
+    if others and not folder.exists():
+        say(f"{partial} holds an unfinished run with other settings, data or software: not used")
+    folder.mkdir(exist_ok=True)
+    return Stages(folder, work, say, common=common)
+
+
+def _dump(file: Any, value: Any, work: dict[str, int], seconds: float) -> None:
+    found: list[TokenScores] = []
+    mark = secrets.token_hex(16)  # {mark: i} in the JSON stands for the i-th TokenScores of the arrays
+
+    def place(scores: Any) -> dict[str, int]:
+        if not isinstance(scores, TokenScores):
+            raise TypeError(f"a stage cannot keep {type(scores)}")
+        found.append(scores)
+        return {mark: len(found) - 1}
+
+    text = json.dumps({"value": value, "work": work, "seconds": seconds}, default=place)
+    arrays = {
+        name: np.concatenate([np.empty(0, dtype), *(getattr(scores, name) for scores in found)], dtype=dtype)
+        for name, dtype in TOKEN_SCORE_FIELDS.items()
+    }
+    ends = np.cumsum([len(scores.tokens) for scores in found], dtype=np.int64)
+    said = {"json": np.frombuffer(text.encode(), np.uint8), "mark": np.frombuffer(mark.encode(), np.uint8)}
+    np.savez(file, allow_pickle=False, ends=ends, **said, **arrays)
+
+
+def _read(path: Path) -> tuple[Any, Counter[str], float]:
+    with np.load(path, allow_pickle=False) as file:
+        arrays = [file[name] for name in TOKEN_SCORE_FIELDS]
+        ends, text, mark = file["ends"].tolist(), file["json"].tobytes(), file["mark"].tobytes().decode()
+    pieces = [TokenScores(*(a[start:end] for a in arrays)) for start, end in zip([0, *ends], ends, strict=False)]
+
+    def unplace(found: dict[str, Any]) -> Any:
+        return pieces[found[mark]] if found.keys() == {mark} else found
+
+    kept = json.loads(text, object_hook=unplace)
+    return kept["value"], Counter(kept["work"]), kept["seconds"]

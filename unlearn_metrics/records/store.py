@@ -1,0 +1,205 @@
+"""A run on disk: record.json, token_scores.parquet, generations.parquet. Save and load; the scores of documents."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from unlearn_metrics.documents import Document, Observations
+from unlearn_metrics.errors import InputError, first_line
+from unlearn_metrics.metrics import METRICS
+from unlearn_metrics.record import MODELS, RECORD_TYPE, SCHEMA, RunRecord, Score
+from unlearn_metrics.records import signature, tables
+from unlearn_metrics.records.folder import CURVE, RECORD, TEXTS, TOKENS, claim, prepared
+from unlearn_metrics.reports import figures
+from unlearn_metrics.scores.composites import COMPOSITES
+
+Clusters: TypeAlias = Mapping[tuple[str, str], NDArray[np.integer]]  # (model, split) -> of each document
+ABILITY = re.compile(r"[\w-]{1,100}\.[\w.,@=-]{1,100}", re.ASCII)  # a metric of another lm-eval task: TASK.METRIC
+MAX_RECORD_BYTES = 1 << 26
+
+
+def save(out: Path, record: RunRecord, observations: Observations, overwrite: bool = False) -> None:
+    """Write a run to a folder that nobody holds."""
+    with claim(out, overwrite):
+        put(out, record, observations)
+
+
+def put(out: Path, record: RunRecord, observations: Observations) -> None:
+    """Write a run to a folder that is claimed: record, tables, and of `select` the curve of its trajectory.
+
+    record.json comes last and vouches for the rest.
+    """
+    text = RECORD_TYPE.dump_json(record, indent=2) + b"\n"
+    tokens, texts = tables.of_tokens(observations), tables.of_texts(observations)
+    picture = figures.svg(record)
+    with (
+        prepared(out / RECORD, lambda file: file.write(text)),
+        prepared(out / TEXTS, lambda file: pq.write_table(texts, file, compression="zstd")),
+        prepared(out / TOKENS, lambda file: pq.write_table(tokens, file, compression="zstd")),
+        prepared(out / CURVE, lambda file: file.write(picture)) if picture else contextlib.nullcontext(),
+    ):
+        (out / RECORD).unlink(missing_ok=True)
+        (out / CURVE).unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> Any:
+    """The JSON in a file from anyone. InputError if it is none, is too large, or says a key twice."""
+    return _parsed(path, _bytes(path))
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        if not path.is_file():  # a pipe or a device would never end
+            raise InputError(f"{path} is no file")
+        with path.open("rb") as file:
+            data = file.read(MAX_RECORD_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {first_line(error)}") from None
+    if len(data) > MAX_RECORD_BYTES:
+        raise InputError(f"{path} is too large: it has more than {MAX_RECORD_BYTES >> 20} MiB")
+    return data
+
+
+def _parsed(path: Path, data: bytes) -> Any:
+    try:
+        return json.loads(data, object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON: {first_line(error)[:200]}") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON. Which of two equal keys counts is not defined, so readers would disagree."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("an object has a key twice")
+    return found
+
+
+def load_record(folder: Path) -> RunRecord:
+    """Read and validate a run's record.json (or a record.json itself). InputError says what is wrong with it."""
+    path = folder / RECORD if folder.is_dir() else folder
+    if not path.exists():
+        raise InputError(f"{folder} holds no run: there is no {RECORD}")
+    data = _bytes(path)
+    raw = _parsed(path, data)
+    found = raw.get("schema") if isinstance(raw, dict) else None
+    if found == "unlearn-metrics/record/1":
+        data = json.dumps(_from_1(raw)).encode()
+    elif found != SCHEMA:
+        raise InputError(f"{path} has schema {str(found)[:80]!r}; this version reads {SCHEMA!r} and record/1")
+    try:
+        record = RECORD_TYPE.validate_json(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))[:200] or "top level"
+        raise InputError(f"{path} is not a valid record: {where}: {first['msg']}") from None
+    except RecursionError:
+        raise InputError(f"{path} is not a valid record: it is nested too deeply") from None
+    _check(path, record)
+    return record
+
+
+def _from_1(raw: dict[str, Any]) -> dict[str, Any]:
+    """Schema 1 (version 0.1.0 before publishing): what it did not hold is unknown."""
+    unlearned = raw.get("checkpoints", {}) if isinstance(raw.get("checkpoints"), dict) else {}
+    path = unlearned.get("unlearned", {})
+    name = str(path.get("path", "unknown")) if isinstance(path, dict) else "unknown"
+    return raw | {"schema": SCHEMA, "name": name, "composites": {}, "prompts": {}, "git": None, "imported": None}
+
+
+def _check(path: Path, record: RunRecord) -> None:
+    """What the types can't say: names that we know, and claims that do not contradict each other."""
+    scored = [name for splits in record.scores.values() for metrics in splits.values() for name in metrics]
+    named: list[tuple[str, Iterable[str], Iterable[str]]] = [
+        ("model", record.scores, MODELS),
+        ("model", record.composites, MODELS),
+        ("metric", scored, METRICS.keys() | record.ability.keys()),
+        ("composite", [name for names in record.composites.values() for name in names], COMPOSITES),
+    ]
+    for what, names, known in named:
+        for name in names:
+            if name not in known:
+                raise InputError(f"{path} has an unknown {what} '{name[:80]}'; a newer version may know it")
+    for name in record.ability:
+        if name in METRICS or not ABILITY.fullmatch(name):
+            raise InputError(f"{path} is not a valid record: '{name[:80]}' is no TASK.METRIC of another lm-eval task")
+    for contradiction in _contradictions(record):
+        raise InputError(f"{path} is not a valid record: {contradiction}")
+
+
+def _contradictions(record: RunRecord) -> Iterable[str]:
+    """Where a record disagrees with itself, in words."""
+    fields, control = signature.parse(record.signature), record.control
+    if fields["benchmark"] != record.benchmark:
+        yield "its signature is of another benchmark"
+    if ("src" in fields) != (record.imported is not None):
+        yield "its signature and 'imported' disagree on whether it was imported"
+    if "ctl" in fields and (fields["ctl"] == "none") != (control.method == "none"):
+        yield "its signature and 'control' disagree on whether there was a control"
+    if control.keep is not None and not 0 < control.keep <= 1:
+        yield f"control keeps a share of {control.keep:g}"
+    _, keeps, kept = fields.get("ctl", "").rpartition(".keep")
+    if (kept if keeps else "") != ("" if control.keep is None else f"{control.keep:g}"):
+        yield "its signature and 'control' disagree on the share of retention that was kept"
+    elif keeps and control.metric is not None and fields["ctl"] != signature.ctl(control):
+        yield "its signature and 'control' disagree on what was kept"
+    if control.method == "none" and (control.alpha != 1 or "controlled" in record.scores):
+        yield "it has no control, but a controlled model"
+    groups: list[tuple[str, bool, Mapping[str, Score]]] = [
+        *((f"{m}, {split}", True, scores) for m, splits in record.scores.items() for split, scores in splits.items()),
+        *((m, False, scores) for m, scores in record.composites.items()),
+    ]
+    for where, one_split, scores in groups:
+        for name, score in scores.items():
+            low, high = score.ci_low, score.ci_high
+            if score.n == 0 and (score.value, low, high) != (None, None, None):
+                yield f"{where[:80]}: {name} has a value, but no document"
+            if (low is None) != (high is None) or (low is not None and high is not None and low > high):
+                yield f"{where[:80]}: {name} has no interval from {low} to {high}"
+        if one_split and len({score.n + score.unscored for score in scores.values()}) > 1:
+            yield f"{where[:80]}: its metrics count different documents"
+
+
+def load_documents(folder: Path) -> Observations:
+    """The documents of a run as they were scored, bit for bit. InputError if the files are not what `save` writes."""
+    observations: Observations = {}
+    for (model, split), read in load_splits(folder).items():
+        observations.setdefault(model, {})[split] = read()
+    return observations
+
+
+def load_splits(
+    folder: Path, moments: bool = True, meanwhile: Callable[[Clusters], object] = lambda _: None
+) -> dict[tuple[str, str], Callable[[], list[Document]]]:
+    """(model, split) -> how to make its documents, the largest part of loading them, from the tables read here.
+
+    moments: False leaves the mean and variance of log p unread, and empty in the token scores.
+    meanwhile: is called with what is known before the token scores are read, which takes one core.
+    """
+    foreign = load_record(folder).ability if (folder / RECORD).exists() else ()
+    texts = tables.by_split(tables.read(folder / TEXTS, foreign))
+    for model, count in Counter(model for model, _ in texts).items():
+        if model not in MODELS:
+            raise InputError(f"{folder / TEXTS} has an unknown model '{model[:80]}'")
+        if count > tables.MAX_SPLITS:
+            raise InputError(f"{folder / TEXTS} has more than {tables.MAX_SPLITS:,} splits")
+    with ThreadPoolExecutor(1) as beside:
+        reading = beside.submit(tables.read, folder / TOKENS, but=() if moments else tables.MOMENTS)
+        meanwhile({key: table.column("cluster").to_numpy() for key, table in texts.items()})
+        tokens = tables.by_split(reading.result())
+    for key in tokens.keys() - texts.keys():
+        raise InputError(f"{folder / TOKENS} holds token scores of no known document or role: {str(key)[:200]}")
+    return {key: partial(tables.documents, folder, *key, table, tokens.get(key)) for key, table in texts.items()}

@@ -1,0 +1,107 @@
+"""The numbers of a record in plain sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from unlearn_metrics.documents import is_forget, kept_on
+from unlearn_metrics.record import Control, Imported, RunRecord, Scores
+
+
+def _named(metric: str | None) -> str:
+    """A retention metric and, where its name does not say so, what it is of."""
+    return f"{metric} on retain" if kept_on(str(metric)) == "retain" else str(metric)
+
+
+def describe(control: Control) -> str:
+    """The control in words."""
+    if control.method == "none":
+        return "control: none"
+    given = "".join(f", {name} {value}" for name, value in control.parameters.items())
+    text = f"control: {control.method}{given}, alpha = {control.alpha:.4g} (0 = original, 1 = unlearned)"
+    if control.target is None or control.achieved is None or control.keep is None:
+        return text
+    text += f"; {_named(control.metric)}: {control.achieved:.3f} on the calibrating half (target {control.target:.3f}"
+    text += f" = {control.keep:g} of the original's)"
+    if control.achieved_held_out is not None and control.original_held_out:
+        text += f", {control.achieved_held_out:.3f} on the held-out half"
+        text += f" ({control.achieved_held_out / control.original_held_out:.1%} of the original's)"
+    return text
+
+
+def verdict(scores: Scores, control: Control, imported: Imported | None = None) -> str:
+    """One plain sentence on what the raw numbers hide and what is left under control."""
+    if imported is not None:
+        return (
+            f"Imported from a log of {imported.format}: raw numbers of one checkpoint, without the original beside it "
+            "and without a control, so they do not tell what the unlearning cost."
+        )
+    hazards = hazardous(scores, "uncontrolled")
+    metric = "extraction_strength"
+    keeps = control.metric or (metric if hazards is None else "mmlu.acc")
+
+    def share(model: str, split: str, metric: str) -> str | None:
+        mine, base = (_value(scores, of, split, metric) for of in (model, "original"))
+        return None if mine is None or not base else f"{mine / base:.0%}"
+
+    def retained(model: str) -> str | None:
+        found = share(model, kept_on(keeps), keeps)
+        where = "on the retain set" if keeps == metric else f"of the original's {_named(keeps)}"
+        return None if found is None else f"{found} {where}"
+
+    forget, retain = share("uncontrolled", "forget", metric), retained("uncontrolled")
+    if hazards is not None:
+        raw = f"As published, the unlearned model answers {hazards} of WMDP's questions right"
+        raw += f" (the original {hazardous(scores, 'original')}; chance: 25%)"
+        raw += "" if retain is None else f" and keeps {retain}"
+        left = hazardous(scores, "controlled")
+    elif forget is None or retain is None:
+        which = metric if forget is None else keeps
+        return f"The original model shows no {which} to compare with, so nothing can be said about forgetting."
+    else:
+        raw = f"As published, the unlearned model keeps {forget} of the original's {metric} on the forget set"
+        raw += f" and {retain}"
+        left = share("controlled", "forget", metric)
+    kept = retained("controlled")
+    if left is None or kept is None:
+        return raw + "; without a control the two cannot be told apart."
+    if control.alpha == 0:
+        what = "mixture with the original" if control.method == "mix" else f"model that {control.method} gives"
+        return f"{raw}; no {what} above alpha 0 keeps enough, so under control nothing is forgotten."
+    if control.alpha == 1:
+        return raw + "; it needs no control."
+    how = "mixed back to" if control.method == "mix" else f"controlled by {control.method} at"
+    raw += f"; {how} alpha {control.alpha:.2g} it keeps {kept}, and "
+    return raw + (f"{left} on the forget set is still there." if hazards is None else f"answers {left} right.")
+
+
+def _value(scores: Scores, model: str, split: str, metric: str) -> float | None:
+    score = scores.get(model, {}).get(split, {}).get(metric)
+    return None if score is None else score.value
+
+
+def hazardous(scores: Scores, model: str) -> str | None:
+    """WMDP's accuracies in words: 31% (bio), 28% (cyber). None where they are not what is to be forgotten."""
+    splits = [] if "forget" in scores.get(model, {}) else [s for s in scores.get(model, {}) if is_forget(s)]
+    found = [(split, _value(scores, model, split, f"{split}.acc")) for split in splits]
+    return ", ".join(f"{acc:.0%} ({split.removeprefix('wmdp_')})" for split, acc in found if acc is not None) or None
+
+
+def moral(records: Mapping[str, RunRecord]) -> str:
+    """How a ranking by what is left of the forget set changes under control. From the records' numbers alone."""
+    metric = "extraction_strength"
+    left = {
+        name: [record.scores[model]["forget"][metric].value for model in ("uncontrolled", "controlled")]
+        for name, record in records.items()
+        if "controlled" in record.scores
+    }
+    known = {name: (raw, held) for name, (raw, held) in left.items() if raw is not None and held is not None}
+    if not known:
+        return "Nothing is known of what is left of the forget set."
+    best_raw, best_held = (min(known, key=lambda name, i=i: known[name][i]) for i in (0, 1))  # type: ignore[misc]
+    figures = "; ".join(f"{name} {raw:.3f} raw, {held:.3f} under control" for name, (raw, held) in known.items())
+    same = "so does it" if best_held == best_raw else f"{best_held} did"
+    return (
+        f"Left of the forget set ({metric}): {figures}.\n"
+        f"By raw numbers {best_raw} forgot most; at the same usefulness {same}."
+    )

@@ -1,0 +1,42 @@
+"""A trajectory as a picture: what is left of the forget set against retention, checkpoint by checkpoint."""
+
+from __future__ import annotations
+
+import io
+
+from unlearn_metrics.record import RunRecord
+
+
+def svg(record: RunRecord) -> bytes | None:
+    """x = retention on the calibrating half, y = the same metric on forget; the checkpoint chosen is filled.
+
+    None unless the control is `select`, calibrated on what the forget set has too.
+    """
+    control = record.control
+    points = sorted((p.alpha, p.retention, p.forget) for p in control.trace if p.forget is not None)
+    names = control.parameters.get("checkpoints", "").split(",")
+    if len(names) != len(points):
+        return None
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    canvas = io.BytesIO()
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "unlearn-metrics", "text.parse_math": False}):
+        figure = Figure((5.2, 3.8), layout="constrained")
+        axes = figure.subplots()
+        axes.plot([x for _, x, _ in points], [y for _, _, y in points], "-", color="#888888", lw=1)
+        labels: dict[tuple[float, float], list[str]] = {}
+        for name, (alpha, x, y) in zip(names, points, strict=True):
+            axes.plot(x, y, "o", mfc="#1f5fbf" if alpha == control.alpha else "white", mec="#1f5fbf", ms=7)
+            labels.setdefault((round(x, 2), round(y, 2)), []).append(name.removeprefix("checkpoint-"))
+        for i, (spot, same) in enumerate(labels.items()):  # one for what lies on one spot; up, down, up
+            up = (0, -14 if i % 2 else 7)
+            axes.annotate(", ".join(same), spot, up, textcoords="offset points", fontsize=8, ha="center")
+        axes.margins(0.12)
+        if control.target is not None:
+            axes.axvline(control.target, color="#888888", lw=0.9, ls="--")
+            axes.set_title(f"target {control.target:.3f}", fontsize=8, loc="right")
+        axes.set_xlabel(f"{control.metric} on retain, calibrating half")
+        axes.set_ylabel(f"{control.metric} on forget")
+        figure.savefig(canvas, format="svg", metadata={"Date": None})
+    return canvas.getvalue()

@@ -1,0 +1,186 @@
+"""A record as a person reads it: one table and one sentence. Nothing is printed here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+
+from rich.table import Table
+from rich.text import Text
+
+from unlearn_metrics.documents import is_forget
+from unlearn_metrics.metrics import METRICS, good
+from unlearn_metrics.record import RunRecord, Score, Scores
+from unlearn_metrics.scores.composites import COMPOSITES
+
+ARROW = {"higher": "↑", "lower": "↓", "zero": "→0", "half": "→½", "neither": "·"}
+COLUMNS = {
+    "original": "original",
+    "uncontrolled": "unlearned",
+    "controlled": "under control",
+    "retain_only": "retain-only",
+}
+# The rows of the table, by facet: (split, metric). "forget" = it and its further parts, "*" = every other split.
+HEADLINE: dict[str, list[tuple[str, str]]] = {
+    "Fluency": [("*", "perplexity"), ("forget", "perplexity"), ("*", "repetition"), ("forget", "repetition")],
+    "Knowledge retention": [
+        ("retain", "extraction_strength"),
+        ("retain", "probability"),
+        ("retain", "truth_ratio"),
+        ("*", "probability_normalised"),
+        ("*", "rouge"),
+        ("*", "rouge_f1"),
+    ],
+    "General ability": [],  # whatever other tasks were asked for
+    "Forget quality": [
+        ("forget", "extraction_strength"),
+        ("forget", "exact_memorization"),
+        ("forget", "probability"),
+        ("forget", "truth_ratio"),
+        ("forget", "rouge"),
+        ("forget", "rouge_f1"),
+    ],
+}
+
+
+def rows(names: Mapping[str, Collection[str]], everything: bool = False) -> list[tuple[str, str, str]]:
+    """(facet, split, metric) in table order. names: split -> its metrics; everything=True: beyond the headline."""
+    splits = [s for s in names if not s.endswith("_calibration")]
+    found = [
+        (facet, split, metric)
+        for facet, wanted in HEADLINE.items()
+        for pattern, metric in wanted
+        for split in splits
+        if (split == pattern or pattern == ("forget" if is_forget(split) else "*")) and metric in names[split]
+    ]
+    found += [(facet_of(m, split), split, m) for split in splits for m in names[split] if m not in METRICS]
+    found.sort(key=lambda row: list(HEADLINE).index(row[0]))
+    if everything:
+        rest = [(facet_of(metric, split), split, metric) for split in splits for metric in names[split]]
+        found = sorted(dict.fromkeys([*found, *rest]), key=lambda row: list(HEADLINE).index(row[0]))
+    return found
+
+
+def facet_of(metric: str, split: str) -> str:
+    if metric in METRICS and METRICS[metric].facet == "fluency":
+        return "Fluency"
+    if is_forget(split):
+        return "Forget quality"
+    return "Knowledge retention" if metric in METRICS else "General ability"
+
+
+def measured(scores: Scores) -> dict[str, dict[str, None]]:
+    """split -> the metrics that at least one model has on it, in order: logs of others need not hold an original."""
+    names: dict[str, dict[str, None]] = {}
+    for splits in scores.values():
+        for split, metrics in splits.items():
+            names.setdefault(split, {}).update(dict.fromkeys(metrics))
+    return names
+
+
+def arrow(record: RunRecord, metric: str, split: str) -> str:
+    return ARROW[record.ability.get(metric) or good(metric, split)]
+
+
+def number(value: float) -> str:
+    """Three decimals, or two digits where three decimals would say nothing."""
+    size = abs(value)
+    return f"{value:.3f}" if size == 0 or 5e-4 <= size < 10 else f"{value:.1f}" if 10 <= size < 1000 else f"{value:.1e}"
+
+
+def cell(score: Score | None) -> str:
+    """'value [low, high]', or a dash where nothing could be scored; what is unscored is said."""
+    if score is None:
+        return "—"
+    if score.value is None:
+        return f"— ({score.unscored} unscored)" if score.undefined is None else "—"
+    text = number(score.value)
+    if score.ci_low is not None and score.ci_high is not None:
+        text += f" [{number(score.ci_low)}, {number(score.ci_high)}]"
+    return text + (f" ({score.unscored} unscored)" if score.unscored else "")
+
+
+def _documents(scores: Iterable[Score | None]) -> str:
+    """How many documents a row is about; of models that were asked different numbers, each."""
+    return ", ".join(map(str, dict.fromkeys(score.n + score.unscored for score in scores if score is not None)))
+
+
+def composites(record: RunRecord) -> list[tuple[str, list[Score | None]]]:
+    """(name, its score for every model of the table) of the composites that have a value for one model at least."""
+    models = [model for model in COLUMNS if model in record.scores]
+    found = {name: [record.composites.get(model, {}).get(name) for model in models] for name in COMPOSITES}
+    return [(n, scores) for n, scores in found.items() if any(s is not None and s.value is not None for s in scores)]
+
+
+def undefined(record: RunRecord) -> list[str]:
+    """'name, name: why they have no value' of the composites that the benchmark asks for, but the run can't tell."""
+    why: dict[str, dict[str, None]] = {}
+    for model, scores in record.composites.items():
+        for name, score in scores.items():
+            if score.undefined is not None:
+                everywhere = all(x.get(name) is None or x[name].value is None for x in record.composites.values())
+                where = "" if everywhere else f" ({COLUMNS[model]})"
+                why.setdefault(score.undefined, {})[name + where] = None
+    return [f"{', '.join(names)}: {reason}" for reason, names in why.items()]
+
+
+def table(record: RunRecord, everything: bool = False) -> Table:
+    models = [model for model in COLUMNS if model in record.scores]
+    result = Table(title=Text(record.benchmark), title_style="bold")
+    result.add_column("facet, metric (arrow: good)", no_wrap=True)
+    result.add_column("on")
+    for model in models:
+        result.add_column(COLUMNS[model], justify="right")
+    result.add_column("n", justify="right")
+    facet = ""
+    for row_facet, split, metric in rows(measured(record.scores), everything):
+        if row_facet != facet:
+            if facet:
+                result.add_section()
+            result.add_row(Text(row_facet, style="bold"))
+            facet = row_facet
+        found = [record.scores[model].get(split, {}).get(metric) for model in models]
+        result.add_row(
+            Text(f"  {metric} {arrow(record, metric, split)}"),
+            split,
+            *(Text(cell(score)) for score in found),
+            _documents(found),
+        )
+    figures = composites(record)
+    if figures:
+        result.add_section()
+        result.add_row(Text("Composites", style="bold"))
+    for name, found in figures:
+        label = f"  {name} {ARROW[COMPOSITES[name].better]}"
+        result.add_row(Text(label), "", *(Text(cell(score)) for score in found), _documents(found))
+    return result
+
+
+def escape_markdown(text: str) -> str:
+    """A stranger's text as text: what could be Markdown, HTML or a link becomes a character reference."""
+    text = "".join(c if c.isprintable() else "\ufffd" for c in text)
+    risky = r"[^\w /,.:;=()%'-]|:(?!\s)|(?<!\d)\.(?!\s)|(?<=\d)\.(?![\d\s])|(?<![^\W_])_|_(?![^\W_])"
+    return re.sub(risky, lambda found: f"&#{ord(found[0])};", text)
+
+
+def markdown(record: RunRecord) -> str:
+    """The same table for a README."""
+    models = [model for model in COLUMNS if model in record.scores]
+    lines = [
+        "| facet | metric | on | " + " | ".join(COLUMNS[model] for model in models) + " | n |",
+        "|---|---|---|" + "---:|" * (len(models) + 1),
+    ]
+    for facet, split, metric in rows(measured(record.scores)):
+        found = [record.scores[model].get(split, {}).get(metric) for model in models]
+        cells = [
+            facet,
+            f"{metric} {arrow(record, metric, split)}",
+            escape_markdown(split),
+            *map(cell, found),
+            _documents(found),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    for name, found in composites(record):
+        cells = ["Composites", f"{name} {ARROW[COMPOSITES[name].better]}", "", *map(cell, found), _documents(found)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"

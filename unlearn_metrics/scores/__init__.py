@@ -1,0 +1,1 @@
+"""Values of documents -> scores with intervals."""

@@ -1,0 +1,453 @@
+"""Figures of several splits or models: model utility, forget quality, attacks, OpenUnlearning's aggregates.
+
+Everything is computed on documents alone, [1 + resamples] values at a time: first the figure itself, then the same of
+every resample, from which the interval comes. Documents are drawn jointly: one draw of whole clusters for all metrics
+of a split and for all models, since they answered the same questions. docs/composites.md says what each one needs.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit
+
+from unlearn_metrics.documents import Document, Floats, MeanLoss, is_forget
+from unlearn_metrics.metrics import ATTACKS, METRICS, available, privacy, values
+from unlearn_metrics.metrics.forget_quality import ks_forget_quality
+from unlearn_metrics.metrics.memorization import log_truth_ratio
+from unlearn_metrics.record import Score
+from unlearn_metrics.scores import stats
+
+Splits = Mapping[str, Sequence[Document]]
+
+UTILITY = [
+    (split, metric)
+    for split, probability in (
+        ("retain", "probability"),
+        ("real_authors", "probability_normalised"),
+        ("world_facts", "probability_normalised"),
+    )
+    for metric in (probability, "rouge", "truth_ratio")
+]
+MEMBERSHIP = ("forget", "holdout")
+MEMORIZATION = ("extraction_strength", "exact_memorization", "probability_paraphrased_answer")
+FORGETTING = (*MEMORIZATION, "gibberish")  # what composites take of the forget set
+# 1 - the AUC of forget against holdout by Min-40 % of the models that MUSE's authors retrained without the forget set
+# (Shi et al. 2024, the constants of their code; 7B models)
+PUBLISHED = {"muse_news": 0.4772, "muse_books": 0.5393}
+SCALED_ATTACKS = ("loss", "zlib", "min_k", "min_k_plus_plus")
+
+
+class Undefined(Exception):
+    """The figure has no value here. The message says why, or what it needs."""
+
+
+class Model:
+    """What composites ask of one model's documents: figures as [1 + resamples] values. Everything is computed once."""
+
+    def __init__(
+        self,
+        splits: Splits,
+        seed: int,
+        reference: Model | None = None,
+        original: Model | None = None,
+        benchmark: str = "",
+    ) -> None:
+        self.splits, self.seed, self.benchmark = splits, seed, benchmark
+        self._reference, self._original = reference, original
+        self._known: dict[tuple[str, ...], Floats] = {}
+        self._means: dict[str, dict[str, Floats]] = {}
+
+    def _once(self, key: tuple[str, ...], compute: Callable[[], Floats]) -> Floats:
+        if key not in self._known:
+            self._known[key] = compute()
+        return self._known[key]
+
+    @property
+    def reference(self) -> Model:
+        """The retain-only model."""
+        if self._reference is None:
+            raise Undefined("needs a retain-only model (--retain-model or --reference-record)")
+        return self._reference
+
+    @property
+    def original(self) -> Model:
+        if self._original is None:
+            raise Undefined("needs the original model")
+        return self._original
+
+    def about(self, splits: Sequence[str]) -> Sequence[str]:
+        """The splits of a composite, by the names that this benchmark has for them."""
+        return (
+            (*membership(self.splits), *(s for s in splits if s not in MEMBERSHIP)) if "holdout" in splits else splits
+        )
+
+    def clusters(self, splits: Sequence[str]) -> int:
+        """What an interval over several splits rests on: of the one with the fewest."""
+        return min(len({d["cluster"] for d in self.splits[split]}) for split in splits)
+
+    def documents(self, split: str) -> Sequence[Document]:
+        if not self.splits.get(split):
+            raise Undefined(f"needs {split} documents of the model compared with")
+        return self.splits[split]
+
+    def _draw(self, split: str) -> tuple[NDArray[np.integer], list[int]]:
+        """(clusters [n], seed) of a split's resampling: another stream for every split."""
+        return np.array([d["cluster"] for d in self.documents(split)]), stream(split, self.seed)
+
+    def weights(self, split: str) -> Floats:
+        """[1 + resamples, n]: every document once, then the draws."""
+
+        def draw() -> Floats:
+            clusters, stream = self._draw(split)
+            return np.vstack([np.ones(len(clusters)), stats.bootstrap_weights(clusters, stream)])
+
+        return self._once(("weights", split), draw)
+
+    def mean(self, split: str, metric: str) -> Floats:
+        """[1 + resamples] aggregates of a metric. Raises Undefined where no document has it."""
+        documents = self.documents(split)
+        if split not in self._means:  # all that may be asked for, since they are drawn together
+            names = [name for name in available(documents) if name in averaged(split)]
+            figures = np.array([*values(names, documents).values()]).reshape(-1, len(documents))
+            self._means[split] = dict(zip(names, self._averages(split, figures), strict=True))
+        if metric not in self._means[split]:
+            raise Undefined(f"needs {metric} on {split}")
+        return self._defined(split, metric, self._means[split][metric])
+
+    def average(self, split: str, what: str, values: Floats) -> Floats:
+        """[1 + resamples] means of a figure of the documents, [n]."""
+        return self._defined(split, what, self._averages(split, values[None])[0])
+
+    def _averages(self, split: str, figures: Floats) -> Floats:
+        """[figures, 1 + resamples] means of figures of the documents, [figures, n]."""
+        points = [stats.mean(row[~np.isnan(row)]) for row in figures]
+        return np.column_stack([points, stats.resampled_means(figures, *self._draw(split))])
+
+    def _defined(self, split: str, what: str, means: Floats) -> Floats:
+        if np.isnan(means[0]):
+            raise Undefined(f"{what} is unscored for all {len(self.documents(split))} documents of {split}")
+        return means
+
+    def log_ratios(self, split: str) -> dict[str, float]:
+        """question -> log truth ratio. Raises Undefined if one document has none."""
+        documents = self.documents(split)
+        if not all(METRICS["truth_ratio"].can_score(d) for d in documents):
+            raise Undefined(f"needs the losses that truth_ratio on {split} is made of")
+        ratios = [log_truth_ratio(d["true_answer"], d["wrong_answers"]) for d in documents]
+        return _by_question("truth_ratio", documents, ratios)
+
+    def attack(self, name: str, split: str) -> dict[str, float]:
+        """question -> attack score. Raises Undefined if one document has none: an AUC is about all of them."""
+        documents = self.documents(split)
+        if name == "reference":
+            mine, theirs = self.attack("loss", split), self.reference.attack("loss", split)
+            if mine.keys() != theirs.keys():
+                raise ValueError(f"the reference attack compares the same documents; those of {split} differ")
+            return _by_question(name, documents, [loss - theirs[question] for question, loss in mine.items()])
+        if name not in available(documents):
+            raise Undefined(f"needs {name} on {split}")
+        return _by_question(name, documents, values([name], documents)[name])
+
+    def auc(self, attack: str) -> Floats:
+        """[1 + resamples] areas under the curve, forget against holdout."""
+
+        def areas() -> Floats:
+            pair = membership(self.splits)
+            scores = [np.array(list(self.attack(attack, split).values())) for split in pair]
+            weights = _paired(*(self.weights(split) for split in pair))
+            return privacy.weighted_aucs(*scores, *weights)
+
+        return self._once(("auc", attack), areas)
+
+
+def membership(splits: Collection[str]) -> tuple[str, str]:
+    """The splits that attacks compare: forget and holdout, or the same part of both (`forget_privleak`, ...)."""
+    parts = sorted(split.removeprefix("holdout") for split in splits if split.startswith("holdout"))
+    return next((pair for p in parts if (pair := (f"forget{p}", f"holdout{p}"))[0] in splits), MEMBERSHIP)
+
+
+def _paired(*resampled: Floats) -> list[Floats]:
+    """As many rows of each as all have: a split of too few clusters has the figure alone."""
+    return [r[: min(map(len, resampled))] for r in resampled]
+
+
+def questions(documents: Sequence[Document]) -> list[str]:
+    """What was asked, apart from how it was prompted: two models may have templates of their own, and logs rows of
+    their own. A question that comes again is told by its number; where no text is known, the row stands for it."""
+    texts = [str(d.get("question") or d.get("reference", f"row {d['id']}")) for d in documents]
+    seen: Counter[str] = Counter()
+    keys = []
+    for text in texts:
+        seen[text] += 1
+        keys.append(f"{text} #{seen[text]}")
+    return keys
+
+
+def _by_question(what: str, documents: Sequence[Document], values: Sequence[float]) -> dict[str, float]:
+    """question -> value. Raises Undefined if one is NaN."""
+    unknown = int(np.isnan(values).sum())
+    if unknown:
+        raise Undefined(f"{what} is not known for {unknown} of {len(values)} documents of {documents[0]['split']}")
+    return dict(zip(questions(documents), values, strict=True))
+
+
+def harmonic(*parts: Floats) -> Floats:
+    """Harmonic mean of figures, resample by resample; 0 where one is 0."""
+    from scipy.stats import hmean  # half a second, which records alone need not wait
+
+    return np.asarray(hmean(np.clip(_paired(*parts), 0, None), axis=0))
+
+
+# --- the figures ------------------------------------------------------------------------------------------------------
+
+
+def model_utility(m: Model) -> Floats:
+    """Harmonic mean of nine: {retain, real authors, world facts} x {probability (normalised but for retain), ROUGE-L
+    recall, truth ratio}; 0 if one of them is. Source: Maini et al. 2024 (TOFU, arXiv 2401.06121), section 2.2.2.
+    """
+    return harmonic(*(m.mean(split, metric) for split, metric in UTILITY))
+
+
+def forget_quality(m: Model) -> Floats:
+    """p-value of the exact two-sample KS test on the truth ratios, against the retain-only model's on the same
+    questions; then those of resamples, in which both models are asked the questions drawn.
+
+    Source: Maini et al. 2024 (TOFU), section 2.2.3. Drawn by clusters, a resample of n questions has about n: its p is
+    that of its distance between the distribution functions, at n.
+    """
+    from scipy.stats import ks_2samp
+
+    mine, theirs = m.log_ratios("forget"), m.reference.log_ratios("forget")
+    point = ks_forget_quality(mine, theirs)
+    both = np.array([[mine[q], theirs[q]] for q in mine])
+    order = np.argsort(both, axis=None, kind="stable")
+    values = both.ravel()[order]
+    last = np.append(values[1:] != values[:-1], True)  # of equal values, where a distribution function has its step
+    weights = m.weights("forget")[1:]
+    steps = weights[:, order // 2] * np.where(order % 2 == 0, 1, -1)
+    distance = np.abs(steps.cumsum(1)[:, last]).max(1, initial=0) / weights.sum(1)
+    n = len(mine)
+    hops, which = np.unique(np.rint(distance * n).astype(int), return_inverse=True)
+    p = np.array([ks_2samp(np.arange(n), np.arange(n) + h - 0.5 if h else np.arange(n)).pvalue for h in hops])
+    return np.array([point, *(p[which] if len(hops) else [])])
+
+
+def auc(m: Model, attack: str) -> Floats:
+    """Area under the curve of a membership attack, forget against holdout: 0.5 = it learns nothing.
+
+    `reference`: mean loss minus the retain-only model's on the same text (Carlini et al. 2021, arXiv 2012.07805, with
+    the retrained model as the reference, as in OpenUnlearning).
+    """
+    return m.auc(attack)
+
+
+def privleak(m: Model) -> Floats:
+    """100 x ((1 - AUC) / (1 - AUC_retain) - 1) by Min-40 %: 0 = as private as the retain-only model, below:
+    under-unlearned, above: over-unlearned. Source: Shi et al. 2024 (MUSE, arXiv 2407.06460), eq. 1, in OpenUnlearning's
+    orientation.
+    """
+    return _leak(*_paired(m.auc("min_k"), m.reference.auc("min_k")))
+
+
+def privleak_published(m: Model) -> Floats:
+    """privleak against the AUC of the model that MUSE's authors retrained, as they published it, not measured again.
+
+    Meaningful for models of the kind that they retrained. Its interval takes the constant to be exact.
+    """
+    mine = m.auc("min_k")
+    return _leak(mine, np.full_like(mine, 1 - PUBLISHED[m.benchmark]))
+
+
+def _leak(mine: Floats, theirs: Floats) -> Floats:
+    if theirs[0] == 1:
+        raise Undefined("the retain-only model separates forget from holdout perfectly")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        leaks = 100 * ((1 - mine) / (1 - theirs) - 1)
+    return np.where(np.isfinite(leaks), leaks, np.nan)
+
+
+def memorization_score(m: Model) -> Floats:
+    """Harmonic mean of 1 - {extraction strength, exact memorization, probability of the paraphrased answer, truth
+    ratio} on forget; the truth ratio here is p_true / (p_true + p_wrong). 1 = nothing memorized.
+
+    Source: Dorna et al. 2025 (OpenUnlearning, arXiv 2506.12618), appendix F.1, its truth ratio as in the report (page
+    18; open-unlearning issue #138), which is not the one of its code.
+    """
+    parts = [1 - m.mean("forget", name) for name in MEMORIZATION]
+    truth = expit(-np.array(list(m.log_ratios("forget").values())))
+    return harmonic(*parts, 1 - m.average("forget", "truth_ratio", truth))
+
+
+def privacy_score(m: Model) -> Floats:
+    """Harmonic mean over loss, zlib, Min-K and Min-K++ of s = 1 - |AUC - AUC_retain| / |AUC_original - AUC_retain|,
+    at least 0: 1 = the attack sees what it sees in the retain-only model, 0 = as far from that as the original.
+
+    Source: Dorna et al. 2025, appendix F.1, which gives the harmonic mean of four s in [0, 1] that say "how closely the
+    model aligns with the retain model", but not how s is computed; its code was not released (open-unlearning issues
+    #150, #172). This s is the reading proposed in #172. It is not the authors': theirs gives the original model 0.10
+    (Table 3), this one 0 by definition.
+    """
+    parts = []
+    for attack in SCALED_ATTACKS:
+        mine, base, start = _paired(m.auc(attack), m.reference.auc(attack), m.original.auc(attack))
+        if start[0] == base[0]:
+            raise Undefined(f"{attack} sees no difference between the original and the retain-only model")
+        with np.errstate(divide="ignore", invalid="ignore"):
+            parts.append(np.clip(1 - np.abs(mine - base) / np.abs(start - base), 0, 1))
+    return harmonic(*parts)
+
+
+def utility_score(m: Model) -> Floats:
+    """Harmonic mean of model utility and fluency on forget (1 - gibberish), relative to the original model's.
+
+    Source: Dorna et al. 2025, appendix F.1 for the harmonic mean. That it is relative to the model before unlearning is
+    read off Table 3, where that model has 1.00; whether the mean was divided, as here, or its parts, is not said.
+    """
+    mine, start = _paired(*(harmonic(model_utility(x), 1 - x.mean("forget", "gibberish")) for x in (m, m.original)))
+    if start[0] == 0:
+        raise Undefined("the original model's utility is 0")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(start > 0, mine / start, np.nan)
+
+
+def overall_score(m: Model) -> Floats:
+    """Harmonic mean of memorization_score, privacy_score and utility_score (open-unlearning issue #150; the rows of
+    Table 3 in Dorna et al. 2025 agree).
+    """
+    return harmonic(memorization_score(m), privacy_score(m), utility_score(m))
+
+
+def tradeoff_score(m: Model) -> Floats:
+    """Forgetting against usefulness: harmonic mean of memorization_score and utility_score.
+
+    Source: Dorna et al. 2025, appendix F.2, which tunes methods by it (Table 6).
+    """
+    return harmonic(memorization_score(m), utility_score(m))
+
+
+@dataclass(frozen=True)
+class Composite:
+    """fn gives the figure and its resamples. splits: what a benchmark must have for it to be a question at all.
+
+    compares: with the retain-only model, which is not compared with itself. only: the benchmarks it is defined for.
+    """
+
+    fn: Callable[[Model], Floats]
+    splits: tuple[str, ...]
+    better: Literal["higher", "zero", "half"] = "higher"
+    compares: bool = False
+    only: Collection[str] | None = None
+
+
+_NINE = ("retain", "real_authors", "world_facts")
+COMPOSITES: dict[str, Composite] = {
+    "model_utility": Composite(model_utility, _NINE),
+    "forget_quality": Composite(forget_quality, ("forget",), compares=True),
+    "privleak": Composite(privleak, MEMBERSHIP, "zero", compares=True),
+    "privleak_published": Composite(privleak_published, MEMBERSHIP, "zero", only=PUBLISHED),
+    **{f"auc_{attack}": Composite(partial(auc, attack=attack), MEMBERSHIP, "half") for attack in ATTACKS},
+    "auc_reference": Composite(partial(auc, attack="reference"), MEMBERSHIP, "half", compares=True),
+    "memorization_score": Composite(memorization_score, ("forget",)),
+    "privacy_score": Composite(privacy_score, MEMBERSHIP, compares=True),
+    "utility_score": Composite(utility_score, ("forget", *_NINE)),
+    "tradeoff_score": Composite(tradeoff_score, ("forget", *_NINE)),
+    "overall_score": Composite(overall_score, (*MEMBERSHIP, *_NINE), compares=True),
+}
+
+
+def compose(
+    splits: Splits,
+    reference: Splits | None = None,
+    original: Splits | None = None,
+    seed: int = 0,
+    benchmark: str = "",
+) -> dict[str, Score]:
+    """name -> Score for every composite whose splits the benchmark has; one without a value says why (`undefined`).
+
+    splits: documents of one model; reference: the retain-only model's; original: the original's. Both halves of a split
+    that served a calibration count: a composite is about the benchmark as it is defined. n: the documents it is about.
+    Raises ValueError if the reference was asked other questions.
+    """
+    base = None if reference is None else Model(whole(reference), seed)
+    start = None if original is None else Model(whole(original), seed)
+    model = Model(whole(splits), seed, base, start, benchmark)
+    if original is splits:
+        model._original = model
+    result = {}
+    for name, composite, about in applicable(model, reference is splits):
+        n = sum(len(model.splits[split]) for split in about)
+        try:
+            values = composite.fn(model)
+        except Undefined as why:
+            result[name] = Score(None, None, None, 0, n, str(why))
+        else:
+            result[name] = Score(float(values[0]), *stats.interval(values[1:], model.clusters(about)), n, 0)
+    return result
+
+
+def applicable(model: Model, is_reference: bool) -> Iterator[tuple[str, Composite, Sequence[str]]]:
+    """(name, composite, the splits that it is about) of those that can be asked of a model.
+
+    is_reference: whether it is the retain-only model itself, which is not compared with itself.
+    """
+    for name, composite in COMPOSITES.items():
+        about = model.about(composite.splits)
+        if not set(about) <= model.splits.keys() or (composite.compares and is_reference):
+            continue
+        if composite.only is None or model.benchmark in composite.only:
+            yield name, composite, about
+
+
+def averaged(split: str) -> set[str]:
+    """The metrics whose means over a split composites take."""
+    return {*FORGETTING} if is_forget(split) else {metric for s, metric in UTILITY if s == split}
+
+
+def stream(split: str, seed: int) -> list[int]:
+    """The seed of a split's resampling."""
+    return [seed, *split.encode()]
+
+
+def whole(splits: Splits) -> dict[str, list[Document]]:
+    """Splits with one that was halved for calibration in one piece again, in the order of the benchmark."""
+    joined = {name: list(documents) for name, documents in splits.items() if not name.endswith("_calibration")}
+    for name, documents in splits.items():
+        if name.endswith("_calibration"):
+            base = name.removesuffix("_calibration")
+            joined[base] = sorted([*joined.get(base, []), *documents], key=lambda d: int(d["id"]))
+    return joined
+
+
+def digest(
+    documents: Sequence[Document], found: Mapping[str, Sequence[float]], attacks: Collection[str] = ()
+) -> list[Document]:
+    """What `compose` takes of documents, small enough to send to another process: figures instead of token scores.
+
+    found: values that are known, metric -> one for each document; attacks: those that composites of the benchmark make,
+    if any. Texts are kept where composites match documents by what was asked.
+    """
+    split = documents[0]["split"] if documents else ""
+    compared = is_forget(split) or split.startswith("holdout")
+    taken = averaged(split.removesuffix("_calibration")) | ({*attacks} if compared else set())
+    names = [name for name in available(documents) if name in taken]
+    more = values([name for name in names if name not in found], documents)
+    columns = [found[name] if name in found else more[name] for name in names]
+    result = []
+    for d, row in zip(documents, zip(*columns, strict=True) if names else ((),) * len(documents), strict=True):
+        brief: Document = {key: d[key] for key in ("id", "split", "cluster")}
+        brief["logged"] = dict(zip(names, row, strict=True))
+        if is_forget(split):  # for log_ratios
+            losses = {role: d[role] for role in ("true_answer", "wrong_answers") if role in d}
+            for role, scores in losses.items():
+                brief[role] = [MeanLoss(s.loss) for s in scores] if isinstance(scores, list) else MeanLoss(scores.loss)
+        if compared:
+            brief |= {key: d[key] for key in ("question", "reference") if key in d}
+        result.append(brief)
+    return result
