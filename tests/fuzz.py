@@ -81,7 +81,7 @@ def seed_run(folder: Path) -> Path:
     record, seen = imports.import_log("open-unlearning", log, log, benchmark="tofu_forget05")
     flat = np.array([-0.5, -1.0, -0.1], np.float32)
     scores = TokenScores(np.array([1, 2, 0], np.int32), np.array([1, 3, 0], np.int32), flat, flat, -flat)
-    for document in seen["uncontrolled"]["forget"]:
+    for document in seen["unlearned"]["forget"]:
         document |= dict.fromkeys(("answer", "true_answer", "paraphrased_question"), scores)
         document |= {"wrong_answers": [scores, scores], "judged_generation": scores}
     wanted = {m: {s: imports.available(d) for s, d in splits.items()} for m, splits in seen.items()}

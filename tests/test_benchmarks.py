@@ -365,7 +365,7 @@ def test_score_on_a_benchmark_of_several_parts(tmp_path):
     record = store.load_record(tmp_path / "run")
     splits = ["forget", "retain", "forget_verbmem", "forget_privleak", "retain_privleak", "holdout_privleak"]
     assert list(record.scores["controlled"]) == splits
-    for model in ("original", "uncontrolled", "controlled"):
+    for model in ("original", "unlearned", "controlled"):
         found = record.composites[model]
         assert found["privleak"].undefined.startswith("needs a retain-only model")
         theirs = 1 - found["auc_min_k"].value
@@ -441,7 +441,7 @@ def test_score_on_wmdp(tmp_path, wmdp):
     for name in domains:
         right = [says(unlearned, prompt) == label for prompt, label in asked[name]]
         assert record.scores["original"][name][f"{name}.acc"].value == 1
-        found = record.scores["uncontrolled"][name][f"{name}.acc"]
+        found = record.scores["unlearned"][name][f"{name}.acc"]
         assert (found.value, found.n) == (pytest.approx(sum(right) / 8), 8)
     control, mmlu = record.control, record.scores["controlled"]["mmlu_calibration"]["mmlu.acc"]
     assert (control.metric, control.target) == ("mmlu.acc", pytest.approx(0.9))

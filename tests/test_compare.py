@@ -309,8 +309,8 @@ def test_signatures_that_differ_in_what_matters_are_refused(tmp_path):
     assert "ctl is mix.es.keep0.95 in one, mix.es.keep0.5 in the other; --anyway compares them" in done.stderr
     assert "ctl is mix.es.keep0.95 in one" in compare([a, b], anyway=True).notes[0]
     # the control is nothing to the model without it, and the seed to no value
-    raw = [save(tmp_path / n, values, model="uncontrolled", signature=s) for n, s in (("c", SIGNATURE), ("d", other))]
-    assert compare(raw).model == "uncontrolled"
+    raw = [save(tmp_path / n, values, model="unlearned", signature=s) for n, s in (("c", SIGNATURE), ("d", other))]
+    assert compare(raw).model == "unlearned"
     assert any("Without control" in note for note in compare(raw).notes)
     compare([a, save(tmp_path / "e", values, signature=SIGNATURE.replace("seed:0", "seed:1"))])
 
@@ -395,7 +395,7 @@ def test_the_collapsed_model_beside_the_moderate_one(tmp_path):
     done = cli("compare", tmp_path / "excessive", tmp_path / "moderate", "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    assert result["model"] == "uncontrolled"
+    assert result["model"] == "unlearned"
     assert result["paired"] == {"moderate": {"forget": 60, "retain": 60}}
     fluency, retention, quality = result["sentences"]
     assert fluency.startswith("Fluency: moderate is better than excessive by perplexity (retain, forget)")
@@ -405,7 +405,7 @@ def test_the_collapsed_model_beside_the_moderate_one(tmp_path):
     assert quality.startswith("Forget quality: moderate is worse than excessive by extraction_strength (forget)")
     assert any("read forget quality together with retention" in note for note in result["notes"])
     record = store.load_record(tmp_path / "moderate")
-    stored = {**record.scores["uncontrolled"], "": record.composites["uncontrolled"]}
+    stored = {**record.scores["unlearned"], "": record.composites["unlearned"]}
     for test in result["tests"]:
         if test["unscored"] == 0:
             assert test["value_run"] == pytest.approx(stored[test["split"]][test["metric"]].value)

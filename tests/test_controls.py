@@ -178,7 +178,7 @@ def test_layers_are_in_the_record_and_set_its_signature_apart(tmp_path):
     assert record["control"]["parameters"] == {"layers": "0-1"}
     assert re.search(r"\|ctl:layers-\w{8}\.alpha1\|", record["signature"])
     es = {m: record["scores"][m]["forget"]["extraction_strength"]["value"] for m in record["scores"]}
-    assert es["controlled"] != es["uncontrolled"]  # one layer of three, embeddings and head are the original's
+    assert es["controlled"] != es["unlearned"]  # one layer of three, embeddings and head are the original's
 
 
 # --- temperature
@@ -355,4 +355,4 @@ def test_score_of_an_adapter_is_that_of_the_merged_model(tmp_path):
         assert done.returncode == 0, done.stderr
         records.append(json.loads((tmp_path / f"run-{name}" / "record.json").read_text()))
     assert records[0]["scores"] == records[1]["scores"]
-    assert records[0]["scores"]["uncontrolled"] != records[0]["scores"]["original"]
+    assert records[0]["scores"]["unlearned"] != records[0]["scores"]["original"]

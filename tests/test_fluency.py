@@ -269,7 +269,7 @@ def test_a_collapsed_model_is_disfluent(
     fluency = [m for m in scores["original"]["retain"] if METRICS[m].facet == "fluency"]
     assert len(fluency) == 8 + (name == "demo")
     for split in ("forget", "retain"):
-        before, after = ({m: scores[model][split][m] for m in fluency} for model in ("original", "uncontrolled"))
+        before, after = ({m: scores[model][split][m] for m in fluency} for model in ("original", "unlearned"))
         assert all(s.n == 12 for s in before.values())
         for metric in ("repetition", "perplexity"):
             assert after[metric].value > 5 * before[metric].value + 0.5, metric

@@ -105,7 +105,7 @@ def test_score_says_how_far_it_separates(tmp_path: Path):
     assert done.returncode == 0, done.stderr
     record, documents = store.load_record(tmp_path / "run"), store.load_documents(tmp_path / "run")
     assert record.work["backward_passes"] == 3 * 12
-    for model in ("original", "uncontrolled", "controlled"):
+    for model in ("original", "unlearned", "controlled"):
         inside, outside = ([d["gradient"] for d in documents[model][split]] for split in ("forget", "holdout"))
         wins = sum((a < b) + 0.5 * (a == b) for a in inside for b in outside)
         assert record.composites[model]["auc_gradnorm"].value == pytest.approx(wins / 36)

@@ -204,7 +204,7 @@ def test_logs_with_hostile_rows(tmp_path, change, says):
 
 def test_long_texts_are_refused_where_they_would_be_compared(tmp_path, run_folder):
     record, seen = store.load_record(run_folder), store.load_documents(run_folder)
-    seen["uncontrolled"]["forget"][0]["generation"] = "a " * 60_000
+    seen["unlearned"]["forget"][0]["generation"] = "a " * 60_000
     store.save(tmp_path / "run", record, seen)
     assert "characters" in refused(lambda: rescore.rescore(tmp_path / "run"))
 
@@ -302,9 +302,9 @@ def test_contradictions_are_refused(tmp_path, run_folder, change, says):
     raw = json.loads((run_folder / store.RECORD).read_text())
     for part, value in change.items():
         if part == "scores":
-            raw["scores"]["uncontrolled"]["forget"]["probability"] |= value
+            raw["scores"]["unlearned"]["forget"]["probability"] |= value
         elif part == "composites":
-            raw["composites"]["uncontrolled"]["auc_loss"] |= value
+            raw["composites"]["unlearned"]["auc_loss"] |= value
         elif part == "models":
             raw["scores"][value] = {}
         elif isinstance(value, dict):
@@ -322,9 +322,9 @@ EVIL = "[bold]x[/] \x1b[2J\x1b]0;title\x07 \u202egnp.exe :smile: <script>"
 
 def test_hostile_names_are_shown_not_obeyed(tmp_path, run_folder):
     record, seen = store.load_record(run_folder), store.load_documents(run_folder)
-    seen["uncontrolled"][EVIL] = seen["uncontrolled"].pop("holdout")
-    scores = {**record.scores, "uncontrolled": {**record.scores["uncontrolled"]}}
-    scores["uncontrolled"][EVIL] = scores["uncontrolled"].pop("holdout")
+    seen["unlearned"][EVIL] = seen["unlearned"].pop("holdout")
+    scores = {**record.scores, "unlearned": {**record.scores["unlearned"]}}
+    scores["unlearned"][EVIL] = scores["unlearned"].pop("holdout")
     store.save(tmp_path / "run", replace(record, scores=scores, composites={}, name=EVIL, verdict=EVIL), seen)
     command = [sys.executable, "-m", "unlearn_metrics", "rescore", "-v", str(tmp_path / "run")]
     environment = os.environ | {"FORCE_COLOR": "1", "COLUMNS": "250"}

@@ -92,7 +92,7 @@ def muse_log(n: int = 6) -> dict[str, Any]:
 
 def test_tofu_log_by_hand(tmp_path):
     record, seen = imports.import_log("tofu", write(tmp_path / "ga-52" / "eval_log_aggregated.json", tofu_log()))
-    scores = record.scores["uncontrolled"]
+    scores = record.scores["unlearned"]
     assert (record.benchmark, record.name) == ("tofu_forget01", "ga-52")
     assert scores["forget"]["probability"].value == pytest.approx(math.exp(-1))
     assert scores["forget"]["rouge"].value == pytest.approx(2 / 3)
@@ -103,9 +103,9 @@ def test_tofu_log_by_hand(tmp_path):
     normalised = math.exp(-1) / (math.exp(-1) + math.exp(-2) + math.exp(-4))
     assert scores["world_facts"]["probability_normalised"].value == pytest.approx(normalised)
     nine = [math.exp(-1), 2 / 3, 1 - ratio, *[normalised, 2 / 3, 1 - ratio] * 2]
-    assert record.composites["uncontrolled"]["model_utility"].value == pytest.approx(9 / sum(1 / v for v in nine))
-    assert seen["uncontrolled"]["forget"][3]["question"] == "Question 3?"
-    assert [d["cluster"] for d in seen["uncontrolled"]["forget"]] == [0] * 20 + [1] * 20
+    assert record.composites["unlearned"]["model_utility"].value == pytest.approx(9 / sum(1 / v for v in nine))
+    assert seen["unlearned"]["forget"][3]["question"] == "Question 3?"
+    assert [d["cluster"] for d in seen["unlearned"]["forget"]] == [0] * 20 + [1] * 20
     assert "probability_paraphrased_answer" not in scores["world_facts"]
 
 
@@ -133,7 +133,7 @@ def test_forget_quality_pairs_by_question(tmp_path):
     logs = write(tmp_path / "mine.json", mine), write(tmp_path / "theirs.json", theirs)
     record, seen = imports.import_log("tofu", *logs)
     expected = ks_2samp(np.arange(40) / 1000, np.arange(40) / 1000 + 0.1).pvalue
-    assert record.composites["uncontrolled"]["forget_quality"].value == pytest.approx(expected)
+    assert record.composites["unlearned"]["forget_quality"].value == pytest.approx(expected)
     assert [d["question"] for d in seen["retain_only"]["forget"]] == [f"Question {i}?" for i in range(40)]
     assert any("1 questions" in note for note in record.imported.notes)
     theirs["eval_log_forget.json"]["generated_text"]["5"][0] = "[INST] A new one? [/INST]"
@@ -146,16 +146,16 @@ def test_a_logged_rouge_that_its_texts_do_not_give_stays_and_is_said(tmp_path):
     log["eval_log.json"]["rougeL_recall"]["7"] = 1.0
     record, _ = imports.import_log("tofu", write(tmp_path / "log.json", log))
     assert record.imported.as_logged == ["rouge"]
-    assert any("rouge (uncontrolled, retain): 1 of 40" in note for note in record.imported.notes)
-    assert record.scores["uncontrolled"]["retain"]["rouge"].value == pytest.approx((39 * 2 / 3 + 1) / 40)
-    assert record.scores["uncontrolled"]["forget"]["rouge"].value == pytest.approx(2 / 3)
+    assert any("rouge (unlearned, retain): 1 of 40" in note for note in record.imported.notes)
+    assert record.scores["unlearned"]["retain"]["rouge"].value == pytest.approx((39 * 2 / 3 + 1) / 40)
+    assert record.scores["unlearned"]["forget"]["rouge"].value == pytest.approx(2 / 3)
 
 
 def test_missing_values_are_unscored(tmp_path):
     log = tofu_log()
     log["eval_log.json"]["avg_gt_loss"]["3"] = float("nan")
     del log["eval_log.json"]["avg_gt_loss"]["4"]
-    score = imports.import_log("tofu", write(tmp_path / "log.json", log))[0].scores["uncontrolled"]["retain"]
+    score = imports.import_log("tofu", write(tmp_path / "log.json", log))[0].scores["unlearned"]["retain"]
     assert (score["probability"].n, score["probability"].unscored) == (38, 2)
     assert (score["rouge"].n, score["rouge"].unscored) == (40, 0)
 
@@ -166,15 +166,15 @@ def test_muse_log(tmp_path):
     with pytest.raises(InputError, match="pass --benchmark"):
         imports.import_log("open-unlearning", log)
     record, seen = imports.import_log("open-unlearning", log, benchmark="muse_news")
-    scores = record.scores["uncontrolled"]
+    scores = record.scores["unlearned"]
     assert record.name == "npo"
-    assert seen["uncontrolled"]["forget"][2]["question"] == "What 2?"
+    assert seen["unlearned"]["forget"][2]["question"] == "What 2?"
     assert scores["forget_verbmem"]["extraction_strength"].value == 0.25
     assert scores["forget"]["rouge"].value == 0.5  # recall: "run" of "run fast"; stemmed on both sides
     assert scores["forget_privleak"]["min_k"].value == 2.5
     assert scores["holdout_privleak"]["loss"].value == 3.5
     wins = sum((h + 2.5 > f) + 0.5 * (h + 2.5 == f) for f in range(6) for h in range(6))
-    assert record.composites["uncontrolled"]["auc_min_k"].value == pytest.approx(wins / 36)
+    assert record.composites["unlearned"]["auc_min_k"].value == pytest.approx(wins / 36)
     assert scores["forget"]["rouge_f1"].value == pytest.approx(1 / 3)  # stemmed, as logged; unstemmed it is 0
     assert scores["holdout_privleak"]["gradnorm"].value == 4.5
     as_logged = {"extraction_strength", "exact_memorization", "rouge_f1", "min_k", "gradnorm"}
@@ -203,7 +203,7 @@ def test_muse_privleak(tmp_path):
     logs = write(tmp_path / "mine.json", mine), write(tmp_path / "theirs.json", theirs)
     record, _ = imports.import_log("open-unlearning", *logs, benchmark="muse_books")
     # holdout + 2.5 beats forget in 30 of 36 pairs, holdout + 0.5 in 21
-    assert record.composites["uncontrolled"]["privleak"].value == pytest.approx(100 * ((6 / 36) / (15 / 36) - 1))
+    assert record.composites["unlearned"]["privleak"].value == pytest.approx(100 * ((6 / 36) / (15 / 36) - 1))
     assert "privleak" not in record.composites["retain_only"]
 
 
@@ -289,11 +289,11 @@ def test_published_tofu_logs(name):
     assert record.imported.as_logged == []
     assert record.name == name
     for title, split in TASKS.items():
-        scores = record.scores["uncontrolled"][split]
+        scores = record.scores["unlearned"][split]
         probability = "probability" if split in ("retain", "forget") else "probability_normalised"
         for short, metric in (("ROUGE", "rouge"), ("Prob", probability), ("TR", "truth_ratio")):
             assert scores[metric].value == pytest.approx(expected[f"{short} {title}"], abs=1e-6)
-    utility = record.composites["uncontrolled"]["model_utility"].value
+    utility = record.composites["unlearned"]["model_utility"].value
     assert utility == pytest.approx(expected["Model Utility"], abs=1e-6)
 
 
@@ -301,7 +301,7 @@ def test_published_tofu_logs(name):
 def test_published_forget_quality_and_interval():
     reference = json.loads((SHARED / "reference" / "tofu_authors_logs.json").read_text())
     record, _ = imports.import_log("tofu", published(FULL), published(RETAIN), benchmark="tofu_forget10")
-    composites = record.composites["uncontrolled"]
+    composites = record.composites["unlearned"]
     published_values = reference["published"]["llama2-7b full wd0.01"]
     assert composites["model_utility"].value == pytest.approx(published_values["model_utility"], abs=1e-6)
     quality = published_values["forget_quality_vs_retain90"]
@@ -311,7 +311,7 @@ def test_published_forget_quality_and_interval():
     assert composites["model_utility"].ci_high == pytest.approx(high, abs=0.01)
     # the Phi model was asked the same under another template
     record, _ = imports.import_log("tofu", published(FULL), published(PHI), benchmark="tofu_forget10")
-    assert record.composites["uncontrolled"]["forget_quality"].n == 300
+    assert record.composites["unlearned"]["forget_quality"].n == 300
 
 
 # OpenUnlearning's metric -> (split, our metric); values of documents: the part of its log
@@ -365,16 +365,16 @@ def test_open_unlearning_summaries(tmp_path, name):
         if key not in PEER:
             continue
         split, metric = PEER[key]
-        ours = record.scores["uncontrolled"][split].get(metric)
+        ours = record.scores["unlearned"][split].get(metric)
         if ours is None:
             continue
         compared += 1
         if abs(ours.value - value) > 1e-6:
             assert metric in ("truth_ratio", "probability_normalised"), key
             assert with_epsilon(key, logs) == pytest.approx(value, abs=1e-6), key
-            assert any(note.startswith(f"{metric} (uncontrolled, {split})") for note in record.imported.notes)
+            assert any(note.startswith(f"{metric} (unlearned, {split})") for note in record.imported.notes)
     assert compared >= 20
-    composites = record.composites["uncontrolled"]
+    composites = record.composites["unlearned"]
     for attack in ("loss", "zlib", "min_k", "min_k_plus_plus"):
         assert composites[f"auc_{attack}"].value == pytest.approx(summary[f"mia_{attack}"], abs=1e-9)
     if name != "retain":  # it is its own reference here; the summary's was missing
@@ -387,7 +387,7 @@ def test_open_unlearning_summaries(tmp_path, name):
         assert composites["privleak"].value == pytest.approx(summary["privleak"], abs=1e-4)
     assert composites["model_utility"].value == pytest.approx(summary["model_utility"], abs=1e-6)
     # zlib: computed from loss and text as for a run of ours, and kept as logged only because the holdout has no texts
-    for document in seen["uncontrolled"]["forget"][:20]:
+    for document in seen["unlearned"]["forget"][:20]:
         logged = logs["mia_zlib"]["forget"]["value_by_index"][str(document["id"])]["score"]
         size = len(zlib.compress(f" {document['reference']}".encode()))
         assert document["answer"].loss / size == pytest.approx(logged, rel=1e-6)

@@ -64,7 +64,7 @@ def record(name: str = "npo", left: Any = (0.5, 0.4, 0.6), kept: Any = (0.96, 0.
 
     scores = {
         "original": model(score(1.0, 1.0, 1.0), score(1.0, 1.0, 1.0), 1.0),
-        "uncontrolled": model(score(0.01, 0.0, 0.02), score(0.03, 0.01, 0.05), 9000.0),
+        "unlearned": model(score(0.01, 0.0, 0.02), score(0.03, 0.01, 0.05), 9000.0),
         "controlled": model(score(*left), score(*kept), perplexity),
     }
 
@@ -101,7 +101,7 @@ def record(name: str = "npo", left: Any = (0.5, 0.4, 0.6), kept: Any = (0.96, 0.
     return RunRecord(**made | more)
 
 
-def uncontrolled(name: str = "raw") -> RunRecord:
+def unlearned(name: str = "raw") -> RunRecord:
     plain = record(name, signature=SIGNATURE.replace("mix.es.keep0.95", "none"), control=Control("none", 1.0))
     return dataclasses.replace(plain, scores={m: s for m, s in plain.scores.items() if m != "controlled"})
 
@@ -110,7 +110,7 @@ def imported(name: str = "log") -> RunRecord:
     signature = "demo|n:all|data:1|src:tofu|v:0.1.0"
     log = record(name, signature=signature, control=Control("none", 1.0), imported=Imported("tofu", name, "0" * 64))
     unknown = CheckpointInfo("base", None, None, None, None)
-    scores = {"uncontrolled": {"forget": {"probability": score(0.5, 0.4, 0.6)}}}
+    scores = {"unlearned": {"forget": {"probability": score(0.5, 0.4, 0.6)}}}
     return dataclasses.replace(log, scores=scores, checkpoints={"original": unknown, "unlearned": unknown})
 
 
@@ -186,7 +186,7 @@ def test_rows_that_share_a_rank_are_listed_by_retention_then_fluency():
 @pytest.mark.parametrize(
     ("bad", "why"),
     [
-        (uncontrolled(), "scored without control"),
+        (unlearned(), "scored without control"),
         (imported(), "imported from a log"),
         (record(left=(0.5,)), "what is left of the forget set under control: no interval: fewer than 5"),
         (record(left=(None, None, None, 0, 60)), "none of 60 documents could be scored"),
@@ -278,7 +278,7 @@ def test_of_one_run_the_newest_record_counts():
 
 
 def test_unknown_is_never_zero():
-    tables = rows.groups(found(record("a"), uncontrolled("raw"), imported("log")))
+    tables = rows.groups(found(record("a"), unlearned("raw"), imported("log")))
     raw = next(row for table in tables for row in table.rows if row.name == "raw")
     for column in rows.COLUMNS:
         figure = raw.figures[column]["controlled"]
@@ -317,7 +317,7 @@ def test_plot_shows_the_measured_points():
 def test_many_rows_are_drawn_as_each_would_be_alone(monkeypatch, plot):
     """Rows drawn together: every part of a row is what it is drawn by itself."""
     some = [record(f"m{i}", (x := 0.1 + i / 100, x - 0.05, x + 0.05), (0.9 + i / 1000, 0.85, 1)) for i in range(60)]
-    some[7] = dataclasses.replace(some[7], scores={m: s for m, s in some[7].scores.items() if m != "uncontrolled"})
+    some[7] = dataclasses.replace(some[7], scores={m: s for m, s in some[7].scores.items() if m != "unlearned"})
     (table,) = rows.groups(found(*some))
     names = [row.name for row in table.rows]
 
@@ -339,9 +339,7 @@ def test_many_rows_are_drawn_as_each_would_be_alone(monkeypatch, plot):
 
 
 def test_ids_of_a_page_are_unique():
-    page = files.as_html(
-        rows.groups(found(record("a"), record("b"), record("c", base="x"), uncontrolled(), imported()))
-    )
+    page = files.as_html(rows.groups(found(record("a"), record("b"), record("c", base="x"), unlearned(), imported())))
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(ids) == len(set(ids)) > 20
     used = re.findall(r'(?:href="#|url\(#|aria-controls="|aria-labelledby=")([^")]+)', page)
@@ -501,7 +499,7 @@ def site(tmp_path_factory) -> Path:
     """One table of five rows and a hostile one, others beside it."""
     kept = [("alpha", 0.1, 0.98), ("beta", 0.3, 0.97), ("gamma", 0.5, 0.99), ("delta", 0.7, 0.96)]
     records = [record(name, (left, left - 0.05, left + 0.05), (r, 0.9, 1.0)) for name, left, r in kept]
-    records += [record("no interval", (0.2,), (0.95,)), uncontrolled(), imported(), record("m", base="org/other")]
+    records += [record("no interval", (0.2,), (0.95,)), unlearned(), imported(), record("m", base="org/other")]
     records += [record(name, base=name, verdict=name, signature=SIGNATURE.replace("demo", "nasty")) for name in NASTY]
     out = tmp_path_factory.mktemp("site")
     files.write(out, rows.groups(found(*records)))

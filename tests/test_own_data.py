@@ -180,7 +180,7 @@ def test_the_example_of_the_docs_runs(tmp_path):
     record = store.load_record(tmp_path / "run")
     assert record.benchmark == signature.parse(record.signature)["benchmark"] == "custom"
     assert record.task_versions.keys() == {"custom_forget", "custom_retain"}
-    original, raw, held = (record.scores[m] for m in ("original", "uncontrolled", "controlled"))
+    original, raw, held = (record.scores[m] for m in ("original", "unlearned", "controlled"))
     assert original["forget"]["extraction_strength"].value == 1
     assert raw["forget"]["extraction_strength"].value < 0.1
     assert held["forget"]["extraction_strength"].value > 0.3

@@ -61,7 +61,7 @@ def record(value: float | None = 0.25, **changes) -> RunRecord:
         "benchmark": SIGNATURE.split("|")[0],
         "verdict": "",
         "control": Control("mix", 0.3, keep=0.95),
-        "scores": {"original": scores(1.0), "uncontrolled": scores(0.001), "controlled": scores(value)},
+        "scores": {"original": scores(1.0), "unlearned": scores(0.001), "controlled": scores(value)},
         "composites": {"controlled": {"model_utility": Score(0.6, 0.5, 0.7, 817, 0)}},
         "checkpoints": {"original": CheckpointInfo("locuslab/tofu_ft_phi", None, None, None, None)},
         "git": None,

@@ -275,7 +275,7 @@ def test_the_published_schema_is_what_the_command_prints_and_what_records_obey(u
     score = raw["scores"]["original"]["forget"]["probability"]
     for broken in (
         {**raw, "extra": 1},
-        {**raw, "schema": "unlearn-metrics/record/3"},
+        {**raw, "schema": "unlearn-metrics/record/99"},
         {key: found for key, found in raw.items() if key != "signature"},
         {**raw, "scores": {"original": {"forget": {"probability": {**score, "value": "0.5"}}}}},
         {**raw, "work": {"scored": -1}},
@@ -324,7 +324,16 @@ def test_records_of_schema_1_load(tmp_path):
     assert (record.composites, record.prompts, record.git, record.imported) == ({}, {}, None, None)
 
 
-@pytest.mark.parametrize("schema", ["unlearn-metrics/record/3", 2, None])
+def test_a_run_written_by_version_2_of_the_schema_loads_and_rescores():
+    """tests/data/record_2: `score` of the demo's excessive checkpoint, 3 documents a split, by commit 920041e."""
+    run = Path(__file__).parent / "data" / "record_2"
+    stored = store.load_record(run)
+    assert stored.schema == SCHEMA
+    assert set(stored.scores) == {"original", "unlearned", "controlled"} == set(store.load_documents(run))
+    assert rescore.changed(stored, rescore.rescore(run))[1] == []
+
+
+@pytest.mark.parametrize("schema", ["unlearn-metrics/record/99", 2, None])
 def test_unknown_schemas_fail_in_one_line(tmp_path, schema):
     (tmp_path / store.RECORD).write_text(json.dumps(V1 | {"schema": schema}))
     done = command("rescore", tmp_path)
@@ -394,12 +403,12 @@ def test_a_full_disk_is_told_in_one_line(run):
 
 def test_rescore_tells_of_a_score_that_was_changed(run):
     raw = json.loads((run / store.RECORD).read_text())
-    raw["scores"]["uncontrolled"]["retain"]["rouge"]["value"] += 1e-6
+    raw["scores"]["unlearned"]["retain"]["rouge"]["value"] += 1e-6
     raw["composites"]["original"]["model_utility"] = raw["scores"]["original"]["retain"]["rouge"]
     (run / store.RECORD).write_text(json.dumps(raw))
     done = command("rescore", run)
     assert done.returncode == 1
-    assert "uncontrolled, retain: rouge" in done.stderr
+    assert "unlearned, retain: rouge" in done.stderr
     assert "original: model_utility" in done.stderr
     assert "2 of" in done.stderr
 
@@ -514,7 +523,7 @@ def invented(run) -> Path:
 
     splits = {"forget": range(30), "holdout": range(30), "real_authors": range(18), "world_facts": range(20)}
     splits |= {"retain": range(1, 40, 2), "retain_calibration": range(0, 40, 2)}
-    models = ("original", "uncontrolled", "controlled", "retain_only")
+    models = ("original", "unlearned", "controlled", "retain_only")
     seen = {model: {split: documents(split, ids) for split, ids in splits.items()} for model in models}
     wanted = {model: {split: METRICS_OF.get(split, []) for split in splits} for model in models}
     record = store.load_record(run)
@@ -526,7 +535,7 @@ def invented(run) -> Path:
 def test_processes_find_what_was_scored_in_one(invented, monkeypatch):
     """Also the composites, of which each process has seen one split; and what a process complains of is one line."""
     stored = store.load_record(invented)
-    defined = [n for n, score in stored.composites["uncontrolled"].items() if score.value is not None]
+    defined = [n for n, score in stored.composites["unlearned"].items() if score.value is not None]
     assert {"model_utility", "forget_quality", "memorization_score", "privleak", "auc_zlib", "privacy_score"} <= {
         *defined
     }

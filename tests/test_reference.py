@@ -31,16 +31,16 @@ def test_figures_against_the_retain_only_model(scored):
     """Forget quality and privleak from the stored token scores alone, by scipy."""
     out, done = scored
     record, documents = store.load_record(out), store.load_documents(out)
-    assert {"original", "uncontrolled", "retain_only"} == record.scores.keys()
+    assert {"original", "unlearned", "retain_only"} == record.scores.keys()
     assert record.checkpoints["retain_only"].weights_sha256 not in (
         record.checkpoints["original"].weights_sha256,
         record.checkpoints["unlearned"].weights_sha256,
     )
     log_ratios = [
         [t - w for t, w in zip(losses(d, "true_answer"), losses(d, "wrong_answers"), strict=True)]
-        for d in (documents[model]["forget"] for model in ("uncontrolled", "retain_only"))
+        for d in (documents[model]["forget"] for model in ("unlearned", "retain_only"))
     ]
-    mine = record.composites["uncontrolled"]
+    mine = record.composites["unlearned"]
     assert mine["forget_quality"].value == pytest.approx(ks_2samp(*log_ratios).pvalue)
 
     def area(model):  # how often a holdout document has the higher Min-40 % score
@@ -52,8 +52,8 @@ def test_figures_against_the_retain_only_model(scored):
             scores.append([-sum(map(float, part)) / len(part) for part in lowest])
         return mannwhitneyu(*scores).statistic / math.prod(map(len, scores))
 
-    assert mine["auc_min_k"].value == pytest.approx(area("uncontrolled"))
-    expected = 100 * ((1 - area("uncontrolled")) / (1 - area("retain_only")) - 1)
+    assert mine["auc_min_k"].value == pytest.approx(area("unlearned"))
+    expected = 100 * ((1 - area("unlearned")) / (1 - area("retain_only")) - 1)
     assert mine["privleak"].value == pytest.approx(expected)
     for text in ("Composites", "forget_quality", "privleak", "retain-only"):
         assert text in done.stdout

@@ -58,16 +58,16 @@ def test_record_shows_that_raw_numbers_mislead(record):
     """The claim of the package, on a checkpoint that really is collapsed."""
     es = {
         (model, split): record["scores"][model][split]["extraction_strength"]["value"]
-        for model in ("original", "uncontrolled", "controlled")
+        for model in ("original", "unlearned", "controlled")
         for split in ("forget", "retain")
     }
     assert es["original", "forget"] == es["original", "retain"] == 1
-    assert es["uncontrolled", "forget"] < 0.02  # looks forgotten
-    assert es["uncontrolled", "retain"] < 0.02  # but so is the rest
+    assert es["unlearned", "forget"] < 0.02  # looks forgotten
+    assert es["unlearned", "retain"] < 0.02  # but so is the rest
     held_out = record["scores"]["controlled"]["retain"]["extraction_strength"]
     assert held_out["ci_low"] <= 0.95 <= held_out["ci_high"]
     assert es["controlled", "forget"] > 0.5
-    collapsed, fluent = (record["scores"][m]["retain"] for m in ("uncontrolled", "original"))
+    collapsed, fluent = (record["scores"][m]["retain"] for m in ("unlearned", "original"))
     assert collapsed["perplexity"]["value"] > 100 * fluent["perplexity"]["value"]
     assert collapsed["repetition"]["value"] > 0.9 > 0.1 > fluent["repetition"]["value"]
     assert collapsed["ngram_entropy"]["value"] < 0.5 * fluent["ngram_entropy"]["value"]
@@ -168,7 +168,7 @@ def test_alpha_none_limit_and_overwrite(tmp_path):
     assert score(out, "--control", "none", "--limit", 4, "--overwrite").returncode == 0
     second = store.load_record(out)
     assert second.control.method == "none"
-    assert second.scores.keys() == {"original", "uncontrolled"}
+    assert second.scores.keys() == {"original", "unlearned"}
     assert sorted(p.name for p in out.iterdir()) == sorted([store.RECORD, store.TEXTS, store.TOKENS])
 
 
@@ -189,7 +189,7 @@ def test_control_mix_writes_what_score_would_have_scored(mixed, tmp_path):
     assert kept.returncode == raw.returncode == 0, kept.stderr + raw.stderr
     a, b = store.load_record(tmp_path / "a"), store.load_record(tmp_path / "b")
     assert f"alpha {a.control.alpha:g}" in done.stdout
-    held, written = a.scores["controlled"]["forget"], b.scores["uncontrolled"]["forget"]
+    held, written = a.scores["controlled"]["forget"], b.scores["unlearned"]["forget"]
     # judged in batches with other company: equal but for float32 rounding
     assert held.pop("perplexity").value == pytest.approx(written.pop("perplexity").value, rel=1e-5)
     assert held == written

@@ -38,7 +38,7 @@ def test_excessive_checkpoints_under_control(tmp_path, checkpoint, at_most):
     done = subprocess.run([*map(str, command)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     record = store.load_record(tmp_path / "run")
-    raw, held = (record.scores[m]["retain"]["extraction_strength"] for m in ("uncontrolled", "controlled"))
+    raw, held = (record.scores[m]["retain"]["extraction_strength"] for m in ("unlearned", "controlled"))
     assert raw.value < at_most
     assert 0 < record.control.alpha < 1
     assert held.ci_low <= 0.95 <= held.ci_high

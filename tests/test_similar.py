@@ -210,8 +210,8 @@ def test_in_a_record(demo: Path, paper_data: Path, tmp_path: Path):
     assert record.scores["original"]["retain"]["extraction_strength_similar"].value is not None
     store.save(tmp_path / "run", record, observations)
     assert (
-        store.load_documents(tmp_path / "run")["uncontrolled"]["forget"][0]["revealed"]
-        == (observations["uncontrolled"]["forget"][0]["revealed"])
+        store.load_documents(tmp_path / "run")["unlearned"]["forget"][0]["revealed"]
+        == (observations["unlearned"]["forget"][0]["revealed"])
     )
     count, differing = changed(record, rescore(tmp_path / "run"))
     assert (count > 0, differing) == (True, [])

@@ -113,15 +113,15 @@ def test_every_model_has_them_with_intervals_in_record_and_table(scored):
         "tiny.acc": "higher",  # of a group, what it aggregates
         "tiny_saying.exact_match,first-word": "higher",
     }
-    assert set(record.scores) == {"original", "uncontrolled", "controlled", "retain_only"}
+    assert set(record.scores) == {"original", "unlearned", "controlled", "retain_only"}
     for model, splits in record.scores.items():
         assert splits["tiny"].keys() == {"tiny.acc"}, model
         assert splits["tiny"]["tiny.acc"].n == 18
         assert splits["tiny_saying"]["tiny_saying.exact_match,first-word"].n == 12
     acc = {model: splits["tiny"]["tiny.acc"] for model, splits in record.scores.items()}
     assert acc["original"].value == 1  # the answers are those that it knows by heart
-    assert acc["uncontrolled"].value < 0.8
-    assert acc["uncontrolled"].ci_low < acc["uncontrolled"].value < acc["uncontrolled"].ci_high
+    assert acc["unlearned"].value < 0.8
+    assert acc["unlearned"].ci_low < acc["unlearned"].value < acc["unlearned"].ci_high
     assert "General ability" in done.stdout
     assert "tiny.acc ↑" in done.stdout
     assert "|util:" in record.signature
@@ -140,7 +140,7 @@ def test_figures_are_those_of_the_stock_command(scored, tasks, tmp_path):
     )
     assert stock.returncode == 0, stock.stderr[-2000:]
     theirs = json.loads(next(tmp_path.rglob("results_*.json")).read_text())["results"]
-    mine = store.load_record(scored[0]).scores["uncontrolled"]
+    mine = store.load_record(scored[0]).scores["unlearned"]
     assert mine["tiny"]["tiny.acc"].value == pytest.approx(theirs["tiny"]["acc,none"])
     found = mine["tiny_saying"]["tiny_saying.exact_match,first-word"].value
     assert found == pytest.approx(theirs["tiny_saying"]["exact_match,first-word"])
@@ -151,9 +151,9 @@ def test_values_are_in_the_parquet_file_and_rescored_from_there(scored):
     again = run("rescore", out)
     assert again.returncode == 0, again.stderr
     rows = pq.read_table(out / store.TEXTS).to_pylist()
-    acc = [row["logged_tiny.acc"] for row in rows if (row["model"], row["split"]) == ("uncontrolled", "tiny")]
+    acc = [row["logged_tiny.acc"] for row in rows if (row["model"], row["split"]) == ("unlearned", "tiny")]
     assert len(acc) == 18
-    assert np.mean(acc) == store.load_record(out).scores["uncontrolled"]["tiny"]["tiny.acc"].value
+    assert np.mean(acc) == store.load_record(out).scores["unlearned"]["tiny"]["tiny.acc"].value
 
 
 @pytest.mark.parametrize("name", ["probability", "acc", "a.b|c", "<b>.acc", "a." + "x" * 101])
@@ -207,7 +207,7 @@ def calibrated(record: RunRecord, documents: Observations) -> RunRecord:
         (other["original"], other["controlled"])
     )
     trace = {point.alpha: point.retention for point in control.trace}
-    assert trace[1] == pytest.approx(half["uncontrolled"], abs=1e-6)
+    assert trace[1] == pytest.approx(half["unlearned"], abs=1e-6)
     assert all(retention < control.target for alpha, retention in trace.items() if alpha > control.alpha)
     for splits in documents.values():
         halved = [[d["id"] for d in splits[name]] for name in (f"{split}_calibration", split)]
@@ -227,7 +227,7 @@ def test_calibration_on_another_task(tmp_path, tasks):
     assert record.scores["original"]["tiny"]["tiny.acc"].n == 9
     assert "|ctl:mix.tiny.acc.keep0.9|" in record.signature
     assert "; tiny.acc: 1.000 on the calibrating half (target 0.900 = 0.9 of" in " ".join(done.stdout.split())
-    raw = record.scores["uncontrolled"]["tiny"]["tiny.acc"].value / record.scores["original"]["tiny"]["tiny.acc"].value
+    raw = record.scores["unlearned"]["tiny"]["tiny.acc"].value / record.scores["original"]["tiny"]["tiny.acc"].value
     assert f"on the forget set and {raw:.0%} of the original's tiny.acc; mixed back to alpha" in record.verdict
     assert run("rescore", tmp_path / "run").returncode == 0
     pair = ("--original", CHECKPOINTS / "original", "--unlearned", CHECKPOINTS / "excessive")

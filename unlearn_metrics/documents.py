@@ -158,5 +158,5 @@ def is_forget(split: str) -> bool:
     return split.split("_")[0] in ("forget", "wmdp")
 
 
-# model ("original", "uncontrolled", "controlled", "retain_only") -> split -> documents
+# model ("original", "unlearned", "controlled", "retain_only") -> split -> documents
 Observations: TypeAlias = dict[str, dict[str, list[Document]]]

@@ -154,9 +154,9 @@ class RunRecord:
     ability: dict[Text, Literal["higher", "lower"]] = field(default_factory=dict)
 
 
-SCHEMA = "unlearn-metrics/record/2"
+SCHEMA = "unlearn-metrics/record/3"
 RECORD_TYPE = TypeAdapter(RunRecord)
-MODELS = ("original", "uncontrolled", "controlled", "retain_only")
+MODELS = ("original", "unlearned", "controlled", "retain_only")
 
 
 def record_schema() -> dict[str, Any]:

@@ -56,7 +56,7 @@ class Settings:
     seed: int = 0
 
     @property
-    def uncontrolled(self) -> bool:
+    def without_control(self) -> bool:
         return self.control == "none" or (self.keep is None and self.alpha is None)
 
 

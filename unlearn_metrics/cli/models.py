@@ -39,7 +39,7 @@ class StoredDType(StrEnum):
 
 class ReferenceModel(StrEnum):
     retain_only = "retain_only"
-    uncontrolled = "uncontrolled"
+    unlearned = "unlearned"
     original = "original"
 
 

@@ -72,7 +72,7 @@ def rescore(
 
 class Model(StrEnum):
     original = "original"
-    uncontrolled = "uncontrolled"
+    unlearned = "unlearned"
     controlled = "controlled"
     retain_only = "retain_only"
 
@@ -84,7 +84,7 @@ class Model(StrEnum):
 def compare(
     folders: Annotated[list[Path], typer.Argument(metavar="RUN_A RUN_B...", help="Runs; the first is the baseline.")],
     model: Annotated[
-        Model | None, typer.Option(help="Which of their models. Default: controlled if all have it, else uncontrolled.")
+        Model | None, typer.Option(help="Which of their models. Default: controlled if all have it, else unlearned.")
     ] = None,
     metrics: Annotated[
         str, typer.Option(help="Metrics, separated by commas; all = all there are. Default: those of the table.")

@@ -55,7 +55,7 @@ _LIMITS: dict[str, Any] = {
     "keep": Annotated[float, Gt(0), Le(1)] | None,
     "alpha": Annotated[float, Ge(0), Le(1)] | None,
     "dtype": Literal["auto", "float32", "bfloat16", "float16"] | None,
-    "reference_from": Literal["retain_only", "uncontrolled", "original"],
+    "reference_from": Literal["retain_only", "unlearned", "original"],
     **dict.fromkeys(("limit", "utility_limit"), Annotated[int, Ge(1)] | None),
     "batch_size": Annotated[int, Ge(1)],
     "seed": Annotated[int, Ge(0)],

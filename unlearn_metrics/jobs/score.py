@@ -136,7 +136,7 @@ def open_tasks(
     others |= warm("ability", names, path, make=lambda: other_tasks.load(names, path))
     if taken := [name for name in others if name in tasks or name.split("_")[0] == "forget"]:
         raise InputError(f"the task {taken[0]} has the name of a split of {benchmark}; copy it under another")
-    if settings.keep is not None and not settings.uncontrolled:
+    if settings.keep is not None and not settings.without_control:
         keep.check(settings.retention_metric, benchmark or "this command", tasks, others)
     return tasks, others, settings
 
@@ -188,7 +188,7 @@ def run(
         reader = warm("classifier", judge_of_language, make=lambda: classifier.open_classifier(judge_of_language))
     say(f"checking {original} and {unlearned}")
     o, u = open_pair(original, unlearned, warm)
-    models = None if settings.uncontrolled else family_of(settings, o, u)
+    models = None if settings.without_control else family_of(settings, o, u)
     checkpoints = {"original": warm("identity", original, make=lambda: identify(o)), "unlearned": identify(u)}
     notes = u.notes
     if settings.retain_model is not None:
@@ -222,7 +222,7 @@ def run(
         """What a checkpoint says as it is, which is the same in every run that asks it the same."""
         of = {"original": checkpoints["original"]}
         if model != "original":
-            of["checkpoint"] = checkpoints[ROLES[model]]
+            of["checkpoint"] = checkpoints[model]
         key = identity.fingerprint(tasks, lm, of, identity.asked(settings), others)
         return stage.shared(model, key, lambda: observe(alpha, low, high))
 
@@ -249,10 +249,10 @@ def run(
         documents = seen["original"][kept]
         control = keep.control(lm, models, settings.keep, metric, documents, half, say, stage, beside)
     say("evaluating the unlearned model")
-    seen["uncontrolled"] = plainly("uncontrolled", 1)
+    seen["unlearned"] = plainly("unlearned", 1)
     if models is not None:
         held = models.at(control.alpha)
-        same = next((seen[model] for model, it in (("original", o), ("uncontrolled", u)) if it is held), None)
+        same = next((seen[model] for model, it in (("original", o), ("unlearned", u)) if it is held), None)
         if same is not None:
             seen["controlled"] = {split: [dict(d) for d in documents] for split, documents in same.items()}
         else:
@@ -308,18 +308,14 @@ def run(
     return record, seen
 
 
-# model of a run -> its checkpoint's role in the record
-ROLES = {"retain_only": "retain_only", "uncontrolled": "unlearned", "original": "original"}
-
-
 def open_reference(
     folder: Path, model: str, benchmark: str, tasks: identity.Tasks, limit: int | None
 ) -> tuple[RunRecord, CheckpointInfo, dict[str, list[Document]]]:
     """(record, checkpoint, documents by split) of a model of an earlier run. InputError if it is not there, or if that
     run was of other documents."""
     record = store.load_record(folder)
-    if model not in record.scores or ROLES[model] not in record.checkpoints:
-        there = ", ".join(m for m in record.scores if m in ROLES)
+    if model not in record.scores or model not in record.checkpoints:
+        there = ", ".join(m for m in record.scores if m in record.checkpoints)
         raise InputError(f"{folder} holds no {model} model; --reference-from takes {there}")
     if record.benchmark != benchmark:
         raise InputError(f"{folder} is a run of {record.benchmark}, not of {benchmark}")
@@ -330,7 +326,7 @@ def open_reference(
     for split, task in tasks.items():
         if record.data.get(split) != task.data_sha256:
             raise InputError(f"{folder} can't be the reference of this run: its {split} documents are others")
-    return record, record.checkpoints[ROLES[model]], whole(store.load_documents(folder).get(model, {}))
+    return record, record.checkpoints[model], whole(store.load_documents(folder).get(model, {}))
 
 
 def _judged(task: suites.TokenScoreTask, read: bool) -> list[str]:

@@ -42,7 +42,7 @@ FLOOR = (
 def import_log(
     kind: str, log: Path, retain_log: Path | None = None, name: str | None = None, benchmark: str | None = None
 ) -> tuple[RunRecord, Observations]:
-    """A record and its documents from a log: of model "uncontrolled", and of "retain_only" if its log is given.
+    """A record and its documents from a log: of model "unlearned", and of "retain_only" if its log is given.
 
     kind: a key of SOURCES. name: what tables call the checkpoint; default: from the file's name. benchmark: default:
     from the number of forget questions. Raises InputError for what is no such log, and for a retain-only model that
@@ -52,7 +52,7 @@ def import_log(
         raise InputError(f"unknown benchmark '{benchmark}'; there are {', '.join(BENCHMARKS)}")
     if name is not None and len(name) > 1_000:
         raise InputError(f"a name of {len(name):,} characters is too long")
-    files = {"uncontrolled": log} | ({} if retain_log is None else {"retain_only": retain_log})
+    files = {"unlearned": log} | ({} if retain_log is None else {"retain_only": retain_log})
     observations: Observations = {}
     as_logged: dict[str, None] = {}
     notes: dict[str, None] = {}
@@ -82,13 +82,13 @@ def import_log(
     if kind == "open-unlearning" and "extraction_strength" in as_logged:
         notes[FLOOR] = None
     if benchmark is None:
-        benchmark = _benchmark(observations["uncontrolled"], log)
+        benchmark = _benchmark(observations["unlearned"], log)
     if retain_log is not None:
         notes |= dict.fromkeys(_same_questions(observations, retain_log))
         notes[f"retain-only model: {_clean(retain_log.name)}, sha256 {_sha256(retain_log)}"] = None
     wanted = {m: {split: _metrics(split, d) for split, d in splits.items()} for m, splits in observations.items()}
     scores, composites = score_all(observations, wanted, seed=0, benchmark=benchmark)
-    notes |= dict.fromkeys(_summary(raws["uncontrolled"], composites["uncontrolled"]))
+    notes |= dict.fromkeys(_summary(raws["unlearned"], composites["unlearned"]))
     control = Control(method="none", alpha=1.0)
     imported = Imported(
         format=kind,
@@ -97,13 +97,13 @@ def import_log(
         as_logged=[metric for metric in METRICS if metric in as_logged],
         notes=list(notes),
     )
-    hashes = {split: _hash(_texts(documents)) for split, documents in observations["uncontrolled"].items()}
+    hashes = {split: _hash(_texts(documents)) for split, documents in observations["unlearned"].items()}
     names = {"unlearned": _clean(name or _name(log))} | (
         {} if retain_log is None else {"retain_only": _name(retain_log)}
     )
     record = RunRecord(
         schema=SCHEMA,
-        signature=signature.make(benchmark, _signature(kind, observations["uncontrolled"], hashes)),
+        signature=signature.make(benchmark, _signature(kind, observations["unlearned"], hashes)),
         name=names["unlearned"],
         benchmark=benchmark,
         verdict=verdict(scores, control, imported),
@@ -171,7 +171,7 @@ def _gap(ours: float, theirs: float) -> float:
 
 def _same_questions(observations: Observations, file: Path) -> Iterable[str]:
     """Leave the retain-only model what the other was asked too; say how much was left out."""
-    mine, theirs = (observations[model].get("forget", []) for model in ("uncontrolled", "retain_only"))
+    mine, theirs = (observations[model].get("forget", []) for model in ("unlearned", "retain_only"))
     if not mine or not theirs:
         return
     asked = dict(zip(questions(theirs), theirs, strict=True))

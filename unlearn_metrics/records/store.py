@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -26,9 +26,12 @@ from unlearn_metrics.records.folder import CURVE, RECORD, TEXTS, TOKENS, claim, 
 from unlearn_metrics.reports import figures
 from unlearn_metrics.scores.composites import COMPOSITES
 
+T = TypeVar("T")
 Clusters: TypeAlias = Mapping[tuple[str, str], NDArray[np.integer]]  # (model, split) -> of each document
 ABILITY = re.compile(r"[\w-]{1,100}\.[\w.,@=-]{1,100}", re.ASCII)  # a metric of another lm-eval task: TASK.METRIC
 MAX_RECORD_BYTES = 1 << 26
+OLDER = ("unlearn-metrics/record/1", "unlearn-metrics/record/2")
+RENAMED = {"uncontrolled": "unlearned"}  # models of older records -> their names today
 
 
 def save(out: Path, record: RunRecord, observations: Observations, overwrite: bool = False) -> None:
@@ -96,10 +99,10 @@ def load_record(folder: Path) -> RunRecord:
     data = _bytes(path)
     raw = _parsed(path, data)
     found = raw.get("schema") if isinstance(raw, dict) else None
-    if found == "unlearn-metrics/record/1":
-        data = json.dumps(_from_1(raw)).encode()
+    if found in OLDER:
+        data = json.dumps(_from_older(raw)).encode()
     elif found != SCHEMA:
-        raise InputError(f"{path} has schema {str(found)[:80]!r}; this version reads {SCHEMA!r} and record/1")
+        raise InputError(f"{path} has schema {str(found)[:80]!r}; this version reads {SCHEMA!r} and older ones")
     try:
         record = RECORD_TYPE.validate_json(data)
     except ValidationError as error:
@@ -112,8 +115,15 @@ def load_record(folder: Path) -> RunRecord:
     return record
 
 
+def _from_older(raw: dict[str, Any]) -> dict[str, Any]:
+    """A record of schema 1 or 2 in today's names: what it did not hold is unknown."""
+    for key in ("scores", "composites"):
+        if isinstance(models := raw.get(key), dict):
+            raw = raw | {key: {RENAMED.get(model, model): found for model, found in models.items()}}
+    return raw | {"schema": SCHEMA} if raw["schema"] == OLDER[1] else _from_1(raw)
+
+
 def _from_1(raw: dict[str, Any]) -> dict[str, Any]:
-    """Schema 1 (version 0.1.0 before publishing): what it did not hold is unknown."""
     unlearned = raw.get("checkpoints", {}) if isinstance(raw.get("checkpoints"), dict) else {}
     path = unlearned.get("unlearned", {})
     name = str(path.get("path", "unknown")) if isinstance(path, dict) else "unknown"
@@ -190,7 +200,7 @@ def load_splits(
     meanwhile: is called with what is known before the token scores are read, which takes one core.
     """
     foreign = load_record(folder).ability if (folder / RECORD).exists() else ()
-    texts = tables.by_split(tables.read(folder / TEXTS, foreign))
+    texts = _renamed(tables.by_split(tables.read(folder / TEXTS, foreign)))
     for model, count in Counter(model for model, _ in texts).items():
         if model not in MODELS:
             raise InputError(f"{folder / TEXTS} has an unknown model '{model[:80]}'")
@@ -199,7 +209,11 @@ def load_splits(
     with ThreadPoolExecutor(1) as beside:
         reading = beside.submit(tables.read, folder / TOKENS, but=() if moments else tables.MOMENTS)
         meanwhile({key: table.column("cluster").to_numpy() for key, table in texts.items()})
-        tokens = tables.by_split(reading.result())
+        tokens = _renamed(tables.by_split(reading.result()))
     for key in tokens.keys() - texts.keys():
         raise InputError(f"{folder / TOKENS} holds token scores of no known document or role: {str(key)[:200]}")
     return {key: partial(tables.documents, folder, *key, table, tokens.get(key)) for key, table in texts.items()}
+
+
+def _renamed(tables: dict[tuple[str, str], T]) -> dict[tuple[str, str], T]:
+    return {(RENAMED.get(model, model), split): table for (model, split), table in tables.items()}

@@ -36,7 +36,7 @@ def verdict(scores: Scores, control: Control, imported: Imported | None = None) 
             f"Imported from a log of {imported.format}: raw numbers of one checkpoint, without the original beside it "
             "and without a control, so they do not tell what the unlearning cost."
         )
-    hazards = hazardous(scores, "uncontrolled")
+    hazards = hazardous(scores, "unlearned")
     metric = "extraction_strength"
     keeps = control.metric or (metric if hazards is None else "mmlu.acc")
 
@@ -49,7 +49,7 @@ def verdict(scores: Scores, control: Control, imported: Imported | None = None) 
         where = "on the retain set" if keeps == metric else f"of the original's {_named(keeps)}"
         return None if found is None else f"{found} {where}"
 
-    forget, retain = share("uncontrolled", "forget", metric), retained("uncontrolled")
+    forget, retain = share("unlearned", "forget", metric), retained("unlearned")
     if hazards is not None:
         raw = f"As published, the unlearned model answers {hazards} of WMDP's questions right"
         raw += f" (the original {hazardous(scores, 'original')}; chance: 25%)"
@@ -91,7 +91,7 @@ def moral(records: Mapping[str, RunRecord]) -> str:
     """How a ranking by what is left of the forget set changes under control. From the records' numbers alone."""
     metric = "extraction_strength"
     left = {
-        name: [record.scores[model]["forget"][metric].value for model in ("uncontrolled", "controlled")]
+        name: [record.scores[model]["forget"][metric].value for model in ("unlearned", "controlled")]
         for name, record in records.items()
         if "controlled" in record.scores
     }

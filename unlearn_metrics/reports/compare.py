@@ -127,7 +127,7 @@ def compare(
     tests = _corrected(tests)
     if not tests:
         raise InputError("the runs have no metric in common" + (f" among {', '.join(metrics)}" if metrics else ""))
-    if model == "uncontrolled":
+    if model == "unlearned":
         notes.append(
             "Without control, a model that lost everything also looks good on the forget set: "
             "read forget quality together with retention."
@@ -148,7 +148,7 @@ def _load(folders: Sequence[Path], model: str | None) -> tuple[str, list[Run]]:
         raise InputError("compare takes at least two runs: a baseline and another")
     records = [store.load_record(folder) for folder in folders]
     if model is None:
-        model = "controlled" if all("controlled" in r.scores for r in records) else "uncontrolled"
+        model = "controlled" if all("controlled" in r.scores for r in records) else "unlearned"
     labels = _labels([record.name for record in records]) or _labels(list(map(str, folders)))
     if not labels:
         raise InputError(f"{Counter(folders).most_common(1)[0][0]} is given twice")

@@ -34,7 +34,7 @@ DATASETS = {
     "rwku": "jinzhuoran/RWKU",
     "wmdp": "cais/wmdp",
 }
-PUBLISHED = {"uncontrolled": "as published", "controlled": "under control"}
+PUBLISHED = {"unlearned": "as published", "controlled": "under control"}
 KEY = "model-index"
 # the key with all that belongs to it: indented lines and list items, with empty lines and comments between them
 _BLOCK = re.compile(

@@ -16,7 +16,7 @@ from unlearn_metrics.scores.composites import COMPOSITES
 ARROW = {"higher": "↑", "lower": "↓", "zero": "→0", "half": "→½", "neither": "·"}
 COLUMNS = {
     "original": "original",
-    "uncontrolled": "unlearned",
+    "unlearned": "unlearned",
     "controlled": "under control",
     "retain_only": "retain-only",
 }

@@ -54,9 +54,9 @@ HEADINGS = {
     "forget_quality": ("forget quality", "p-value against the retain-only model (TOFU)", "↑"),
     "privleak": ("privleak", "membership attack relative to the retain-only model (MUSE)", "→ 0"),
 }
-SIDE_NAMES = {"controlled": "under control", "uncontrolled": "raw"}
+SIDE_NAMES = {"controlled": "under control", "unlearned": "raw"}
 GOOD = {"higher": "↑", "lower": "↓", "zero": "→ 0", "half": "→ ½", "neither": "·"}
-MODEL_NAMES = table.COLUMNS | {"uncontrolled": "raw"}
+MODEL_NAMES = table.COLUMNS | {"unlearned": "raw"}
 
 
 @dataclass(frozen=True)

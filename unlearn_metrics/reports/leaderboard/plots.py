@@ -65,7 +65,7 @@ def trade_off(group: Group, names: Sequence[str]) -> str | None:
         for places in _together(group):
             raw, held = (
                 {p: point for p in places if (point := _point(group.rows[p], side)) is not None}
-                for side in ("uncontrolled", "controlled")
+                for side in ("unlearned", "controlled")
             )
             _lines(axes, {p: [raw[p], held[p]] for p in raw if p in held}, lw=1, alpha=0.6)
             for p, (x, y) in held.items() if len(group.rows) <= BARS else ():

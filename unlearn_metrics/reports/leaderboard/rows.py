@@ -35,7 +35,7 @@ COMPOSED = {
 }
 NAME = 80  # characters of a name in a table or a sentence; it is whole in the CSV, the JSON and the page's details
 COLUMNS = (*MEASURED, *COMPOSED)
-SIDES = ("controlled", "uncontrolled")
+SIDES = ("controlled", "unlearned")
 
 
 @dataclass(frozen=True)
