@@ -29,13 +29,13 @@ test: .venv/installed-test
 SHARED ?= ../shared
 
 fidelity: .venv/installed-test
-	.venv/bin/python tests/fidelity.py $(SHARED) > .fidelity.md && mv .fidelity.md docs/fidelity.md
+	.venv/bin/python -m tools.fidelity $(SHARED) > .fidelity.md && mv .fidelity.md docs/fidelity.md
 
 benchmarks-page: .venv/installed-test
-	.venv/bin/python tests/benchmarks_page.py docs/benchmarks.md
+	.venv/bin/python -m tools.benchmarks_page docs/benchmarks.md
 
 bench: .venv/installed-test
-	.venv/bin/python tests/benchmarks/bench.py $(SHARED) > .performance.md && mv .performance.md docs/performance.md
+	.venv/bin/python -m tools.bench $(SHARED) > .performance.md && mv .performance.md docs/performance.md
 	cat docs/performance.md
 
 clean:
