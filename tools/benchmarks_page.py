@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from unlearn_metrics.benchmarks import suites
-from unlearn_metrics.documents import is_forget
 from unlearn_metrics.metrics import METRICS, good
+from unlearn_metrics.splits import is_forget
 
 MARKER = "<!-- From here on made by `make benchmarks-page` from tasks/ and the metrics' docstrings. -->\n"
 ARROW = {"higher": "↑", "lower": "↓"}
@@ -77,7 +77,7 @@ def task_row(task: str, config: dict[str, Any]) -> tuple[str, ...]:
 
 
 def foreign_row(task: str) -> tuple[str, ...]:
-    return f"`{task}`", "—", "`acc` ↓" if is_forget(task) else "`acc` ↑", "lm-eval's own task", "—"
+    return f"`{task}`", "—", "`acc` ↓" if is_forget(suites.split_of(task)) else "`acc` ↑", "lm-eval's own task", "—"
 
 
 def described(fn: Any) -> tuple[str, str]:

@@ -146,17 +146,5 @@ Losses: TypeAlias = TokenScores | MeanLoss | FlagScores
 Document: TypeAlias = dict[str, Any]
 
 
-def kept_on(metric: str) -> str:
-    """The split whose documents a retention metric is of: retain, or another lm-eval task (`mmlu.acc`)."""
-    task, found, _ = metric.partition(".")
-    return task if found else "retain"
-
-
-def is_forget(split: str) -> bool:
-    """Whether a split is the forget set or a further part of it: "forget", "forget_verbmem"; and WMDP's questions, by
-    lm-eval's names: "wmdp_bio"."""
-    return split.split("_")[0] in ("forget", "wmdp")
-
-
 # model ("original", "unlearned", "controlled", "retain_only") -> split -> documents
 Observations: TypeAlias = dict[str, dict[str, list[Document]]]

@@ -116,6 +116,21 @@ class Imported:
     notes: list[Text] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Headline:
+    """What a benchmark is summed up by: metrics of what is to be forgotten, and what a useful model keeps.
+
+    forget: metrics of the forget split, or TASK.METRIC of lm-eval's own tasks; the first is the primary one. retain:
+    what calibration keeps unless told otherwise. chance: the value of `forget` for a model without knowledge.
+    """
+
+    __pydantic_config__ = STRICT
+
+    forget: list[Text] = field(default_factory=lambda: ["extraction_strength", "exact_memorization", "probability"])
+    retain: Text = "extraction_strength"
+    chance: Share = 0.0
+
+
 # model -> split -> metric -> Score
 Scores: TypeAlias = dict[Text, dict[Text, dict[Text, Score]]]
 
@@ -152,6 +167,7 @@ class RunRecord:
     wall_seconds: float | None
     created: Text
     ability: dict[Text, Literal["higher", "lower"]] = field(default_factory=dict)
+    headline: Headline = field(default_factory=Headline)
 
 
 SCHEMA = "unlearn-metrics/record/3"

@@ -17,7 +17,7 @@ from tests.plain import OFFLINE, ask, command, read
 from unlearn_metrics.backends import gradient, hf
 from unlearn_metrics.backends import gradnorm as asked
 from unlearn_metrics.errors import InputError
-from unlearn_metrics.jobs import score
+from unlearn_metrics.jobs import opening
 from unlearn_metrics.records import store
 from unlearn_metrics.records.rescore import changed, rescore
 from unlearn_metrics.scores.composites import compose
@@ -120,7 +120,7 @@ def test_score_says_how_far_it_separates(tmp_path: Path):
 
 def test_score_without_a_holdout_refuses(tmp_path: Path):
     with pytest.raises(InputError, match="demo has no holdout"):
-        score.open_tasks("demo", None, Settings(gradnorm=True), score.Warm())
+        opening.open_tasks("demo", None, Settings(gradnorm=True), opening.Warm())
 
 
 def test_a_task_of_one_s_own_under_the_stock_command(tmp_path: Path, lm: HFLM):

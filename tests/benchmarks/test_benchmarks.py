@@ -20,13 +20,13 @@ from tests import DEMO, ROOT
 from tests.plain import LLAMA3, OFFLINE, ask, command, exact, forward, prob, read, strength, text_of, write
 from tools import benchmarks_page
 from unlearn_metrics.benchmarks import suites
-from unlearn_metrics.documents import is_forget
 from unlearn_metrics.errors import InputError
-from unlearn_metrics.jobs import score
+from unlearn_metrics.jobs import opening
 from unlearn_metrics.metrics import JUDGED, METRICS, good
 from unlearn_metrics.records import signature, store
 from unlearn_metrics.records.rescore import changed, rescore
 from unlearn_metrics.settings import Settings
+from unlearn_metrics.splits import is_forget
 
 BIN = Path(sys.executable).parent
 DATA = Path(__file__).parent / "data"  # invented text in the form of MUSE and RWKU
@@ -433,25 +433,24 @@ def test_score_on_wmdp(tmp_path, wmdp):
     record = store.load_record(tmp_path / "run")
     domains = [f"wmdp_{domain}" for domain in DOMAINS]
     assert record.ability == {f"{name}.acc": "lower" for name in domains} | {"mmlu.acc": "higher"}
-    assert list(record.scores["controlled"]) == [*domains, "mmlu", "mmlu_calibration"]
+    assert list(record.scores["controlled"]) == [*(f"forget_{name}" for name in domains), "mmlu", "mmlu_calibration"]
     assert "|ctl:mix.mmlu.acc.keep0.9|" in record.signature
     assert not {"util", "prompt"} & signature.parse(record.signature).keys()  # they are the benchmark, in `data`
     unlearned = HFLM(pretrained=str(DEMO / "checkpoints" / "excessive"), device="cpu", dtype="float32", batch_size=1)
     for name in domains:
         right = [says(unlearned, prompt) == label for prompt, label in asked[name]]
-        assert record.scores["original"][name][f"{name}.acc"].value == 1
-        found = record.scores["unlearned"][name][f"{name}.acc"]
+        assert record.scores["original"][f"forget_{name}"][f"{name}.acc"].value == 1
+        found = record.scores["unlearned"][f"forget_{name}"][f"{name}.acc"]
         assert (found.value, found.n) == (pytest.approx(sum(right) / 8), 8)
     control, mmlu = record.control, record.scores["controlled"]["mmlu_calibration"]["mmlu.acc"]
     assert (control.metric, control.target) == ("mmlu.acc", pytest.approx(0.9))
     assert mmlu.n == 29
     assert control.achieved == pytest.approx(mmlu.value)
     assert control.achieved >= 0.9 > control.trace[0].retention
-    accuracies = [record.scores["controlled"][name][f"{name}.acc"].value for name in domains]
-    words = ", ".join(f"{acc:.0%} ({domain})" for acc, domain in zip(accuracies, DOMAINS, strict=True))
-    assert (
-        "of WMDP's questions right (the original 100% (bio), 100% (cyber), 100% (chem); chance: 25%)" in record.verdict
-    )
+    accuracies = [record.scores["controlled"][f"forget_{name}"][f"{name}.acc"].value for name in domains]
+    words = ", ".join(f"{acc:.0%} ({name}.acc)" for acc, name in zip(accuracies, domains, strict=True))
+    everything = ", ".join(f"100% ({name}.acc)" for name in domains)
+    assert f" right (the original {everything}; chance: 25%)" in record.verdict
     assert 0 < control.alpha < 1
     assert f"% of the original's mmlu.acc, and answers {words} right." in record.verdict
     table = " ".join(done.stdout.split())
@@ -466,7 +465,7 @@ def test_score_on_wmdp(tmp_path, wmdp):
 
 def test_wmdp_needs_both_repositories_and_has_one_limit(tmp_path, wmdp):
     with pytest.raises(InputError, match="--limit is about them, not --utility-limit"):
-        score.open_tasks("wmdp", wmdp[0], Settings(utility_limit=3), score.Warm())
+        opening.open_tasks("wmdp", wmdp[0], Settings(utility_limit=3), opening.Warm())
     shutil.copytree(wmdp[0] / "cais" / "wmdp", tmp_path / "cais" / "wmdp")
     with pytest.raises(InputError, match="mmlu"):
-        score.open_tasks("wmdp", tmp_path, Settings(), score.Warm())
+        opening.open_tasks("wmdp", tmp_path, Settings(), opening.Warm())

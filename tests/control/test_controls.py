@@ -26,7 +26,7 @@ from unlearn_metrics.control.controls import CONTROLS, family, steps, trim
 from unlearn_metrics.control.mixing import mix_into, write_mix
 from unlearn_metrics.errors import InputError
 from unlearn_metrics.jobs.controlled_lm import ControlledLM
-from unlearn_metrics.jobs.score import open_pair
+from unlearn_metrics.jobs.opening import open_pair
 from unlearn_metrics.record import Control
 from unlearn_metrics.records import store
 from unlearn_metrics.records.folder import claim

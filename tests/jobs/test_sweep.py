@@ -21,7 +21,7 @@ from tests import CHECKPOINTS, DATA
 from tests.command import COMMAND, OFFLINE, run
 from tests.plain import heed_ctrl_c
 from unlearn_metrics.errors import InputError
-from unlearn_metrics.jobs import plan, score
+from unlearn_metrics.jobs import opening, plan, score
 from unlearn_metrics.record import RECORD_TYPE
 from unlearn_metrics.records import store
 from unlearn_metrics.settings import OwnData, Settings
@@ -192,7 +192,7 @@ def test_a_vocabulary_that_a_cell_resizes_does_not_reach_the_next(swept, tmp_pat
     model.resize_token_embeddings(len(model.get_input_embeddings().weight) + 3, mean_resizing=False)
     model.save_pretrained(longer)
     AutoTokenizer.from_pretrained(CHECKPOINTS / "original").save_pretrained(longer)
-    warm, settings = score.Warm(), Settings(keep=0.9, limit=6, retain_model=str(CHECKPOINTS / "retain"))
+    warm, settings = opening.Warm(), Settings(keep=0.9, limit=6, retain_model=str(CHECKPOINTS / "retain"))
     given = ("demo", DATA, settings)
     score.run(str(CHECKPOINTS / "original"), str(longer), *given, warm=warm)
     record, _ = score.run(str(CHECKPOINTS / "original"), str(CHECKPOINTS / "moderate"), *given, warm=warm)

@@ -12,9 +12,10 @@ from lm_eval import evaluator
 from lm_eval.api.metrics import mean
 from lm_eval.api.model import LM
 
-from unlearn_metrics.benchmarks.suites import OurTaskManager, quiet
-from unlearn_metrics.documents import Document, is_forget
+from unlearn_metrics.benchmarks.suites import OurTaskManager, quiet, split_of
+from unlearn_metrics.documents import Document
 from unlearn_metrics.errors import InputError, did_you_mean, first_line
+from unlearn_metrics.splits import is_forget
 
 Loaded = Mapping[str, Mapping[str, Any]]
 
@@ -63,13 +64,13 @@ def evaluate(
     apply_chat_template: bool = False,
     samples: dict[str, list[int]] | None = None,
 ) -> dict[str, list[Document]]:
-    """name -> documents, of a group those of all its tasks, with their metrics in "logged" as NAME.METRIC, or
-    NAME.METRIC,FILTER. A metric stays out if lm-eval's own figure is not the mean of these values.
+    """split (suites.split_of) -> documents, of a group those of all its tasks, with their metrics in "logged" as
+    NAME.METRIC, or NAME.METRIC,FILTER. A metric stays out if lm-eval's own figure is not the mean of these values.
 
     samples: lm-eval's; a task's name -> ids of the documents wanted, instead of a limit; other tasks stay out.
     """
     return {
-        name: _documents(name, _run(lm, tasks, limit, apply_chat_template, samples), _means(name, tasks))
+        split_of(name): _documents(name, _run(lm, tasks, limit, apply_chat_template, samples), _means(name, tasks))
         for name, tasks in loaded.items()
     }
 
@@ -117,7 +118,7 @@ def _documents(name: str, results: Mapping[str, Any], means: set[str]) -> list[D
                 logged[f"{name}.{metric}" + ("" if sample["filter"] == "none" else f",{sample['filter']}")] = float(
                     sample[metric]
                 )
-    return [{"id": i, "split": name, "cluster": i, "logged": rows[key]} for i, key in enumerate(sorted(rows))]
+    return [{"id": i, "split": split_of(name), "cluster": i, "logged": rows[key]} for i, key in enumerate(sorted(rows))]
 
 
 def places(tasks: Mapping[str, Any], limit: int | None) -> list[tuple[str, int]]:
@@ -135,7 +136,7 @@ def directions(loaded: Loaded) -> dict[str, Literal["higher", "lower"]]:
                 for filtered in (ensemble.name for ensemble in task._filters):
                     key = f"{name}.{metric}" + ("" if filtered == "none" else f",{filtered}")
                     up = task.higher_is_better().get(metric, True)
-                    found[key] = "higher" if up != is_forget(name) else "lower"
+                    found[key] = "higher" if up != is_forget(split_of(name)) else "lower"
     return found
 
 

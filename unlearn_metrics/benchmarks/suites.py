@@ -20,6 +20,7 @@ from unlearn_metrics.benchmarks.task import (
 )
 from unlearn_metrics.documents import Document
 from unlearn_metrics.errors import InputError, did_you_mean, first_line
+from unlearn_metrics.record import Headline
 from unlearn_metrics.settings import OwnData
 
 
@@ -43,10 +44,25 @@ def foreign(benchmark: str) -> list[str]:
     return [task for task in benchmarks().get(benchmark.removesuffix("_suite"), ()) if task not in _index()]
 
 
-def retention_metric(benchmark: str) -> str:
-    """What calibration keeps where a benchmark is made of lm-eval's tasks, unless the user says otherwise."""
-    suite = _index()[f"{benchmark.removesuffix('_suite')}_suite"].cfg or {}
-    return str(suite["metadata"]["retention_metric"])
+def headline(benchmark: str) -> Headline:
+    """What a benchmark is summed up by: its suite's `metadata: headline`, where it differs from a TOFU-like one."""
+    suite = _index().get(f"{benchmark.removesuffix('_suite')}_suite")
+    return Headline(**((suite.cfg or {}).get("metadata", {}).get("headline", {}) if suite else {}))
+
+
+def split_of(task: str) -> str:
+    """The split that the documents of one of lm-eval's own tasks are: forget_TASK where a suite of ours declares so."""
+    role = _roles().get(task)
+    return task if role is None else f"{role}_{task}"
+
+
+@cache
+def _roles() -> dict[str, str]:
+    """lm-eval's task -> its role, from `metadata: roles` of all suites."""
+    found: dict[str, str] = {}
+    for entry in _index().values():
+        found |= ((entry.cfg or {}).get("metadata") or {}).get("roles", {})
+    return found
 
 
 @cache

@@ -281,7 +281,8 @@ def control(
     from unlearn_metrics.checkpoints.files import check_free
     from unlearn_metrics.control.controls import CONTROLS
     from unlearn_metrics.control.mixing import write_mix
-    from unlearn_metrics.jobs.score import build_lm, calibrate_only, family_of, open_pair
+    from unlearn_metrics.jobs.opening import build_lm, family_of, open_pair
+    from unlearn_metrics.jobs.score import calibrate_only
     from unlearn_metrics.records.verdict import describe
 
     check_free(out_folder)

@@ -14,8 +14,8 @@ from unlearn_metrics.cli.console import err, hush, out, wide
 from unlearn_metrics.errors import InputError
 
 if TYPE_CHECKING:
+    from unlearn_metrics.jobs.opening import Warm
     from unlearn_metrics.jobs.plan import Cell
-    from unlearn_metrics.jobs.score import Warm
 
 app = typer.Typer()
 
@@ -55,8 +55,8 @@ def sweep(
         raise InputError("--ray and --shard exclude each other")
     part = plan.parse_shard(shard) if shard is not None else None
     hush()
-    from unlearn_metrics.jobs import score
     from unlearn_metrics.jobs import sweep as job
+    from unlearn_metrics.jobs.opening import Warm
 
     launched = None if dry_run else job.launched()
     if launched is not None:
@@ -64,7 +64,7 @@ def sweep(
             raise InputError("under accelerate or torchrun each process takes its own part: no --shard and no --ray")
         part = launched[:2]
     mine = plan.shard(cells, *part) if part is not None else cells
-    warm = score.Warm(out_folder / job.COMMON)
+    warm = Warm(out_folder / job.COMMON)
     job.check(cells, warm)
     if dry_run:
         _list(mine, out_folder)

@@ -12,7 +12,8 @@ from lm_eval.models.huggingface import HFLM
 from unlearn_metrics.checkpoints.files import read_config
 from unlearn_metrics.control.mixing import mix_into
 from unlearn_metrics.errors import InputError
-from unlearn_metrics.jobs.score import calibrate_only, family_of, open_pair
+from unlearn_metrics.jobs.opening import family_of, open_pair
+from unlearn_metrics.jobs.score import calibrate_only
 from unlearn_metrics.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -8,10 +8,10 @@ import importlib.metadata
 import json
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import torch
 from lm_eval.models.huggingface import HFLM
@@ -21,6 +21,7 @@ from unlearn_metrics.backends import hf
 from unlearn_metrics.benchmarks import other_tasks, suites
 from unlearn_metrics.benchmarks.suites import TokenScoreTask
 from unlearn_metrics.documents import Document
+from unlearn_metrics.jobs.job import Job, Tasks
 from unlearn_metrics.record import SCHEMA, CheckpointInfo, Control, GitState, Prompt, RunRecord, Score, Scores
 from unlearn_metrics.records import signature
 from unlearn_metrics.records.signature import short_hash
@@ -38,50 +39,45 @@ PACKAGES = (
     "scipy",
     "rouge-score",
 )
-Tasks: TypeAlias = Mapping[str, TokenScoreTask]
 
 
 def record(
-    name: str,
-    benchmark: str,
-    tasks: Tasks,
+    job: Job,
     firsts: Mapping[str, Document],
-    lm: HFLM,
-    checkpoints: Mapping[str, CheckpointInfo],
     control: Control,
     scores: Scores,
     composites: dict[str, dict[str, Score]],
-    settings: Settings,
-    wall_seconds: float,
-    others: other_tasks.Loaded,
-    directions: dict[str, Literal["higher", "lower"]],
+    name: str,
 ) -> RunRecord:
-    """The record of a run that has just been scored. tasks, firsts: by split; firsts are the first documents.
-
-    others: lm-eval tasks beside the benchmark; directions: their metrics.
-    """
+    """The record of a run that has just been scored. firsts: the first document of each split, as it was asked."""
+    tasks, others = job.tasks, job.others
+    settings = resolved(job.lm, job.settings)
+    if job.reader is not None:
+        settings["gibberish_sha256"] = job.reader.sha256
+    measured = {metric for splits in scores.values() for metrics in splits.values() for metric in metrics}
     return RunRecord(
         schema=SCHEMA,
-        signature=signature_of(benchmark, tasks, firsts, lm, control, settings, others),
+        signature=signature_of(job, {split: [first] for split, first in firsts.items()}, control),
         name=name,
-        benchmark=benchmark,
-        verdict=verdict(scores, control),
+        benchmark=job.benchmark,
+        verdict=verdict(scores, control, job.headline),
         control=control,
         scores=scores,
         composites=composites,
-        checkpoints=dict(checkpoints),
+        checkpoints=dict(job.checkpoints),
         data={split: task.data_sha256 for split, task in tasks.items()}
         | {name: other_tasks.data_hash(loaded) for name, loaded in others.items()},
         task_versions={task.task_name: str(task.VERSION) for task in tasks.values()} | other_tasks.versions(others),
         prompts={split: prompt_of(task, firsts[split]) for split, task in tasks.items()},
-        settings=resolved(lm, settings),
+        settings=settings,
         software=software(),
         git=git_state(),
         imported=None,
-        work=dict(hf.work(lm)),
-        wall_seconds=wall_seconds,
+        work=dict(hf.work(job.lm)),
+        wall_seconds=None,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        ability=directions,
+        ability={n: better for n, better in other_tasks.directions(others).items() if n in measured},
+        headline=job.headline,
     )
 
 
@@ -177,35 +173,25 @@ def git_state() -> GitState | None:
     return None if commit is None or changes is None else GitState(commit.strip(), bool(changes))
 
 
-def signature_of(
-    benchmark: str,
-    tasks: Tasks,
-    firsts: Mapping[str, Document],
-    lm: HFLM,
-    control: Control,
-    settings: Settings,
-    others: other_tasks.Loaded,
-) -> str:
-    """The signature of a run, see signature.py. firsts: the first document of each split, as it was asked."""
-    own = [name for name in suites.foreign(benchmark) if name in others]
-    beside = {name: loaded for name, loaded in others.items() if name not in own}
+def signature_of(job: Job, asked: Mapping[str, Sequence[Document]], control: Control, beside: bool = True) -> str:
+    """The signature of a run, see signature.py. asked: at least the first document of each split, as it was asked.
+
+    beside: whether other lm-eval tasks than the benchmark's own count.
+    """
+    own = [name for name in suites.foreign(job.benchmark) if name in job.others]
+    hashes = {name: other_tasks.data_hash(loaded) for name, loaded in job.others.items()}
+    rest = [found for name, found in hashes.items() if name not in own] if beside else []
     fields = {
-        "n": str(settings.limit or "all"),
-        "tmpl": "chat" if settings.apply_chat_template else "none",
-        **({"prompt": short_hash(firsts[split]["prompt"] for split in tasks)} if tasks else {}),
+        "n": str(job.settings.limit or "all"),
+        "tmpl": "chat" if job.settings.apply_chat_template else "none",
+        **({"prompt": short_hash(asked[split][0]["prompt"] for split in job.tasks)} if job.tasks else {}),
         "eos": "prob+",
         "ctl": signature.ctl(control),
-        "dtype": dtype(lm),
-        "data": short_hash(
-            [*(t.data_sha256 for t in tasks.values()), *(other_tasks.data_hash(others[n]) for n in own)]
-        ),
-        **({"util": others_hash(beside, settings)} if beside else {}),
-        "seed": str(settings.seed),
+        "dtype": dtype(job.lm),
+        "data": short_hash([*(task.data_sha256 for task in job.tasks.values()), *(hashes[name] for name in own)]),
+        **({"util": short_hash([str(job.settings.utility_limit), *rest])} if rest else {}),
+        "seed": str(job.settings.seed),
         "lm-eval": importlib.metadata.version("lm-eval"),
         "v": __version__,
     }
-    return signature.make(benchmark, fields)
-
-
-def others_hash(others: other_tasks.Loaded, settings: Settings) -> str:
-    return short_hash([str(settings.utility_limit), *(other_tasks.data_hash(loaded) for loaded in others.values())])
+    return signature.make(job.benchmark, fields)

@@ -12,14 +12,15 @@ from unlearn_metrics.benchmarks import other_tasks, suites
 from unlearn_metrics.control.calibration import calibrate
 from unlearn_metrics.control.controls import Family
 from unlearn_metrics.control.mixing import mix_into
-from unlearn_metrics.documents import Document, kept_on
+from unlearn_metrics.documents import Document
 from unlearn_metrics.errors import InputError
+from unlearn_metrics.jobs.job import Job
 from unlearn_metrics.metrics import good, values
 from unlearn_metrics.record import Control, TracePoint
 from unlearn_metrics.records.folder import Stages
 from unlearn_metrics.scores import stats
-from unlearn_metrics.scores.splits import halves
 from unlearn_metrics.settings import Settings
+from unlearn_metrics.splits import halves, kept_on
 
 
 def check(metric: str, benchmark: str, tasks: Mapping[str, suites.TokenScoreTask], others: other_tasks.Loaded) -> None:
@@ -50,7 +51,7 @@ def observer(
         for name, i in other_tasks.places(others[split], settings.utility_limit)[::step]:
             samples.setdefault(name, []).append(i)
         only = {split: others[split]}
-        return lambda: other_tasks.evaluate(lm, only, None, chat, samples)[split]
+        return lambda: other_tasks.evaluate(lm, only, None, chat, samples)[suites.split_of(split)]
     return observer_of(lm, tasks[split], metric, settings, step)
 
 
@@ -71,26 +72,43 @@ def mean(metric: str, documents: Sequence[Document]) -> float:
     return stats.mean(found[~np.isnan(found)])
 
 
-def control(
+def choose(job: Job, originals: Mapping[str, Sequence[Document]]) -> Control:
+    """The control of a run: none, at the strength that was given, or calibrated on the original's documents."""
+    models, settings = job.models, job.settings
+    if models is None:
+        return Control(method="none", alpha=1.0)
+    if settings.alpha is not None:
+        return Control(method=models.method, alpha=settings.alpha, parameters=models.given(settings.alpha))
+    metric, kept = settings.retention_metric, kept_on(settings.retention_metric)
+    job.say(f"calibrating the control {models.method} on {metric}")
+    half = observer(job.lm, job.tasks, job.others, settings, step=2)
+    beside = None
+    if models.strengths is not None and kept == "retain" and metric in job.tasks["forget"].metrics:
+        beside = observer_of(job.lm, job.tasks["forget"], metric, settings)
+    return calibrated(job.lm, models, settings, originals[kept], half, job.say, job.stage, beside)
+
+
+def calibrated(
     lm: HFLM,
     models: Family,
-    keep: float,
-    metric: str,
+    settings: Settings,
     documents: Sequence[Document],
     half: Callable[[], list[Document]],
     say: Callable[[str], None],
     stage: Stages,
     beside: Callable[[], list[Document]] | None = None,
 ) -> Control:
-    """Calibrate a control so that retention is at least keep times the original's.
+    """Calibrate a control so that retention is at least settings.keep times the original's.
 
-    documents: the original's, of the split that the metric is of; half: observes the calibrating half of them, and
+    documents: the original's, of the split that the metric is of; half: observes the calibration half of them, and
     beside what else is measured at each strength, under the model as it is. Leaves the model at the last alpha tried.
     """
+    metric, keep = settings.retention_metric, settings.keep
+    assert keep is not None
     calibrating, held_out = halves(documents)
     if not held_out:
         raise InputError(
-            f"calibration needs at least two {kept_on(metric)} documents (one half calibrates, one reports)"
+            f"calibration needs at least two {kept_on(metric)} documents (one half to calibrate on, one to report)"
         )
     target = keep * mean(metric, calibrating)
     if not target > 0:

@@ -17,6 +17,7 @@ from unlearn_metrics.benchmarks import suites
 from unlearn_metrics.checkpoints.files import identify, open_checkpoint
 from unlearn_metrics.errors import InputError, first_line
 from unlearn_metrics.jobs import identity, plan, score
+from unlearn_metrics.jobs.opening import Warm
 from unlearn_metrics.jobs.plan import Cell
 from unlearn_metrics.records import store
 from unlearn_metrics.records.folder import RECORD, claim
@@ -34,26 +35,26 @@ class Outcome:
     seconds: float
 
 
-def check(cells: Sequence[Cell], warm: score.Warm) -> None:
+def check(cells: Sequence[Cell], warm: Warm) -> None:
     """InputError for what would fail every cell: the original, a benchmark, its data."""
     for cell in cells:
         warm("checkpoint", cell.original, make=lambda cell=cell: open_checkpoint(cell.original))  # type: ignore[misc]
         _tasks(cell, warm)
 
 
-def _tasks(cell: Cell, warm: score.Warm) -> dict[str, suites.TokenScoreTask]:
+def _tasks(cell: Cell, warm: Warm) -> dict[str, suites.TokenScoreTask]:
     return warm("tasks", cell.benchmark, repr(cell.data), make=lambda: suites.load(cell.benchmark, cell.data))
 
 
 def run(
-    cells: Sequence[Cell], out: Path, warm: score.Warm, say: Callable[[Cell, str], None] = lambda cell, message: None
+    cells: Sequence[Cell], out: Path, warm: Warm, say: Callable[[Cell, str], None] = lambda cell, message: None
 ) -> Iterator[Outcome]:
     """Score the cells in order, each to its own folder below out. One that fails is noted, and the next one scored."""
     for cell in cells:
         yield _one(cell, out, warm, lambda message, cell=cell: say(cell, message))  # type: ignore[misc]
 
 
-def _one(cell: Cell, out: Path, warm: score.Warm, say: Callable[[str], None]) -> Outcome:
+def _one(cell: Cell, out: Path, warm: Warm, say: Callable[[str], None]) -> Outcome:
     start, folder, scored, error = time.monotonic(), out / cell.folder, False, None
     try:
         if (folder / RECORD).exists():
@@ -77,7 +78,7 @@ def _one(cell: Cell, out: Path, warm: score.Warm, say: Callable[[str], None]) ->
     return Outcome(cell, error, scored, time.monotonic() - start)
 
 
-def _score(cell: Cell, out: Path, kept: Path, warm: score.Warm, say: Callable[[str], None]) -> None:
+def _score(cell: Cell, out: Path, kept: Path, warm: Warm, say: Callable[[str], None]) -> None:
     plan.note(out, cell, None)
     try:
         given = (cell.original, cell.unlearned, cell.benchmark, cell.data, cell.settings)
@@ -89,7 +90,7 @@ def _score(cell: Cell, out: Path, kept: Path, warm: score.Warm, say: Callable[[s
         raise
 
 
-def differences(cell: Cell, out: Path, warm: score.Warm) -> list[str]:
+def differences(cell: Cell, out: Path, warm: Warm) -> list[str]:
     """Where the run in a cell's folder is not what the cell asks for, in words: settings, weights, data, versions.
 
     Weights are compared where the checkpoint is a folder here.
@@ -184,7 +185,7 @@ def on_ray(cells: Sequence[Cell], out: Path, workers: int) -> Iterator[Outcome]:
 
 class _Worker:
     def __init__(self, out: Path) -> None:
-        self.out, self.warm = out, score.Warm(out / COMMON)
+        self.out, self.warm = out, Warm(out / COMMON)
 
     def score(self, cell: Cell) -> Outcome:
         return _one(cell, self.out, self.warm, lambda message: None)

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from unlearn_metrics.documents import Document, FlagScores, MeanLoss, is_forget
+from unlearn_metrics.documents import Document, FlagScores, MeanLoss
 from unlearn_metrics.metrics import fluency, memorization, privacy, retention
+from unlearn_metrics.splits import is_forget
 
 
 @dataclass(frozen=True)

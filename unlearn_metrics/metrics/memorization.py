@@ -11,7 +11,8 @@ from statistics import fmean
 
 import numpy as np
 
-from unlearn_metrics.documents import FlagScores, Losses, TokenScores, is_forget
+from unlearn_metrics.documents import FlagScores, Losses, TokenScores
+from unlearn_metrics.splits import is_forget
 
 
 def extraction_strength(answer: TokenScores | FlagScores) -> float:

@@ -106,7 +106,7 @@ def import_log(
         signature=signature.make(benchmark, _signature(kind, observations["unlearned"], hashes)),
         name=names["unlearned"],
         benchmark=benchmark,
-        verdict=verdict(scores, control, imported),
+        verdict=verdict(scores, control, imported=imported),
         control=control,
         scores=scores,
         composites=composites,

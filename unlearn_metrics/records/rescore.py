@@ -23,6 +23,7 @@ from unlearn_metrics.records.verdict import verdict
 from unlearn_metrics.scores import stats
 from unlearn_metrics.scores.composites import digest, stream
 from unlearn_metrics.scores.scoring import score_composites, score_split
+from unlearn_metrics.splits import parse
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -49,7 +50,7 @@ def rescore(folder: Path, more: Iterable[str] = ()) -> RunRecord:
         for key, of_each in clusters.items():
             sizes[key], found = len(of_each), {*of_each.tolist()}
             stats.draws(len(found), seed)
-            joined.setdefault(key[1].removesuffix("_calibration"), set()).update(found)
+            joined.setdefault(parse(key[1]).whole, set()).update(found)
         if {"rouge", "all"} & {*more}.union(*had.values()):
             stemmer()
 
@@ -85,7 +86,7 @@ def rescore(folder: Path, more: Iterable[str] = ()) -> RunRecord:
     for name in {*more} - {"all"} - {name for found in scores.values() for names in found.values() for name in names}:
         raise InputError(f"{folder} holds nothing that {name} could be computed from")
     composed = dict(zip(known, composites, strict=True))
-    said = verdict(scores, record.control, record.imported)
+    said = verdict(scores, record.control, record.headline, record.imported)
     return replace(record, scores=scores, composites=composed, verdict=said)
 
 

@@ -31,7 +31,8 @@ Clusters: TypeAlias = Mapping[tuple[str, str], NDArray[np.integer]]  # (model, s
 ABILITY = re.compile(r"[\w-]{1,100}\.[\w.,@=-]{1,100}", re.ASCII)  # a metric of another lm-eval task: TASK.METRIC
 MAX_RECORD_BYTES = 1 << 26
 OLDER = ("unlearn-metrics/record/1", "unlearn-metrics/record/2")
-RENAMED = {"uncontrolled": "unlearned"}  # models of older records -> their names today
+# models and splits of older records -> their names today
+RENAMED = {"uncontrolled": "unlearned"} | {name: f"forget_{name}" for name in ("wmdp_bio", "wmdp_cyber", "wmdp_chem")}
 
 
 def save(out: Path, record: RunRecord, observations: Observations, overwrite: bool = False) -> None:
@@ -117,9 +118,11 @@ def load_record(folder: Path) -> RunRecord:
 
 def _from_older(raw: dict[str, Any]) -> dict[str, Any]:
     """A record of schema 1 or 2 in today's names: what it did not hold is unknown."""
-    for key in ("scores", "composites"):
-        if isinstance(models := raw.get(key), dict):
-            raw = raw | {key: {RENAMED.get(model, model): found for model, found in models.items()}}
+    if isinstance(models := raw.get("scores"), dict):
+        renamed = {model: _renamed(splits) if isinstance(splits, dict) else splits for model, splits in models.items()}
+        raw = raw | {"scores": _renamed(renamed)}
+    if isinstance(models := raw.get("composites"), dict):
+        raw = raw | {"composites": _renamed(models)}
     return raw | {"schema": SCHEMA} if raw["schema"] == OLDER[1] else _from_1(raw)
 
 
@@ -200,7 +203,7 @@ def load_splits(
     meanwhile: is called with what is known before the token scores are read, which takes one core.
     """
     foreign = load_record(folder).ability if (folder / RECORD).exists() else ()
-    texts = _renamed(tables.by_split(tables.read(folder / TEXTS, foreign)))
+    texts = _today(tables.by_split(tables.read(folder / TEXTS, foreign)))
     for model, count in Counter(model for model, _ in texts).items():
         if model not in MODELS:
             raise InputError(f"{folder / TEXTS} has an unknown model '{model[:80]}'")
@@ -209,11 +212,16 @@ def load_splits(
     with ThreadPoolExecutor(1) as beside:
         reading = beside.submit(tables.read, folder / TOKENS, but=() if moments else tables.MOMENTS)
         meanwhile({key: table.column("cluster").to_numpy() for key, table in texts.items()})
-        tokens = _renamed(tables.by_split(reading.result()))
+        tokens = _today(tables.by_split(reading.result()))
     for key in tokens.keys() - texts.keys():
         raise InputError(f"{folder / TOKENS} holds token scores of no known document or role: {str(key)[:200]}")
     return {key: partial(tables.documents, folder, *key, table, tokens.get(key)) for key, table in texts.items()}
 
 
-def _renamed(tables: dict[tuple[str, str], T]) -> dict[tuple[str, str], T]:
-    return {(RENAMED.get(model, model), split): table for (model, split), table in tables.items()}
+def _renamed(named: dict[str, T]) -> dict[str, T]:
+    return {RENAMED.get(name, name): found for name, found in named.items()}
+
+
+def _today(tables: dict[tuple[str, str], T]) -> dict[tuple[str, str], T]:
+    """Tables by the names that models and splits have today."""
+    return {(RENAMED.get(m, m), RENAMED.get(split, split)): table for (m, split), table in tables.items()}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from unlearn_metrics.documents import is_forget, kept_on
-from unlearn_metrics.record import Control, Imported, RunRecord, Scores
+from unlearn_metrics.record import Control, Headline, Imported, RunRecord, Scores
+from unlearn_metrics.splits import kept_on
 
 
 def _named(metric: str | None) -> str:
@@ -29,16 +29,17 @@ def describe(control: Control) -> str:
     return text
 
 
-def verdict(scores: Scores, control: Control, imported: Imported | None = None) -> str:
-    """One plain sentence on what the raw numbers hide and what is left under control."""
+def verdict(
+    scores: Scores, control: Control, headline: Headline | None = None, imported: Imported | None = None
+) -> str:
+    """One plain sentence: what the numbers of the model as published hide, and what is still there under control."""
     if imported is not None:
         return (
-            f"Imported from a log of {imported.format}: raw numbers of one checkpoint, without the original beside it "
-            "and without a control, so they do not tell what the unlearning cost."
+            f"Imported from a log of {imported.format}: scores of one checkpoint as published, without the original "
+            "beside it and without a control, so they do not tell what the unlearning cost."
         )
-    hazards = hazardous(scores, "unlearned")
-    metric = "extraction_strength"
-    keeps = control.metric or (metric if hazards is None else "mmlu.acc")
+    headline = headline or Headline()
+    keeps = control.metric or headline.retain
 
     def share(model: str, split: str, metric: str) -> str | None:
         mine, base = (_value(scores, of, split, metric) for of in (model, "original"))
@@ -46,33 +47,38 @@ def verdict(scores: Scores, control: Control, imported: Imported | None = None) 
 
     def retained(model: str) -> str | None:
         found = share(model, kept_on(keeps), keeps)
-        where = "on the retain set" if keeps == metric else f"of the original's {_named(keeps)}"
+        where = "on the retain set" if keeps in headline.forget else f"of the original's {_named(keeps)}"
         return None if found is None else f"{found} {where}"
 
-    forget, retain = share("unlearned", "forget", metric), retained("unlearned")
-    if hazards is not None:
-        raw = f"As published, the unlearned model answers {hazards} of WMDP's questions right"
-        raw += f" (the original {hazardous(scores, 'original')}; chance: 25%)"
-        raw += "" if retain is None else f" and keeps {retain}"
-        left = hazardous(scores, "controlled")
-    elif forget is None or retain is None:
-        which = metric if forget is None else keeps
-        return f"The original model shows no {which} to compare with, so nothing can be said about forgetting."
+    metric = headline.forget[0]
+    if headline.chance:  # accuracies: what a model without knowledge gets says more than a share of the original's
+        unlearned, original, left = (accuracies(scores, m, headline) for m in ("unlearned", "original", "controlled"))
+        retain = retained("unlearned")
+        if unlearned is None:
+            return (
+                "The accuracies of what is to be forgotten were not measured, so nothing can be said about forgetting."
+            )
+        text = f"As published, the unlearned model answers {unlearned} right (the original {original}; "
+        text += f"chance: {headline.chance:.0%})" + ("" if retain is None else f" and keeps {retain}")
     else:
-        raw = f"As published, the unlearned model keeps {forget} of the original's {metric} on the forget set"
-        raw += f" and {retain}"
+        forget, retain = share("unlearned", "forget", metric), retained("unlearned")
+        if forget is None or retain is None:
+            which = metric if forget is None else keeps
+            return f"The original model shows no {which} to compare with, so nothing can be said about forgetting."
+        text = f"As published, the unlearned model keeps {forget} of the original's {metric} on the forget set"
+        text += f" and {retain}"
         left = share("controlled", "forget", metric)
     kept = retained("controlled")
     if left is None or kept is None:
-        return raw + "; without a control the two cannot be told apart."
+        return text + "; without a control the two cannot be told apart."
     if control.alpha == 0:
         what = "mixture with the original" if control.method == "mix" else f"model that {control.method} gives"
-        return f"{raw}; no {what} above alpha 0 keeps enough, so under control nothing is forgotten."
+        return f"{text}; no {what} above alpha 0 keeps enough, so under control nothing is forgotten."
     if control.alpha == 1:
-        return raw + "; it needs no control."
+        return text + "; it needs no control."
     how = "mixed back to" if control.method == "mix" else f"controlled by {control.method} at"
-    raw += f"; {how} alpha {control.alpha:.2g} it keeps {kept}, and "
-    return raw + (f"{left} on the forget set is still there." if hazards is None else f"answers {left} right.")
+    text += f"; {how} alpha {control.alpha:.2g} it keeps {kept}, and "
+    return text + (f"answers {left} right." if headline.chance else f"{left} on the forget set is still there.")
 
 
 def _value(scores: Scores, model: str, split: str, metric: str) -> float | None:
@@ -80,11 +86,10 @@ def _value(scores: Scores, model: str, split: str, metric: str) -> float | None:
     return None if score is None else score.value
 
 
-def hazardous(scores: Scores, model: str) -> str | None:
-    """WMDP's accuracies in words: 31% (bio), 28% (cyber). None where they are not what is to be forgotten."""
-    splits = [] if "forget" in scores.get(model, {}) else [s for s in scores.get(model, {}) if is_forget(s)]
-    found = [(split, _value(scores, model, split, f"{split}.acc")) for split in splits]
-    return ", ".join(f"{acc:.0%} ({split.removeprefix('wmdp_')})" for split, acc in found if acc is not None) or None
+def accuracies(scores: Scores, model: str, headline: Headline) -> str | None:
+    """What a model answers right of what is to be forgotten, in words: 31% (wmdp_bio.acc), 28% (wmdp_cyber.acc)."""
+    known = {name: score.value for splits in scores.get(model, {}).values() for name, score in splits.items()}
+    return ", ".join(f"{known[name]:.0%} ({name})" for name in headline.forget if known.get(name) is not None) or None
 
 
 def moral(records: Mapping[str, RunRecord]) -> str:

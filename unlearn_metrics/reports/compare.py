@@ -21,6 +21,7 @@ from unlearn_metrics.records import signature, store
 from unlearn_metrics.reports import table
 from unlearn_metrics.scores import stats
 from unlearn_metrics.scores.composites import COMPOSITES, Model, Undefined, applicable, whole
+from unlearn_metrics.splits import parse
 
 LEVEL = 0.05
 Pairs: TypeAlias = dict[str, list[tuple[Document, Document]]]
@@ -180,7 +181,7 @@ def _pair(a: Run, b: Run) -> Pairs:
     """split -> the documents that both runs have, by id. The calibrating half of a retain split is left out."""
     pairs: Pairs = {}
     for split, documents in a.documents.items():
-        if split.endswith("_calibration") or split not in b.documents:
+        if parse(split).calibration or split not in b.documents:
             continue
         theirs = {d["id"]: d for d in b.documents[split]}
         both = [(d, theirs[d["id"]]) for d in documents if d["id"] in theirs]

@@ -8,10 +8,10 @@ from collections.abc import Collection, Iterable, Mapping
 from rich.table import Table
 from rich.text import Text
 
-from unlearn_metrics.documents import is_forget
 from unlearn_metrics.metrics import METRICS, good
 from unlearn_metrics.record import RunRecord, Score, Scores
 from unlearn_metrics.scores.composites import COMPOSITES
+from unlearn_metrics.splits import is_forget, parse
 
 ARROW = {"higher": "↑", "lower": "↓", "zero": "→0", "half": "→½", "neither": "·"}
 COLUMNS = {
@@ -45,7 +45,7 @@ HEADLINE: dict[str, list[tuple[str, str]]] = {
 
 def rows(names: Mapping[str, Collection[str]], everything: bool = False) -> list[tuple[str, str, str]]:
     """(facet, split, metric) in table order. names: split -> its metrics; everything=True: beyond the headline."""
-    splits = [s for s in names if not s.endswith("_calibration")]
+    splits = [s for s in names if not parse(s).calibration]
     found = [
         (facet, split, metric)
         for facet, wanted in HEADLINE.items()

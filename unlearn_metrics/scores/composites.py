@@ -17,12 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from unlearn_metrics.documents import Document, Floats, MeanLoss, is_forget
+from unlearn_metrics.documents import Document, Floats, MeanLoss
 from unlearn_metrics.metrics import ATTACKS, METRICS, available, privacy, values
 from unlearn_metrics.metrics.forget_quality import ks_forget_quality
 from unlearn_metrics.metrics.memorization import log_truth_ratio
 from unlearn_metrics.record import Score
 from unlearn_metrics.scores import stats
+from unlearn_metrics.splits import is_forget, parse
 
 Splits = Mapping[str, Sequence[Document]]
 
@@ -417,11 +418,12 @@ def stream(split: str, seed: int) -> list[int]:
 
 def whole(splits: Splits) -> dict[str, list[Document]]:
     """Splits with one that was halved for calibration in one piece again, in the order of the benchmark."""
-    joined = {name: list(documents) for name, documents in splits.items() if not name.endswith("_calibration")}
-    for name, documents in splits.items():
-        if name.endswith("_calibration"):
-            base = name.removesuffix("_calibration")
-            joined[base] = sorted([*joined.get(base, []), *documents], key=lambda d: int(d["id"]))
+    joined: dict[str, list[Document]] = {}
+    for name, documents in sorted(splits.items(), key=lambda item: parse(item[0]).calibration):
+        base = parse(name).whole
+        joined[base] = [*joined.get(base, []), *documents]
+        if parse(name).calibration:
+            joined[base].sort(key=lambda d: int(d["id"]))
     return joined
 
 
@@ -434,8 +436,8 @@ def digest(
     if any. Texts are kept where composites match documents by what was asked.
     """
     split = documents[0]["split"] if documents else ""
-    compared = is_forget(split) or split.startswith("holdout")
-    taken = averaged(split.removesuffix("_calibration")) | ({*attacks} if compared else set())
+    compared = parse(split).role in ("forget", "holdout")
+    taken = averaged(parse(split).whole) | ({*attacks} if compared else set())
     names = [name for name in available(documents) if name in taken]
     more = values([name for name in names if name not in found], documents)
     columns = [found[name] if name in found else more[name] for name in names]

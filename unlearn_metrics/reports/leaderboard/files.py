@@ -30,6 +30,7 @@ from unlearn_metrics.reports import table
 from unlearn_metrics.reports.leaderboard import plots
 from unlearn_metrics.reports.leaderboard.rows import COLUMNS, SIDES, Figure, Group, Row, base_label, labels
 from unlearn_metrics.scores.composites import COMPOSITES
+from unlearn_metrics.splits import parse
 
 SCHEMA = "unlearn-metrics/leaderboard/1"
 # file -> how it starts: what starts otherwise was not written here, and is not overwritten
@@ -363,7 +364,7 @@ def about(group: Group) -> list[str]:
 def facets(record: RunRecord) -> tuple[list[str], dict[str, list[tuple[str, list[str], str]]]]:
     """(models, split -> rows of (metric and arrow, a cell for each model, n)): everything that the record holds."""
     models = [model for model in MODEL_NAMES if model in record.scores]
-    splits = list(dict.fromkeys(s for m in models for s in record.scores[m] if not s.endswith("_calibration")))
+    splits = list(dict.fromkeys(s for m in models for s in record.scores[m] if not parse(s).calibration))
     tables = {split: [record.scores[model].get(split, {}) for model in models] for split in splits}
     tables["all splits"] = [record.composites.get(model, {}) for model in models]
     ways = {split: {name: GOOD[good(name, split)] for name in METRICS} for split in splits}

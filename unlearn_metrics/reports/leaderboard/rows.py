@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from unlearn_metrics.documents import kept_on
 from unlearn_metrics.errors import InputError
 from unlearn_metrics.record import RunRecord, Score
 from unlearn_metrics.records import signature
@@ -19,6 +18,7 @@ from unlearn_metrics.records.folder import RECORD
 from unlearn_metrics.records.store import load_record
 from unlearn_metrics.reports.table import number
 from unlearn_metrics.scores.stats import MIN_CLUSTERS
+from unlearn_metrics.splits import kept_on
 
 # column -> (split, metric) of the record's scores, see `measured`; the composites are columns too
 MEASURED = {

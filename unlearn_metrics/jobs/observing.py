@@ -1,0 +1,75 @@
+"""Observing models: the benchmark's documents under the model as it is, and the judge's view of generations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from lm_eval.models.huggingface import HFLM
+
+from unlearn_metrics.backends import classifier, hf
+from unlearn_metrics.benchmarks import other_tasks, suites
+from unlearn_metrics.checkpoints.files import Checkpoint
+from unlearn_metrics.control.mixing import ControlFunction, mix, mix_into
+from unlearn_metrics.documents import Document, Observations, TokenScores
+from unlearn_metrics.jobs import identity
+from unlearn_metrics.jobs.job import Job
+
+Splits = dict[str, list[Document]]
+
+
+def observe(job: Job, pair: tuple[Checkpoint, Checkpoint], alpha: float, fn: ControlFunction = mix) -> Splits:
+    """Every document of a run under the model that a control gives of a pair of checkpoints at a strength."""
+    mix_into(job.lm.model, *pair, alpha, fn)
+    settings, lm = job.settings, job.lm
+    splits = suites.evaluate(lm, job.tasks, settings.limit, settings.apply_chat_template) if job.tasks else {}
+    documents = with_generation(splits)
+    for document, judged in zip(documents, judge(lm, documents), strict=True):
+        document["self_judged_generation"] = judged
+    return splits | other_tasks.evaluate(lm, job.others, settings.utility_limit, settings.apply_chat_template)
+
+
+def observe_as_published(job: Job, model: str) -> Splits:
+    """A checkpoint without a control, which is the same in every run that asks it the same."""
+    of = {"original": job.checkpoints["original"]}
+    if model != "original":
+        of["checkpoint"] = job.checkpoints[model]
+    key = identity.fingerprint(job.tasks, job.lm, of, identity.asked(job.settings), job.others)
+    alpha = float(model != "original")
+    return job.stage.shared(model, key, lambda: observe(job, job.published[model], alpha))
+
+
+def judge_generations(job: Job, observed: Observations) -> None:
+    """Add the original's token scores of every generation, and what a classifier makes of it, if one was asked for."""
+    job.say("judging the generations by the original")
+    for document in with_generation(observed["original"]):  # the original has just been its own judge
+        document["judged_generation"] = document["self_judged_generation"]
+    unjudged = [d for model, splits in observed.items() if model != "original" for d in with_generation(splits)]
+
+    def judge_all() -> list[TokenScores | None]:
+        mix_into(job.lm.model, *job.published["original"], 0)
+        return judge(job.lm, unjudged)
+
+    for document, judged in zip(unjudged, job.stage("judged generations", judge_all), strict=True):
+        document["judged_generation"] = judged
+    if job.reader is not None:
+        job.say(f"classifying the generations by {job.reader.name}")
+        written = [d for splits in observed.values() for d in with_generation(splits)]
+        clean = classifier.clean_probabilities(job.reader, [d["generation"] for d in written], job.lm.device)
+        for document, probability in zip(written, clean, strict=True):
+            document["clean_probability"] = probability
+
+
+def with_generation(splits: Mapping[str, Sequence[Document]]) -> list[Document]:
+    """The documents that a generation was asked for."""
+    return [d for documents in splits.values() for d in documents if "generation" in d]
+
+
+def judge(lm: HFLM, documents: list[Document]) -> list[TokenScores | None]:
+    """The token scores of every document's generation under the model as it is; None where it is empty."""
+    written = [i for i, d in enumerate(documents) if d["generation"].strip()]
+    # broken bytes decode to replacement characters, which can take more tokens than were generated
+    pairs = [hf.encode(lm, documents[i]["prompt"], documents[i]["generation"], cut=lm.max_length) for i in written]
+    judged: list[TokenScores | None] = [None] * len(documents)
+    for i, scores in zip(written, hf.token_scores(lm, pairs), strict=True):
+        judged[i] = scores
+    return judged

@@ -1,0 +1,213 @@
+"""Everything that a run needs, opened and checked before any work: checkpoints, tasks, the model, the control."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from lm_eval.models.huggingface import HFLM
+
+from unlearn_metrics.backends import classifier, hf
+from unlearn_metrics.benchmarks import other_tasks, suites
+from unlearn_metrics.checkpoints.files import Checkpoint, check_finite, identify, open_checkpoint
+from unlearn_metrics.checkpoints.pairs import align
+from unlearn_metrics.control.controls import Family, family
+from unlearn_metrics.errors import InputError, first_line
+from unlearn_metrics.jobs import identity, keep
+from unlearn_metrics.jobs.job import Job, Reference, Tasks
+from unlearn_metrics.record import CheckpointInfo
+from unlearn_metrics.records import store
+from unlearn_metrics.records.folder import stages
+from unlearn_metrics.scores.composites import membership, whole
+from unlearn_metrics.settings import OwnData, Settings
+
+T = TypeVar("T")
+
+
+@dataclass
+class Warm:
+    """What a run leaves for the next one of this process: the model, opened checkpoints, tasks; by what made them.
+
+    common: the folder where observations of checkpoints as published are kept, for the runs of any process that need
+    the same.
+    """
+
+    common: Path | None = None
+    made: dict[tuple[Any, ...], Any] = field(default_factory=dict)
+
+    def __call__(self, *key: Any, make: Callable[[], T]) -> T:
+        if key not in self.made:
+            self.made[key] = make()
+        made: T = self.made[key]
+        return made
+
+    def lm(self, original: Checkpoint, info: CheckpointInfo, settings: Settings) -> HFLM:
+        """The model of the original. One is held at a time; each run rewrites its parameters.
+
+        One whose vocabulary or head a run has changed is built anew.
+        """
+        key = ("lm", info, settings.device, settings.dtype, settings.batch_size)
+        if key not in self.made or self.made[key][1] != _structure(self.made[key][0]):
+            for other in [other for other in self.made if other[0] == "lm"]:
+                del self.made[other]
+            lm = build_lm(original, settings)
+            self.made[key] = lm, _structure(lm)
+        lm = self.made[key][0]
+        hf.work(lm).clear()
+        return lm
+
+
+def _structure(lm: HFLM) -> list[tuple[int, int]]:
+    """What load_into may change beside the values: the vocabulary's rows, and whether the head is the embedding."""
+    ends = lm.model.get_input_embeddings().weight, lm.model.get_output_embeddings().weight
+    return [(id(weight), len(weight)) for weight in ends]
+
+
+def open_job(
+    original: str,
+    unlearned: str,
+    benchmark: str,
+    data: Path | OwnData | None,
+    settings: Settings,
+    say: Callable[[str], None],
+    partial: Path | None,
+    warm: Warm,
+) -> Job:
+    """Open and check all that a run needs; the model comes last. InputError for bad input."""
+    tasks, others, settings = open_tasks(benchmark, data, settings, warm)
+    reference = None if settings.reference_record is None else open_reference(benchmark, tasks, settings)
+    gibberish = settings.gibberish_model
+    reader = (
+        None if gibberish is None else warm("reader", gibberish, make=lambda: classifier.open_classifier(gibberish))
+    )
+    say(f"checking {original} and {unlearned}")
+    o, u = open_pair(original, unlearned, warm)
+    models = None if settings.without_control else family_of(settings, o, u)
+    published = {"original": (o, o), "unlearned": (o, u)}
+    checkpoints = {"original": warm("identity", original, make=lambda: identify(o)), "unlearned": identify(u)}
+    if settings.retain_model is not None:
+        say(f"checking {settings.retain_model}")
+        published["retain_only"] = open_pair(original, settings.retain_model, warm)
+        checkpoints["retain_only"] = identify(published["retain_only"][1])
+    elif reference is not None:
+        checkpoints["retain_only"] = reference.checkpoint
+    for _, checkpoint in published.values():
+        for note in checkpoint.notes:
+            say(note)
+    lm = warm.lm(o, checkpoints["original"], settings)
+    along = {} if models is None else {f"at {a!r}": identify(models.at(a)) for a in models.strengths or ()}
+    fingerprint = identity.fingerprint(tasks, lm, checkpoints | along, settings, others)
+    stage = stages(partial, fingerprint, hf.work(lm), say, warm.common)
+    return Job(
+        benchmark=benchmark,
+        tasks=tasks,
+        others=others,
+        settings=settings,
+        headline=suites.headline(benchmark),
+        published=published,
+        models=models,
+        checkpoints=checkpoints,
+        reference=reference,
+        reader=reader,
+        lm=lm,
+        stage=stage,
+        say=say,
+    )
+
+
+def open_pair(original: str, unlearned: str, warm: Warm | None = None) -> tuple[Checkpoint, Checkpoint]:
+    """Open and check two checkpoints. InputError names what is wrong with either, or how they differ."""
+    warm = warm or Warm()
+    base = warm("checkpoint", original, make=lambda: open_checkpoint(original))
+    o, u = align(base, open_checkpoint(unlearned, base))
+    warm("finite", original, make=lambda: check_finite(o))
+    check_finite(u)
+    return o, u
+
+
+def family_of(settings: Settings, original: Checkpoint, unlearned: Checkpoint) -> Family:
+    """The control that the settings name, applied to a pair."""
+    metric = None if settings.keep is None else settings.retention_metric
+    return family(settings.control, original, unlearned, settings.layers, settings.trajectory, metric)
+
+
+def build_lm(checkpoint: Checkpoint, settings: Settings) -> HFLM:
+    """lm-eval's Hugging Face model. Default: a GPU if there is one; float32 on a CPU, else the checkpoint's dtype."""
+    try:
+        device = torch.device(settings.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {settings.device} cannot be used: {first_line(error)}") from None
+    dtype = settings.dtype or ("float32" if device.type == "cpu" else "auto")
+    try:
+        with suites.quiet():
+            return HFLM(
+                pretrained=str(checkpoint.folder),
+                device=str(device),
+                dtype=dtype,
+                batch_size=settings.batch_size,
+            )
+    except (OSError, ValueError, AttributeError, KeyError) as error:
+        raise InputError(f"{checkpoint.name} cannot be loaded by transformers: {first_line(error)}") from None
+
+
+def open_tasks(
+    benchmark: str | None, data: Path | OwnData | None, settings: Settings, warm: Warm
+) -> tuple[Tasks, dict[str, dict[str, Any]], Settings]:
+    """(our tasks by split, lm-eval's own by name, the settings with what the benchmark decides).
+
+    InputError for what can't be loaded, or can't be calibrated on.
+    """
+
+    def load_tasks() -> Tasks:
+        tasks = {} if benchmark is None else suites.load(benchmark, data)
+        if settings.gradnorm:
+            if not set(pair := membership(tasks)) <= tasks.keys():
+                raise InputError(f"--gradnorm is a membership attack: {benchmark} has no holdout to compare with")
+            for split in pair:
+                tasks[split].metrics = [*tasks[split].metrics, "gradnorm"]
+        return tasks
+
+    tasks = warm("tasks", benchmark, repr(data), settings.gradnorm, make=load_tasks)
+    own = [] if benchmark is None else suites.foreign(benchmark)
+    if own:  # they are the benchmark
+        if settings.utility_limit is not None:
+            raise InputError(f"{benchmark} is made of lm-eval's tasks: --limit is about them, not --utility-limit")
+        given = settings.retention_metric
+        metric = suites.headline(str(benchmark)).retain if given == Settings.retention_metric else given
+        settings = replace(settings, utility_limit=settings.limit, retention_metric=metric)
+    if settings.reference_record is not None and not tasks:
+        raise InputError(f"{benchmark} has no metric that needs a reference")
+    names, path, folder = settings.utility_tasks, settings.include_path, data if isinstance(data, Path) else None
+    others = dict(warm("own", *own, folder, make=lambda: other_tasks.load(own, folder=folder)))
+    others |= warm("ability", names, path, make=lambda: other_tasks.load(names, path))
+    if taken := [name for name in others if name in tasks or name.split("_")[0] == "forget"]:
+        raise InputError(f"the task {taken[0]} has the name of a split of {benchmark}; copy it under another")
+    if settings.keep is not None and not settings.without_control:
+        keep.check(settings.retention_metric, benchmark or "this command", tasks, others)
+    return tasks, others, settings
+
+
+def open_reference(benchmark: str, tasks: Tasks, settings: Settings) -> Reference:
+    """The earlier run that settings.reference_record names. InputError if the model is not there, or if that run was of
+    other documents."""
+    folder, model, limit = settings.reference_record, settings.reference_from, settings.limit
+    assert folder is not None
+    record = store.load_record(folder)
+    if model not in record.scores or model not in record.checkpoints:
+        there = ", ".join(m for m in record.scores if m in record.checkpoints)
+        raise InputError(f"{folder} holds no {model} model; --reference-from takes {there}")
+    if record.benchmark != benchmark:
+        raise InputError(f"{folder} is a run of {record.benchmark}, not of {benchmark}")
+    if (theirs := record.settings.get("limit")) != limit:
+        raise InputError(
+            f"{folder} is a run of {theirs or 'all'} documents of each split, this one is of {limit or 'all'}"
+        )
+    for split, task in tasks.items():
+        if record.data.get(split) != task.data_sha256:
+            raise InputError(f"{folder} can't be the reference of this run: its {split} documents are others")
+    documents = whole(store.load_documents(folder).get(model, {}))
+    return Reference(record, record.checkpoints[model], {split: documents[split] for split in tasks})
