@@ -580,9 +580,9 @@ MEMORY = """
 import sys, tempfile, torch
 from pathlib import Path
 from transformers import AutoModelForCausalLM
-from unlearn_metrics.control.checkpoints import open_checkpoint
+from unlearn_metrics.checkpoints.files import open_checkpoint
 from unlearn_metrics.control.mixing import mix_into, write_mix
-from unlearn_metrics.control.pairs import align
+from unlearn_metrics.checkpoints.pairs import align
 folder, what = sys.argv[1:]
 o, u = align(open_checkpoint(folder + "/o"), open_checkpoint(folder + "/u"))
 model = AutoModelForCausalLM.from_pretrained(folder + "/o", dtype=torch.float32) if what == "into" else None

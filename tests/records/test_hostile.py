@@ -111,7 +111,7 @@ def limited(code: str, *arguments: Any, mebibytes: int = 700) -> str:
     head = f"""
 import resource, sys
 from pathlib import Path
-from unlearn_metrics import imports, runs
+from unlearn_metrics.records import store
 from unlearn_metrics.errors import InputError
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + ({mebibytes} << 20),) * 2)
@@ -152,7 +152,7 @@ def test_parquet_bombs(tmp_path, run_folder, count, column):
     path = tmp_path / (store.TOKENS if tokens else store.TEXTS)
     pq.write_table(pa.table(table), path, compression="zstd")
     assert path.stat().st_size < 1 << 20
-    said = limited("runs.load_documents(Path(sys.argv[1]))", tmp_path)
+    said = limited("store.load_documents(Path(sys.argv[1]))", tmp_path)
     assert "refused" in said or "characters" in said
 
 
@@ -168,7 +168,7 @@ def test_a_page_that_lies_about_its_size(tmp_path, run_folder):
     start = at + data[at : at + 4].index(b"\x15", 1)  # the second field of the header, uncompressed_page_size
     end = next(i for i in range(start + 1, start + 9) if data[i] < 128) + 1
     path.write_bytes(data[: start + 1] + b"\xfe\xff\xff\xff\x0f" + data[end:])
-    assert "cannot be read" in limited("runs.load_documents(Path(sys.argv[1]))", tmp_path)
+    assert "cannot be read" in limited("store.load_documents(Path(sys.argv[1]))", tmp_path)
 
 
 @pytest.mark.parametrize("kind", READERS)

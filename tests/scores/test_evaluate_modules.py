@@ -126,7 +126,7 @@ def refuse(*args, **kwargs):
     raise SystemExit("the network was asked")
 
 socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refuse
-from unlearn_metrics.evaluate_metrics import load
+from unlearn_metrics.scores.evaluate_modules import load
 print(load("rouge").compute(predictions=["a"], references=["a b"]))
 assert "lm_eval" not in sys.modules and "unlearn_metrics.backends" not in sys.modules
 """

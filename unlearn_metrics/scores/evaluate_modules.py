@@ -1,6 +1,6 @@
 """Every metric as an `evaluate.Metric`, made from the registry over the same functions: no lm-eval, no network.
 
-    from unlearn_metrics.evaluate_metrics import load
+    from unlearn_metrics.scores.evaluate_modules import load
     load("rouge").compute(predictions=["In Oslo."], references=["She was born in Oslo."])
     load("extraction_strength").compute(answer=[[tokens, argmax, logprob, mean, variance]])
 
