@@ -25,6 +25,11 @@ test: .venv/installed-test
 	$(PIP) install --quiet -e ".[test]"
 	touch $@
 
+docs: .venv/installed
+	$(PIP) install --quiet -e ".[docs]"
+	.venv/bin/python -m sphinx --fail-on-warning --keep-going --quiet docs build/docs
+	@echo "open build/docs/index.html"
+
 # Need a folder with checkpoints/, data/tofu/ and reference/; bench also an idle machine (an hour on two cores).
 SHARED ?= ../shared
 
@@ -35,10 +40,9 @@ benchmarks-page: .venv/installed-test
 	.venv/bin/python -m tools.benchmarks_page docs/benchmarks.md
 
 bench: .venv/installed-test
-	.venv/bin/python -m tools.bench $(SHARED) > .performance.md && mv .performance.md docs/performance.md
-	cat docs/performance.md
+	.venv/bin/python -m tools.bench $(SHARED) | tee .performance.md
 
 clean:
 	rm -rf .venv dist build .mypy_cache .ruff_cache .pytest_cache
 
-.PHONY: demo test fidelity benchmarks-page bench clean
+.PHONY: demo test docs fidelity benchmarks-page bench clean

@@ -1,4 +1,4 @@
-"""The user's own data: every format and form, the errors of a bad line, and a whole run as docs/README.md has it."""
+"""The user's own data: every format and form, the errors of a bad line, and a whole run as docs/own_data.md has it."""
 
 import csv
 import json
@@ -167,7 +167,7 @@ def score(folder: Path, *args: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_example_of_the_docs_runs(tmp_path):
-    page = (ROOT / "docs" / "README.md").read_text()
+    page = (ROOT / "docs" / "own_data.md").read_text()
     files = re.findall(r"`(\w+\.jsonl)`\n\n```json\n(.*?)```", page, re.DOTALL)
     assert [name for name, _ in files] == ["forget.jsonl", "retain.jsonl"]
     assert "--forget forget.jsonl --retain retain.jsonl" in page

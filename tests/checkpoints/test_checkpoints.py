@@ -1,4 +1,4 @@
-"""Kinds of checkpoints in the wild: each row of the table in docs/control.md is a test here or in test_control.py."""
+"""Kinds of checkpoints in the wild: each row of docs/checkpoints.md is a test here or in test_control.py."""
 
 from __future__ import annotations
 
@@ -638,8 +638,8 @@ def test_mixing_adds_at_most_one_tensor_in_memory_and_one_shard_on_disk(large):
 
 
 def test_every_row_of_the_table_of_kinds_is_a_test():
-    """docs/control.md names them: c `...` of this file, m `...` of test_control.py, by a part of the name."""
-    table = (ROOT / "docs" / "control.md").read_text().split("## Kinds of checkpoints")[1].split("\n## ")[0]
+    """docs/checkpoints.md names them: c `...` of this file, m `...` of test_control.py, by a part of the name."""
+    table = (ROOT / "docs" / "checkpoints.md").read_text().split("## What is mixed")[1].split("\n## ")[0]
     rows = [line.split("|") for line in table.splitlines() if line.startswith("|")][2:]
     assert len(rows) > 10
     rooms = (("c", "checkpoints"), ("m", "control"))
