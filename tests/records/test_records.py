@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import itertools
 import json
 import math
@@ -583,3 +585,75 @@ def test_a_copy_of_the_process_computes_and_says_what_is_wrong():
     assert os.getpid() not in {process for _, process in found}
     with pytest.raises(InputError, match="-1 is negative"):
         rescore.forked(work, [1, -1])
+
+
+# --- locks, and systems other than Linux ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK])
+@pytest.mark.filterwarnings("ignore:flock not supported")
+def test_where_the_file_system_has_no_locks_a_folder_still_has_one_writer(tmp_path, monkeypatch, code):
+    def refuse(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with folder.claim(tmp_path / "run", overwrite=False) as partial:
+        for _ in range(2):  # a refused one leaves the lock in place
+            with pytest.raises(InputError, match="another process"), folder.claim(tmp_path / "run", overwrite=False):
+                pass
+        assert partial.is_dir()
+    assert not (tmp_path / "run").exists()
+    with folder.claim(tmp_path / "run", overwrite=False):
+        pass
+
+
+def test_two_writers_of_one_file_do_not_share_a_hidden_one(tmp_path):
+    path = tmp_path / "value"
+    with folder.prepared(path, lambda file: file.write(b"first")), folder.prepared(path, lambda f: f.write(b"second")):
+        pass
+    assert path.read_bytes() == b"first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+ELSEWHERE = """
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name in {posix}:
+            raise ImportError(name)
+
+sys.meta_path.insert(0, Blocked())
+for name in {posix}:
+    sys.modules.pop(name, None)
+import os
+for name in ("sysconf", "sched_getaffinity", "fork", "preadv", "pwrite"):
+    delattr(os, name)
+from unlearn_metrics.cli import app
+from typer.testing import CliRunner
+
+for args in {commands}:
+    result = CliRunner().invoke(app, args)
+    print(args[0], result.exit_code, result.exception)
+"""
+
+
+def test_records_need_nothing_that_only_posix_has(run, tmp_path):
+    """`--help` and every command on records, in a Python without fcntl, resource and the calls of Unix alone."""
+    card = tmp_path / "README.md"
+    card.write_text("---\nlicense: mit\n---\n# A model\n")
+    commands = [
+        ["--help"],
+        ["score", "--help"],
+        ["schema"],
+        ["rescore", run, "--out", tmp_path / "again"],
+        ["compare", run, tmp_path / "again"],
+        ["leaderboard", run, "--out", tmp_path / "site"],
+        ["publish", run, "--model-card", card],
+        ["import", "--help"],
+    ]
+    code = ELSEWHERE.format(
+        posix=("fcntl", "resource", "pwd", "grp", "termios"), commands=[[str(a) for a in c] for c in commands]
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines() == [f"{c[0]} 0 None" for c in commands], done.stderr

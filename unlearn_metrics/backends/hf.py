@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
+import psutil
 import torch
 from lm_eval.api.model import TemplateLM
 from lm_eval.models.huggingface import HFLM
@@ -411,10 +411,7 @@ def free_memory(lm: HFLM) -> int:
     """Bytes."""
     if lm.device.type == "cuda":
         return int(torch.cuda.mem_get_info(lm.device)[0])
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError):  # not on this system
-        return 1 << 32
+    return int(psutil.virtual_memory().available)
 
 
 def cache_bytes(lm: HFLM) -> int:

@@ -11,11 +11,13 @@ import json
 import math
 import os
 import pickle
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from errno import EDQUOT, ENOSPC
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -100,14 +102,12 @@ def _from_file(path: Path, offset: int, shape: tuple[int, ...], dtype: torch.dty
 
 
 def _read_at(path: Path, data: memoryview, place: int) -> None:
-    file = os.open(path, os.O_RDONLY)
-    try:
+    with path.open("rb", buffering=0) as file:
+        file.seek(place)
         while data:
-            if not (read := os.preadv(file, [data], place)):
+            if not (read := file.readinto(data)):
                 raise InputError(f"{path} became shorter while it was read")
-            data, place = data[read:], place + read
-    finally:
-        os.close(file)
+            data = data[read:]
 
 
 def safetensors_file(path: Path) -> dict[str, LazyTensor]:
@@ -179,18 +179,20 @@ def write_safetensors(path: Path, tensors: Mapping[str, LazyTensor]) -> None:
     places = {name: len(raw) + header[name]["data_offsets"][0] for name in tensors}
     todo = [(tensor, places[name], *part) for name, tensor in ordered for part in tensor.parts()]
     parts = iter(todo)
-    with one_thread(), path.open("wb") as file, ThreadPoolExecutor(WORKERS) as pool:  # closed in the opposite order
+    with path.open("wb", buffering=0) as file:
         _reserve(file.fileno(), len(raw) + end)
-        _write_at(file.fileno(), memoryview(raw), 0)
+        _write_at(file, memoryview(raw), 0)
 
-        def work() -> None:
-            try:
+    def work() -> None:
+        try:
+            with path.open("r+b", buffering=0) as file:
                 for tensor, place, start, stop in parts:  # shared: each part goes to whoever asks first
                     data = tensor.rows(start, stop).contiguous().view(torch.uint8).numpy().data.cast("B")
-                    _write_at(file.fileno(), data, place + start * tensor.width * tensor.dtype.itemsize)
-            finally:
-                todo.clear()  # after an error, or Ctrl-C, nobody finds another part
+                    _write_at(file, data, place + start * tensor.width * tensor.dtype.itemsize)
+        finally:
+            todo.clear()  # after an error, or Ctrl-C, nobody finds another part
 
+    with one_thread(), ThreadPoolExecutor(WORKERS) as pool:  # closed in the opposite order
         helpers = [pool.submit(work) for _ in range(WORKERS - 1)]
         work()
         for helper in helpers:
@@ -213,13 +215,15 @@ def _reserve(file: int, size: int) -> None:
 
     Not os.posix_fallocate, which then writes to every block by itself. OSError if the disk has not that much.
     """
+    if sys.platform != "linux":
+        return
     fallocate = getattr(ctypes.CDLL(None, use_errno=True), "fallocate", None)
     failed = fallocate and fallocate(file, 0, ctypes.c_int64(0), ctypes.c_int64(size))
     if failed and (error := ctypes.get_errno()) in (ENOSPC, EDQUOT):
         raise OSError(error, os.strerror(error))
 
 
-def _write_at(file: int, data: memoryview, place: int) -> None:
+def _write_at(file: FileIO, data: memoryview, place: int) -> None:
+    file.seek(place)
     while data:  # a disk that runs full takes a part of it before it refuses
-        written = os.pwrite(file, data, place)
-        data, place = data[written:], place + written
+        data = data[file.write(data) :]

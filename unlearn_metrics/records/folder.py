@@ -6,7 +6,7 @@ Stages are kept in OUT/.partial/<fingerprint>/ until the run's record is in plac
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import errno
 import json
 import os
 import secrets
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import numpy as np
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from unlearn_metrics.documents import TOKEN_SCORE_FIELDS, TokenScores
 from unlearn_metrics.errors import InputError
@@ -29,6 +30,7 @@ RECORD, TOKENS, TEXTS = "record.json", "token_scores.parquet", "generations.parq
 CURVE = "trajectory.svg"  # of a run of the control `select`
 PARTIAL = ".partial"
 LOCK_TRIES = 1_000
+NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}  # of a file system: some Lustre and NFS
 
 
 def check_out(out: Path, overwrite: bool | None) -> None:
@@ -57,7 +59,7 @@ def claim(out: Path, overwrite: bool) -> Iterator[Path]:
     """
     check_out(out, overwrite)
     partial = out / PARTIAL
-    lock = _lock(partial)
+    lock = _hold(partial)
     try:
         check_out(out, overwrite)  # by now, the process that held it before may have written its run
         yield partial
@@ -68,7 +70,10 @@ def claim(out: Path, overwrite: bool) -> Iterator[Path]:
     else:
         _clear(out)
     finally:
-        os.close(lock)
+        lock.release()
+        with contextlib.suppress(OSError):  # stages are there, or another process has taken it already
+            partial.rmdir()
+            out.rmdir()  # only if nothing was written
 
 
 def unfinished(out: Path) -> bool:
@@ -76,38 +81,46 @@ def unfinished(out: Path) -> bool:
     return any((out / PARTIAL).glob("*/*.npz"))
 
 
-def _lock(partial: Path) -> int:
-    path = partial / "lock"
-    tries = 0
-    while True:
+def locked(path: Path, timeout: float = -1) -> BaseFileLock:
+    """An acquired lock on a file that is made for it. filelock.Timeout if another process has it after `timeout` s.
+
+    Where the file system has no locks, the existence of the file is the lock.
+    """
+    try:
+        lock: BaseFileLock = FileLock(path, timeout)
+        lock.acquire()
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        lock = SoftFileLock(path.with_name(f"{path.name}.soft"), timeout)
+        lock.acquire()
+    return lock
+
+
+def _hold(partial: Path) -> BaseFileLock:
+    for _ in range(LOCK_TRIES):
         try:
             partial.mkdir(parents=True, exist_ok=True)
-            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            # its holder was done just now, and removed the folder; or there can be none here, as below /proc
-            tries += 1
-            if isinstance(error, FileNotFoundError) and tries < LOCK_TRIES:
-                continue
-            raise InputError(f"{partial.parent} cannot be written to: {error}") from None
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if path.exists() and os.path.samestat(os.fstat(file), path.stat()):
-                return file
-            os.close(file)
-        except BlockingIOError:
-            os.close(file)
+            return locked(partial / "lock", timeout=0)
+        except Timeout:
             raise InputError(f"another process is writing a run to {partial.parent}; choose another --out") from None
+        except OSError as error:
+            problem = error
+            if not isinstance(error, FileNotFoundError):  # else its holder was done just now, and removed the folder
+                break
+    raise InputError(f"{partial.parent} cannot be written to: {problem}")
 
 
 def _clear(out: Path) -> None:
-    """Remove .partial, the lock last: until then nobody else can hold the folder."""
+    """Remove what only serves a run in the making, the lock last: until then nobody else can hold the folder."""
     for path in (out / PARTIAL).iterdir():
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
-    (out / PARTIAL / "lock").unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # another process has taken it already
-        (out / PARTIAL).rmdir()
-        out.rmdir()  # only if nothing was written
+    for name in (RECORD, TOKENS, TEXTS, CURVE):  # of a process that was killed while it wrote
+        for path in out.glob(f".{name}.*.new"):
+            path.unlink(missing_ok=True)
+    with contextlib.suppress(PermissionError):  # Windows removes no open file, but filelock does once it is released
+        (out / PARTIAL / "lock").unlink(missing_ok=True)
 
 
 def write(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
@@ -119,7 +132,7 @@ def write(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
 @contextlib.contextmanager
 def prepared(path: Path, fill: Callable[[IO[bytes]], object]) -> Iterator[None]:
     """Have the file on disk under a hidden name; it gets its own name when the block is done."""
-    hidden = path.with_name(f".{path.name}.new")
+    hidden = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")  # two writers do not share it
     try:
         with hidden.open("wb") as file:
             fill(file)
@@ -129,11 +142,12 @@ def prepared(path: Path, fill: Callable[[IO[bytes]], object]) -> Iterator[None]:
         os.replace(hidden, path)
     finally:
         hidden.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    with contextlib.suppress(OSError):  # Windows opens no folder, some file systems sync none
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 @dataclass
@@ -184,16 +198,16 @@ class Stages:
 
 @contextlib.contextmanager
 def _turn(path: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Hold a lock, after whoever has it. Where the file system knows no locks, everybody goes ahead."""
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f"another process is at work on {path.parent}: waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError:
-            pass
+    """Hold a lock, after whoever has it."""
+    try:
+        lock = locked(path, timeout=0)
+    except Timeout:
+        say(f"another process is at work on {path.parent}: waiting for it")
+        lock = locked(path)
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def stages(
