@@ -23,7 +23,7 @@ from unlearn_metrics.errors import InputError
 from unlearn_metrics.metrics import METRICS, available
 from unlearn_metrics.record import SCHEMA, CheckpointInfo, Control, Imported, RunRecord, Score
 from unlearn_metrics.records import foreign_logs, signature, store
-from unlearn_metrics.records.foreign_logs import FACTS, MUSE_TEXTS
+from unlearn_metrics.records.foreign_logs import FACTS
 from unlearn_metrics.records.verdict import verdict
 from unlearn_metrics.scores.composites import questions
 from unlearn_metrics.scores.scoring import score_all
@@ -32,7 +32,6 @@ BENCHMARKS = ("tofu_forget01", "tofu_forget05", "tofu_forget10", "muse_news", "m
 FORGET_ROWS = {40: "tofu_forget01", 200: "tofu_forget05", 400: "tofu_forget10"}
 AGREE = 1e-6  # a computed value is the log's own; relative above 1
 SOURCES = {"tofu": "tofu-authors", "open-unlearning": "open-unlearning"}
-RATIO = "truth_ratio: the log has R = wrong / true; here min(R, 1/R) on the forget split and max(0, 1 - R) elsewhere"
 EPSILON = "truth_ratio, probability_normalised: the log adds 1e-10 to the denominator; here nothing is added"
 FLOOR = (
     "extraction_strength: as logged, where a total miss scores 1/n; this package gives 0, but the log does not hold n"
@@ -59,30 +58,21 @@ def import_log(
     raws = {}
     for model, file in files.items():
         raws[model] = raw = store.read_json(file)
-        keys = raw.keys() if isinstance(raw, dict) else ()
-        muse = any(key in keys for key in MUSE_TEXTS)
-        tofu = kind == "tofu" or any(f"{short}_Q_A_Prob" in keys for short in foreign_logs.OPEN_UNLEARNING_SPLITS)
-        if benchmark is not None and (muse if benchmark.startswith("tofu") else tofu):
-            raise InputError(f"{file} is a log of {'MUSE' if muse else 'TOFU'}, not of {benchmark}")
-        muse = muse or (benchmark or "").startswith("muse")
         try:
-            observations[model], unread = foreign_logs.documents(kind, raw, muse)
+            observations[model], read = foreign_logs.documents(kind, raw, benchmark)
         except InputError as error:
             raise InputError(f"{file} is no log of {kind}: {error}") from None
         for split, documents in observations[model].items():
             kept, said = _settle(documents, f"{model}, {split}")
             as_logged |= dict.fromkeys(kept)
             notes |= dict.fromkeys(said)
-        if "truth_ratio" in as_logged or any("true_answer" in d for d in observations[model].get("forget", ())):
-            notes[RATIO] = None
-        if unread:
-            notes[f"not imported: {', '.join(unread)}"[:2000]] = None
-    if kind == "open-unlearning" and any(note.startswith(("truth_ratio (", "probability_norm")) for note in notes):
+        notes |= dict.fromkeys(read)
+    ratios = [note for note in notes if note.startswith(("truth_ratio (", "probability_norm"))]
+    if kind == "open-unlearning" and any("another value in the log" in note for note in ratios):
         notes[EPSILON] = None
     if kind == "open-unlearning" and "extraction_strength" in as_logged:
         notes[FLOOR] = None
-    if benchmark is None:
-        benchmark = _benchmark(observations["unlearned"], log)
+    benchmark = _benchmark(benchmark, observations["unlearned"], log)
     if retain_log is not None:
         notes |= dict.fromkeys(_same_questions(observations, retain_log))
         notes[f"retain-only model: {_clean(retain_log.name)}, sha256 {_sha256(retain_log)}"] = None
@@ -133,16 +123,18 @@ def _settle(documents: Sequence[Document], where: str) -> tuple[list[str], list[
 
     Computed where every document allows it and the log agrees. Where it does not agree: losses are what the peer's
     own formula takes too, so ours stands and the difference is said; texts may have been cut or cleaned for the log,
-    so the logged value stands.
+    so the logged value stands. What follows from losses is computed wherever there are some, and unscored elsewhere:
+    after a document without a result, OpenUnlearning logs all later ones a row too early.
     """
     as_logged, notes = [], []
     for metric in [name for name in METRICS if any(name in d.get("logged", ()) for d in documents)]:
         having = [d for d in documents if metric in d.get("logged", ())]
-        computable = all(METRICS[metric].can_score(d) for d in having)
-        found = METRICS[metric].each(*([d[n] for d in having] for n in METRICS[metric].needs)) if computable else []
-        gaps = np.array([_gap(mine, d["logged"][metric]) for mine, d in zip(found, having, strict=False)])
-        off = int((~(gaps <= AGREE)).sum())
-        ours = computable and (off == 0 or (METRICS[metric].loss_is_enough and METRICS[metric].facet == "memorization"))
+        both = [d for d in having if METRICS[metric].can_score(d)]
+        found = METRICS[metric].each(*([d[n] for d in both] for n in METRICS[metric].needs)) if both else []
+        gaps = np.array([_gap(mine, d["logged"][metric]) for mine, d in zip(found, both, strict=True)])
+        off, without = int((~(gaps <= AGREE)).sum()), len(having) - len(both)
+        of_losses = METRICS[metric].loss_is_enough and METRICS[metric].facet == "memorization"
+        ours = bool(both) and (of_losses or (off == 0 and not without))
         if off:
             stays = "computed here" if ours else "as logged"
             notes.append(
@@ -152,6 +144,8 @@ def _settle(documents: Sequence[Document], where: str) -> tuple[list[str], list[
         if not ours:
             as_logged.append(metric)
             continue
+        if without:
+            notes.append(f"{metric} ({where}): {without} of {len(having)} documents have no losses: unscored")
         for document in having:
             del document["logged"][metric]
     for document in documents:
@@ -174,6 +168,19 @@ def _same_questions(observations: Observations, file: Path) -> Iterable[str]:
     mine, theirs = (observations[model].get("forget", []) for model in ("unlearned", "retain_only"))
     if not mine or not theirs:
         return
+    told = [any("question" in d or "reference" in d for d in documents) for documents in (mine, theirs)]
+    if not any(told):  # rows are all that is known of them
+        if [d["id"] for d in mine] != [d["id"] for d in theirs]:
+            raise InputError(
+                f"{file} is of another forget set: {len(theirs)} questions, where the other log has {len(mine)}, and "
+                "neither holds their texts"
+            )
+        yield "forget: the logs hold no texts; row by row they are taken to be of the same questions"
+        return
+    if not all(told):
+        raise InputError(
+            f"{file} can't be compared with the log: only one of them holds the texts of the questions (*_Q_A_ROUGE)"
+        )
     asked = dict(zip(questions(theirs), theirs, strict=True))
     wanted = questions(mine)
     missing = [key for key in wanted if key not in asked]
@@ -201,19 +208,31 @@ def _summary(raw: Mapping[str, Any], composites: Mapping[str, Score]) -> Iterabl
 # --- what identifies the record
 
 
-def _benchmark(splits: Mapping[str, Sequence[Document]], file: Path) -> str:
+def _benchmark(given: str | None, splits: Mapping[str, Sequence[Document]], file: Path) -> str:
+    """The benchmark as given, else by the number of forget questions."""
     rows = len(splits.get("forget", ()))
-    if "forget_verbmem" in splits or "forget_privleak" in splits or rows not in FORGET_ROWS:
+    known = "forget_verbmem" not in splits and "forget_privleak" not in splits
+    if given is None and (not known or rows not in FORGET_ROWS):
         raise InputError(f"{file} does not say which benchmark it is of; pass --benchmark ({', '.join(BENCHMARKS)})")
-    return FORGET_ROWS[rows]
+    most = next((n for n, name in FORGET_ROWS.items() if name == given), rows)
+    if rows > most:
+        raise InputError(f"{file} has {rows} forget questions; {given} has {most}")
+    return given or FORGET_ROWS[rows]
+
+
+# the names that files and folders of such logs have in every project
+USUAL = re.compile(r"|(TOFU|MUSE)_EVAL|eval_log_aggregated|evals?(_.*)?|ds_size\d+|saves|unlearn|results?|logs?")
 
 
 def _name(file: Path) -> str:
-    """A checkpoint's name from where its log lies: the file's own, or its folder's where all files are named so."""
+    """A checkpoint's name from where its log lies: the file's own, or its folder's where all files are named so; of a
+    checkpoint-N with the run's that it is of."""
     path = file.resolve()
-    candidates = [re.sub(r"\.?(eval_log_aggregated)?\.json$", "", path.name), *(folder.name for folder in path.parents)]
-    usual = r"|(TOFU|MUSE)_EVAL|eval_log_aggregated|evals?(_.*)?|saves"
-    return next((name for name in candidates if not re.fullmatch(usual, name)), "unknown")[:200]
+    names = [re.sub(r"\.?(eval_log_aggregated)?\.json$", "", path.name), *(folder.name for folder in path.parents)]
+    own = [name for name in names if not USUAL.fullmatch(name)]
+    if len(own) > 1 and re.fullmatch(r"checkpoint-\d+", own[0]):
+        return f"{own[1]}/{own[0]}"[-200:]
+    return own[0][:200] if own else "unknown"
 
 
 def _clean(name: str) -> str:

@@ -7,6 +7,7 @@ of a split and for all models, since they answered the same questions. docs/comp
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -139,9 +140,13 @@ class Model:
     def log_ratios(self, split: str) -> dict[str, float]:
         """question -> log truth ratio. Raises Undefined if one document has none."""
         documents = self.documents(split)
-        if not all(METRICS["truth_ratio"].can_score(d) for d in documents):
+        there = [METRICS["truth_ratio"].can_score(d) for d in documents]
+        if not any(there):
             raise Undefined(f"needs the losses that truth_ratio on {split} is made of")
-        ratios = [log_truth_ratio(d["true_answer"], d["wrong_answers"]) for d in documents]
+        ratios = [
+            log_truth_ratio(d["true_answer"], d["wrong_answers"]) if known else math.nan
+            for d, known in zip(documents, there, strict=True)
+        ]
         return _by_question("truth_ratio", documents, ratios)
 
     def attack(self, name: str, split: str) -> dict[str, float]:
