@@ -15,9 +15,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from tests import CHECKPOINTS
 from unlearn_metrics.checkpoints import files
+from unlearn_metrics.checkpoints import tensors as tensors_of_files
 from unlearn_metrics.checkpoints.files import check_finite, open_checkpoint
 from unlearn_metrics.checkpoints.pairs import align
+from unlearn_metrics.control import mixing
 from unlearn_metrics.control.calibration import RESOLUTION, calibrate
+from unlearn_metrics.control.controls import family
 from unlearn_metrics.control.mixing import lerp, mix_into, write_mix
 from unlearn_metrics.errors import InputError
 
@@ -80,6 +83,57 @@ def test_loaded_model_equals_written_checkpoint(pair, tmp_path, alpha):
         source = tensors(CHECKPOINTS / ("original" if alpha == 0 else "excessive"))
         written = tensors(tmp_path / "mixed")
         assert all(torch.equal(written[name].view(torch.int16), t.view(torch.int16)) for name, t in source.items())
+
+
+@pytest.fixture
+def roomy(monkeypatch):
+    """A CPU that holds checkpoints as a GPU does: [bytes of room], to be changed; and the files' reads, counted."""
+    room, reads = [1 << 40], []
+    keep = tensors_of_files._read_at
+    monkeypatch.setattr(mixing, "_room", lambda device: room[0])
+    monkeypatch.setattr(tensors_of_files, "_read_at", lambda *args: (reads.append(args[0]), keep(*args)))
+    return room, reads
+
+
+@pytest.mark.parametrize("method", ["mix", "trim", "layers", "temperature"])
+def test_held_checkpoints_give_the_mix_of_the_files_and_are_read_once(pair, roomy, method):
+    room, reads = roomy
+    held, plain = (AutoModelForCausalLM.from_pretrained(CHECKPOINTS / "retain", dtype=torch.float32) for _ in range(2))
+    models = family(method, *pair)
+    for i, alpha in enumerate((0.3, 1, 0.7, 0, 0.3)):
+        room[0] = 1 << 40
+        reads.clear()
+        mix_into(held, *pair, alpha, models.fn)
+        assert bool(reads) == (i == 0)
+        room[0] = 0
+        mix_into(plain, *pair, alpha, models.fn)
+        there = plain.state_dict()
+        assert all(torch.equal(tensor, there[name]) for name, tensor in held.state_dict().items())
+    ids = torch.tensor([[1, 5, 9]])
+    assert torch.equal(held(ids).logits, plain(ids).logits)  # the temperature, too
+
+
+def test_checkpoints_are_held_where_they_fit_both_and_one_pair_at_a_time(pair, roomy):
+    room, reads = roomy
+    model = AutoModelForCausalLM.from_pretrained(CHECKPOINTS / "retain", dtype=torch.float32)
+    both = sum(tensor.nbytes for checkpoint in pair for tensor in checkpoint.tensors.values())
+
+    def reads_of(alpha, original, unlearned):
+        reads.clear()
+        mix_into(model, original, unlearned, alpha)
+        return {path.parent.name for path in reads}
+
+    room[0] = both - 1
+    assert reads_of(0.5, *pair) == reads_of(0.5, *pair) == {"original", "excessive"}
+    again = open_checkpoint(str(CHECKPOINTS / "original")), pair[1]
+    room[0] = both
+    assert reads_of(1, *again) == {"excessive"}  # once is not worth holding
+    assert reads_of(0.5, *again) == {"original", "excessive"}
+    assert reads_of(0.5, *again) == reads_of(0, *again) == set()
+    (o, u), _ = model.__dict__["unlearn_held"]
+    assert (o, u) == again
+    assert reads_of(0.5, *pair) == {"original", "excessive"}
+    assert model.__dict__["unlearn_held"][0] == [*pair]  # the last pair is let go
 
 
 def test_written_mix_is_a_whole_checkpoint(pair, tmp_path):

@@ -268,7 +268,7 @@ def _decode_batch(lm: HFLM, lines: list[_Line], ends: set[int]) -> None:
                 return
             if len(alive) <= len(lines) * 7 // 8:
                 lines = [lines[r] for r in alive]
-                keep = torch.tensor(alive, device=device)
+                keep = torch.tensor(alive)  # on the CPU: layers may lie on several devices
                 mask = mask[keep]
                 cache.batch_select_indices(keep)
             most = min(MAX_GUESS, free // len(lines) - 1)

@@ -24,6 +24,7 @@ from torch.nn.functional import pad
 from tqdm import tqdm
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
+from unlearn_metrics.checkpoints.tensors import free_on_card
 from unlearn_metrics.documents import TokenScores
 from unlearn_metrics.errors import InputError
 
@@ -203,10 +204,11 @@ def _prefill(lm: HFLM, rows: list[_Row], flat: _Flat, bar: Any) -> _Prompts | No
             return None
         kept.append(([order[id(row)] for row in batch], layers))
     width = max(len(row.ids) for row in rows)
-    back = torch.tensor([i for indices, _ in kept for i in indices]).argsort().to(lm.device)
+    back = torch.tensor([i for indices, _ in kept for i in indices]).argsort()
 
     def merge(states: list[Tensor]) -> Tensor:
-        return torch.cat([pad(s, (0, 0, width - s.shape[2], 0)) for s in states])[back]
+        joined = torch.cat([pad(s, (0, 0, width - s.shape[2], 0)) for s in states])
+        return joined[back.to(joined.device)]
 
     layers = [
         (merge([layers[n][0] for _, layers in kept]), merge([layers[n][1] for _, layers in kept]))
@@ -273,8 +275,11 @@ def _put_before(inputs: dict[str, Any], prompts: _Prompts, chosen: list[int], ma
     longest = int(lengths.max())
     mask = torch.ones(rows, longest + width, dtype=torch.long, device=device)
     mask[:, :longest] = torch.arange(longest, device=device) >= longest - lengths
+    layers = [  # of a model on several devices, each layer's lie on its own
+        tuple(states[which.to(states.device), :, -longest:] for states in layer) for layer in prompts.layers
+    ]
     inputs |= {
-        "past_key_values": DynamicCache([(k[which, :, -longest:], v[which, :, -longest:]) for k, v in prompts.layers]),
+        "past_key_values": DynamicCache(layers),
         "attention_mask": mask,
         # padding behind an answer may lie beyond the last position that the model knows
         "position_ids": (lengths + torch.arange(width, device=device)).clamp(max=max_length - 1),
@@ -316,7 +321,9 @@ def _score_positions(lm: HFLM, inputs: dict[str, Any], index: Tensor, out: NDArr
         small = max(1, REDUCE_LOGITS // vocabulary) if logits.device.type == "cpu" else step
         for j in range(0, len(logits), small):
             here = slice(i + j, min(i + j + small, i + step))
-            for result, values in zip(results, _reduce(logits[j : j + small], target[here]), strict=True):
+            # the head of a model on several devices may lie on another than where the model's own logits end
+            reduced = _reduce(logits[j : j + small], target[here].to(logits.device))
+            for result, values in zip(results, reduced, strict=True):
                 result[here] = values
         del logits
     for array, result in zip((flat.argmax, flat.logprob, flat.mean, flat.variance), results, strict=True):
@@ -329,7 +336,7 @@ def _head_is_bare(lm: HFLM, head: torch.nn.Module) -> bool:
     caught: list[Tensor] = []
     with hooked(head, lambda _module, args: caught.append(args[0])), autocast(lm):
         logits = lm.model(input_ids=torch.tensor([[0, 1, 2]], device=lm.device), use_cache=False).logits
-        return torch.equal(head(caught[0]).float().nan_to_num(), logits.float().nan_to_num())
+        return torch.equal(head(caught[0]).to(logits.device).float().nan_to_num(), logits.float().nan_to_num())
 
 
 def _reduce(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -410,7 +417,8 @@ def no_bar(lm: HFLM) -> bool | None:
 def free_memory(lm: HFLM) -> int:
     """Bytes."""
     if lm.device.type == "cuda":
-        return int(torch.cuda.mem_get_info(lm.device)[0])
+        cards = {p.device for p in lm.model.parameters() if p.device.type == "cuda"}
+        return min(map(free_on_card, cards or {lm.device}))
     return int(psutil.virtual_memory().available)
 
 

@@ -67,9 +67,9 @@ class LazyTensor:
     def nbytes(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
 
-    def parts(self) -> Iterator[tuple[int, int]]:
-        """(start, stop) of rows, of about PART elements each, that make up the tensor."""
-        step = max(1, PART // max(1, self.width))
+    def parts(self, elements: int | None = None) -> Iterator[tuple[int, int]]:
+        """(start, stop) of rows, of about so many elements each (PART), that make up the tensor."""
+        step = max(1, (elements or PART) // max(1, self.width))
         return ((start, min(start + step, self.length)) for start in range(0, self.length, step))
 
     def read(self) -> torch.Tensor:
@@ -81,6 +81,12 @@ class LazyTensor:
 
     def cast(self, dtype: torch.dtype) -> LazyTensor:
         return LazyTensor(self.shape, dtype, lambda start, stop: self.rows(start, stop).to(dtype))
+
+
+def free_on_card(device: torch.device) -> int:
+    """Bytes of a GPU that nobody has, or that torch has and does not use."""
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0] + unused)
 
 
 def from_memory(tensor: torch.Tensor) -> LazyTensor:

@@ -78,7 +78,7 @@ def _kth_largest(o: LazyTensor, u: LazyTensor, k: int) -> int:
                 break
             bits = _magnitude(o.rows(start, common), u.rows(start, common)).flatten()
             keys = bits >> HALF if upper else bits[bits >> HALF == high] & ((1 << HALF) - 1)
-            counts += torch.bincount(keys, minlength=len(counts))
+            counts += torch.bincount(keys, minlength=len(counts)).cpu()
         at_least = counts.flip(0).cumsum(0)  # how many have one of the n largest keys
         place = int(torch.searchsorted(at_least, k))
         k -= int(at_least[place - 1]) if place else 0

@@ -6,6 +6,7 @@ Source: Wang et al. 2024, "Unlearning with Control" (arXiv 2406.09179), model mi
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,12 +17,14 @@ from transformers import PreTrainedModel
 
 from unlearn_metrics.checkpoints.files import MAX_SHARD, Checkpoint, write_checkpoint
 from unlearn_metrics.checkpoints.pairs import in_memory, skeleton
-from unlearn_metrics.checkpoints.tensors import LazyTensor
+from unlearn_metrics.checkpoints.tensors import LazyTensor, free_on_card, from_memory
 from unlearn_metrics.errors import InputError
 
 # (original, unlearned, strength) -> the controlled checkpoint; strength 0 = original, 1 = unlearned
 ControlFunction: TypeAlias = Callable[[Checkpoint, Checkpoint, float], Checkpoint]
 Blend: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+CARD_PART = 1 << 25  # elements mixed at once on a GPU: each call costs microseconds, whatever its size
+SPARE = 0.25  # of a GPU's memory, left to what the model computes
 
 
 def mix(original: Checkpoint, unlearned: Checkpoint, alpha: float) -> Checkpoint:
@@ -75,11 +78,47 @@ def mix_into(
     """Rewrite the parameters of a loaded model in place, as loading the controlled checkpoint would: see load_into.
 
     Where transformers renames or fuses tensors on load (mixture-of-experts, for one), both checkpoints are loaded by
-    it once and kept in memory.
+    it once and kept in memory. A model on a GPU keeps both there, if they fit, from the first mix of them on.
     """
     if _misfit(model, original) and _misfit(model, unlearned):
         original, unlearned = in_memory(original), in_memory(unlearned)
+    original, unlearned = _held(model, original, unlearned, mixed=0 < alpha < 1)
     load_into(model, control(original, unlearned, alpha))
+
+
+def _held(model: PreTrainedModel, original: Checkpoint, unlearned: Checkpoint, mixed: bool) -> list[Checkpoint]:
+    """The two with their tensors beside the parameters, where those are on a GPU: all, or none if there is no room.
+
+    One pair is held at a time, by the model. mixed=False: taken if it is held, but not read for a single use.
+    """
+    pair = [original, unlearned]
+    known, held = model.__dict__.get("unlearn_held", (None, None))
+    if known == pair:
+        return held or pair
+    if not mixed:
+        return pair
+    known = held = None
+    model.__dict__.pop("unlearn_held", None)  # frees the last pair first
+    devices = {_on_disk(model, original, name): tensor.device for name, tensor in _tensors(model).items()}
+    beside = {name: devices.get(name, model.device) for name in unlearned.tensors}
+    need: Counter[torch.device] = Counter()
+    for checkpoint in pair:
+        for name, tensor in checkpoint.tensors.items():
+            need[beside[name]] += tensor.nbytes
+    if all(size <= _room(device) for device, size in need.items()):
+        held = [
+            replace(c, tensors={n: from_memory(t.read().to(beside[n])) for n, t in c.tensors.items()}) for c in pair
+        ]
+    model.__dict__["unlearn_held"] = pair, held
+    return held or pair
+
+
+def _room(device: torch.device) -> int:
+    """Bytes that checkpoints may take: of a GPU's memory."""
+    if device.type != "cuda":
+        return 0
+    total = torch.cuda.get_device_properties(device).total_memory
+    return int(free_on_card(device) - SPARE * total)
 
 
 def load_into(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
@@ -108,7 +147,7 @@ def load_into(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
             if tensor is None:  # tied to another, which is there
                 continue
             flat = target.view(tensor.length, tensor.width)
-            for start, stop in tensor.parts():
+            for start, stop in tensor.parts(None if target.device.type == "cpu" else CARD_PART):
                 flat[start:stop].copy_(tensor.rows(start, stop))
 
 
