@@ -54,7 +54,7 @@ def score(
 
 
 def record(name: str = "npo", left: Any = (0.5, 0.4, 0.6), kept: Any = (0.96, 0.92, 0.99), **more: Any) -> RunRecord:
-    """A record as `score` makes them. left, kept: what is left and retained under control, with the interval."""
+    """A record as `score` makes them. left, kept: (value, low, high) under control."""
     perplexity = more.pop("perplexity", 1.5)
     base, signature = more.pop("base", "org/base"), more.pop("signature", SIGNATURE)
 
@@ -188,12 +188,12 @@ def test_rows_that_share_a_rank_are_listed_by_retention_then_fluency():
     [
         (unlearned(), "scored without control"),
         (imported(), "imported from a log"),
-        (record(left=(0.5,)), "what is left of the forget set under control: no interval: fewer than 5"),
+        (record(left=(0.5,)), "residual extraction strength under control: no interval: fewer than 5"),
         (record(left=(None, None, None, 0, 60)), "none of 60 documents could be scored"),
         (record(kept=(0.96,)), "retention under control: no interval"),
-        (record(kept=(0.7, 0.6, 0.94)), "misses its retention target: on the held-out half 0.700 [0.600, 0.940]"),
+        (record(kept=(0.7, 0.6, 0.94)), "misses its retention target: on the evaluation split 0.700 [0.600, 0.940]"),
         (record(control=Control("mix", 0.5), signature=SIGNATURE.replace("keep0.95", "alpha0.5")), "at a given alpha"),
-        (record(checkpoints={}), "not identified by their weights"),
+        (record(checkpoints={}), "lacks the weight hash"),
     ],
 )  # fmt: skip
 def test_not_ranked_and_why(bad: RunRecord, why: str):
@@ -206,7 +206,7 @@ def test_not_ranked_and_why(bad: RunRecord, why: str):
 
 
 def test_retention_is_what_the_control_kept():
-    """The held-out half of another task: the original has 0.6, of which 0.95 is 0.57."""
+    """The evaluation split of another task: the original has 0.6, of which 0.95 is 0.57."""
     made = record(kept=(0.2, 0.1, 0.3), signature=SIGNATURE.replace("es.keep", "mmlu.acc.keep"))
     scores = {
         model: splits | {"mmlu": {"mmlu.acc": score(*acc)}}
@@ -223,9 +223,9 @@ def test_retention_is_what_the_control_kept():
     (table,) = rows.groups(found(made))
     (row,) = table.rows
     assert (row.rank, row.target) == (1, pytest.approx(0.57))
-    assert [row.figures["retention"][side].value for side in rows.SIDES] == [0.55, 0.3]
+    assert [row.values["retention"][side].value for side in rows.SIDES] == [0.55, 0.3]
     drawn = files.as_html([table])
-    assert "what the control kept" in drawn
+    assert "the metric that the control kept" in drawn
 
 
 def test_target_just_reached_is_ranked():
@@ -281,12 +281,12 @@ def test_unknown_is_never_zero():
     tables = rows.groups(found(record("a"), unlearned("raw"), imported("log")))
     raw = next(row for table in tables for row in table.rows if row.name == "raw")
     for column in rows.COLUMNS:
-        figure = raw.figures[column]["controlled"]
+        figure = raw.values[column]["controlled"]
         assert (figure.value, figure.ci_low, figure.ci_high) == (None, None, None)
         assert figure.why
     (flat,) = (line for line in csv.DictReader(io.StringIO(files.as_csv(tables))) if line["name"] == "raw")
-    assert flat["left_controlled"] == flat["alpha"] == flat["rank"] == ""
-    assert "left_controlled: not put under control" in flat["unknown"]
+    assert flat["residual_controlled"] == flat["alpha"] == flat["rank"] == ""
+    assert "residual_controlled: not put under control" in flat["unknown"]
     loaded = TypeAdapter(files.Board).validate_json(files.as_json(tables))
     assert loaded.groups == tables
     line = next(line for line in files.as_markdown(tables).splitlines() if "`raw`" in line)
@@ -294,7 +294,7 @@ def test_unknown_is_never_zero():
 
 
 def test_plot_shows_the_measured_points():
-    """The markers in the SVG lie where retention and what is left say, on the scale of the axes' ticks."""
+    """The markers in the SVG lie at retention and residual extraction strength, on the scale of the axes' ticks."""
     (table,) = rows.groups(
         found(record("a", (0.5, 0.4, 0.6), (0.96, 0.92, 0.99)), record("b", (0.2, 0.1, 0.3), (0.9, 0.8, 1)))
     )
@@ -442,7 +442,10 @@ def test_two_hundred_records(tmp_path):
     assert len(lines) == 200
     for line in lines:
         left = by_name[line["name"]].scores["controlled"]["forget"]["extraction_strength"]
-        assert (float(line["left_controlled"]), float(line["left_controlled_ci_high"])) == (left.value, left.ci_high)
+        assert (float(line["residual_controlled"]), float(line["residual_controlled_ci_high"])) == (
+            left.value,
+            left.ci_high,
+        )
     board = json.loads((tmp_path / "site" / "leaderboard.json").read_text())
     assert board["schema"] == files.SCHEMA
     assert sum(len(group["rows"]) for group in board["groups"]) == 200
@@ -562,7 +565,7 @@ def test_sorting(page):
     ranked = ["alpha", "beta", "gamma", "delta", "no interval"]
     assert names(page) == ranked
     buttons = page.find_elements(By.CSS_SELECTOR, "section:first-of-type thead button")
-    assert len(buttons) == 11  # rank, checkpoint, alpha, four figures under control and raw
+    assert len(buttons) == 11  # rank, checkpoint, alpha, four columns, under control and as published
     by_retention = ["no interval", "delta", "beta", "alpha", "gamma"]
     buttons[5].click()
     assert names(page) == by_retention

@@ -28,11 +28,11 @@ from unlearn_metrics.records.folder import prepared
 from unlearn_metrics.records.verdict import describe
 from unlearn_metrics.reports import table
 from unlearn_metrics.reports.leaderboard import plots
-from unlearn_metrics.reports.leaderboard.rows import COLUMNS, SIDES, Figure, Group, Row, base_label, labels
+from unlearn_metrics.reports.leaderboard.rows import COLUMNS, SIDES, Group, Row, Value, base_label, labels
 from unlearn_metrics.scores.composites import COMPOSITES
 from unlearn_metrics.splits import parse
 
-SCHEMA = "unlearn-metrics/leaderboard/1"
+SCHEMA = "unlearn-metrics/leaderboard/2"
 # file -> how it starts: what starts otherwise was not written here, and is not overwritten
 FILES = {
     "leaderboard.json": f'{{"schema":"{SCHEMA.split("/")[0]}/leaderboard/',
@@ -43,21 +43,21 @@ FILES = {
 }
 # column -> (heading, what it is, arrow: which way is good)
 HEADINGS = {
-    "left": ("left of the forget set", "extraction strength on forget", "↓"),
+    "residual": ("residual extraction strength", "extraction strength on the forget set", "↓"),
     "retention": (
         "retention",
-        "extraction strength on retain, or what the control kept, on the half that reports",
+        "extraction strength on the retain set, or the metric that the control kept, on the evaluation split",
         "↑",
     ),
-    "perplexity": ("perplexity", "of the answers on retain, as the original model judges them", "↓"),
-    "repetition": ("repetition", "share of repeated n-grams in the answers on retain", "↓"),
-    "model_utility": ("model utility", "harmonic mean of nine figures on three splits (TOFU)", "↑"),
+    "perplexity": ("perplexity", "of the generations on the retain set, under the original model", "↓"),
+    "repetition": ("repetition", "share of repeated 4-grams in the generations on the retain set", "↓"),
+    "model_utility": ("model utility", "harmonic mean of nine values on three splits (TOFU)", "↑"),
     "forget_quality": ("forget quality", "p-value against the retain-only model (TOFU)", "↑"),
     "privleak": ("privleak", "membership attack relative to the retain-only model (MUSE)", "→ 0"),
 }
-SIDE_NAMES = {"controlled": "under control", "unlearned": "raw"}
+SIDE_NAMES = {"controlled": "under control", "unlearned": "as published"}
 GOOD = {"higher": "↑", "lower": "↓", "zero": "→ 0", "half": "→ ½", "neither": "·"}
-MODEL_NAMES = table.COLUMNS | {"unlearned": "raw"}
+MODEL_NAMES = table.COLUMNS | {"unlearned": SIDE_NAMES["unlearned"]}
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def present(group: Group) -> list[str]:
     return [
         column
         for column in COLUMNS
-        if any(f.value is not None for row in group.rows for f in row.figures[column].values())
+        if any(f.value is not None for row in group.rows for f in row.values[column].values())
     ]
 
 
@@ -138,20 +138,20 @@ def _whys(row: Row, columns: Sequence[str]) -> Iterator[str | None]:
     if row.alpha is None:
         yield ALPHA_UNKNOWN
     for column in columns:
-        for figure in row.figures[column].values():
-            yield figure.why
+        for value in row.values[column].values():
+            yield value.why
 
 
 ALPHA_UNKNOWN = "not put under control"
 
 
-def figure_text(figure: Figure) -> str:
-    return "—" if figure.value is None else table.cell(figure)
+def value_text(value: Value) -> str:
+    return "—" if value.value is None else table.cell(value)
 
 
 def counts(group: Group, column: str) -> str:
     """'n = 60', or 'n = 4 to 60', of a column's documents."""
-    found = {f.n for row in group.rows for f in row.figures[column].values() if f.value is not None}
+    found = {f.n for row in group.rows for f in row.values[column].values() if f.value is not None}
     return f"n = {min(found)}" + (f" to {max(found)}" if len(found) > 1 else "")
 
 
@@ -197,13 +197,11 @@ def _flat(group: Group, row: Row) -> dict[str, Any]:
     unknown = []
     for column in COLUMNS:
         for side in SIDES:
-            figure = row.figures[column][side]
-            flat |= {f"{column}_{side}": figure.value}
-            flat |= {
-                f"{column}_{side}_{part}": getattr(figure, part) for part in ("ci_low", "ci_high", "n", "unscored")
-            }
-            if figure.why:
-                unknown.append(f"{column}_{side}: {figure.why}")
+            value = row.values[column][side]
+            flat |= {f"{column}_{side}": value.value}
+            flat |= {f"{column}_{side}_{part}": getattr(value, part) for part in ("ci_low", "ci_high", "n", "unscored")}
+            if value.why:
+                unknown.append(f"{column}_{side}: {value.why}")
     flat["unknown"] = "; ".join(unknown)
     flat |= {"imported": row.record.imported is not None, "created": row.record.created}
     flat |= {"signature": row.record.signature, "record_sha256": row.record_sha256, "source": row.source}
@@ -233,8 +231,8 @@ def as_markdown(groups: list[Group]) -> str:
         for row in group.rows:
             cells = [marked(rank(row), row.unranked), code(shown(named[row.name]), in_table=True)]
             cells.append(marked("—", ALPHA_UNKNOWN) if row.alpha is None else f"{row.alpha:.4g}")
-            figures = [row.figures[column][side] for side in SIDES for column in columns]
-            cells += [marked(figure_text(figure), figure.why) for figure in figures]
+            found = [row.values[column][side] for side in SIDES for column in columns]
+            cells += [marked(value_text(value), value.why) for value in found]
             lines.append("| " + " | ".join(cells) + " |")
         blocks.append(f"## {_prose(group.benchmark)}, original {code(shown(base_label(group)))}")
         blocks += [_prose(text) for text in about(group)]
@@ -292,7 +290,7 @@ def _broken(text: str) -> str:
 
 
 def _tex_name(name: str) -> str:
-    """A long one is broken, beside the lines of its row: the table keeps its height and the width for its figures."""
+    """A long one is broken, beside the lines of its row: the table keeps its height and the width for its values."""
     if len(name) <= 24:
         return tex(name)
     return rf"\smash{{\parbox[t]{{11em}}{{\scriptsize\raggedright {_broken(name)}}}}}"
@@ -303,7 +301,7 @@ RESIZED = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{\setl
 
 
 def as_latex(groups: list[Group]) -> str:
-    """Under control above raw, intervals below values: beside each other they would not fit on a page."""
+    """Under control above as published, intervals below values: beside each other they would not fit on a page."""
     lines = [FILES["leaderboard.tex"], r"% needs \usepackage{booktabs,graphicx}"]
     for group in groups:
         columns, numbered, named = present(group), notes(group), labels(group)
@@ -322,9 +320,9 @@ def as_latex(groups: list[Group]) -> str:
             lead = [marked(rank(row), row.unranked), _tex_name(shown(named[row.name]))]
             lead.append(marked("—", ALPHA_UNKNOWN) if row.alpha is None else f"{row.alpha:.4g}")
             for side in SIDES:
-                figures = [row.figures[column][side] for column in columns]
-                parts = [figure_text(figure).partition(" ") for figure in figures]
-                values = [marked(value, figure.why) for (value, *_), figure in zip(parts, figures, strict=True)]
+                found = [row.values[column][side] for column in columns]
+                parts = [value_text(value).partition(" ") for value in found]
+                values = [marked(text, value.why) for (text, *_), value in zip(parts, found, strict=True)]
                 lines.append(" & ".join([*lead, SIDE_NAMES[side], *values]) + r" \\")
                 small = [rf"\scriptsize {tex(rest)}" if rest else "" for *_, rest in parts]
                 if any(small):
@@ -342,10 +340,10 @@ def as_latex(groups: list[Group]) -> str:
 # --- the page --------------------------------------------------------------------------------------------------------
 
 RULE = (
-    "Every unlearned checkpoint was mixed back towards its original, as little as it took to keep its retention, and "
-    "then scored. Ranked is what is left of the forget set under control, with 95 % intervals: a rank is 1 + the "
-    "number of rows whose interval lies entirely below. Rows that can't be told apart share a rank (beside it: the "
-    "places they may have) and are listed by retention, then fluency. Intervals that overlap do not show that two "
+    "Every unlearned checkpoint was mixed back towards its original, only as far as its retention target needs, and "
+    "then scored. Rows are ranked by residual extraction strength under control, with 95 % intervals: a rank is 1 + "
+    "the number of rows whose interval lies entirely below. Rows that cannot be distinguished share a rank (beside it: "
+    "the places they may have) and are listed by retention, then fluency. Intervals that overlap do not show that two "
     "rows are equal: unlearn-metrics compare makes the paired test on their documents."
 )
 
@@ -437,8 +435,8 @@ def findable(row: Row) -> str:
 
 
 TRADE_OFF = (
-    "Down and to the right is better. Numbers and colours are those of the rows below. Hollow: raw; filled: under "
-    "control, with 95 % intervals if there are few rows; a line only joins the two measured points of a row. The cross "
+    "Down and to the right is better. Numbers and colours are those of the rows below. Hollow: as published; filled: "
+    "under control, with 95 % intervals if there are few rows; a line joins the two points of a row. The cross "
     "is the original model, the dashed line the retention target."
 )
 CALIBRATION = "Every alpha that the calibration tried; the numbered one was chosen. Lines only join measured points."

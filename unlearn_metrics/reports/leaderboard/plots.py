@@ -1,4 +1,4 @@
-"""Two plots of a group as inline SVG: what is left against what is retained, and the calibration.
+"""Two plots of a group as inline SVG: residual extraction strength against retention, and the calibration.
 
 matplotlib draws; then every style attribute, which the page's Content-Security-Policy forbids, becomes a presentation
 attribute, its colours those of the page. Names of rows come in afterwards, as escaped tooltips: no text from a record
@@ -56,9 +56,9 @@ def colour(place: int) -> str:
 
 
 def trade_off(group: Group, names: Sequence[str]) -> str | None:
-    """x = retention, y = what is left of the forget set; a line from each row's raw point to the one under control.
+    """x = retention, y = residual extraction strength; a line joins each row's points as published and under control.
 
-    Only measured points are drawn; the lines join them and say nothing of what lies between. None if there is none.
+    Only measured points are drawn; nothing was measured between them. None if there is none.
     """
 
     def draw(axes: Axes) -> bool:
@@ -69,8 +69,8 @@ def trade_off(group: Group, names: Sequence[str]) -> str | None:
             )
             _lines(axes, {p: [raw[p], held[p]] for p in raw if p in held}, lw=1, alpha=0.6)
             for p, (x, y) in held.items() if len(group.rows) <= BARS else ():
-                kept, left = (group.rows[p].figures[column]["controlled"] for column in ("retention", "left"))
-                for bar in [((kept.ci_low, y), (kept.ci_high, y)), ((x, left.ci_low), (x, left.ci_high))]:
+                kept, residual = (group.rows[p].values[column]["controlled"] for column in ("retention", "residual"))
+                for bar in [((kept.ci_low, y), (kept.ci_high, y)), ((x, residual.ci_low), (x, residual.ci_high))]:
                     if None not in (*bar[0], *bar[1]):
                         _lines(axes, {p: bar}, lw=0.8)
             _points(axes, list(raw.items()), 5, facecolors=PAGE, lw=1.3, zorder=_above(places, group))
@@ -84,15 +84,17 @@ def trade_off(group: Group, names: Sequence[str]) -> str | None:
             axes.annotate("target", (target, 1.06), ha="right", va="bottom", color=MUTED, annotation_clip=False)
         # a task's name comes from a stranger and stays out of the drawing
         usual = all(measured(row.record, "retention") == MEASURED["retention"] for row in group.rows)
-        axes.set_xlabel("retention: " + ("extraction strength on retain" if usual else "what the control kept"))
-        axes.set_ylabel("left: extraction strength on forget")
+        axes.set_xlabel(
+            "retention: " + ("extraction strength on the retain set" if usual else "the metric that the control kept")
+        )
+        axes.set_ylabel("residual extraction strength")
         return True
 
-    return _svg(draw, f"{group.id}-t", "What is left of the forget set against retention", names)
+    return _svg(draw, f"{group.id}-t", "Residual extraction strength against retention", names)
 
 
 def calibration(group: Group, names: Sequence[str]) -> str | None:
-    """x = alpha, y = retention on the calibrating half, at every alpha that the calibration evaluated."""
+    """x = alpha, y = retention on the calibration split, at every alpha that the calibration evaluated."""
 
     def draw(axes: Axes) -> bool:
         for places in _together(group):
@@ -108,7 +110,7 @@ def calibration(group: Group, names: Sequence[str]) -> str | None:
             axes.axhline(target, color=MUTED, lw=0.9, ls=(0, (4, 3)), zorder=1)
             axes.annotate("target", (0, target), ha="left", va="bottom", color=MUTED)
         axes.set_xlabel("alpha: weight of the unlearned model (0 = original)")
-        axes.set_ylabel("retention on the calibrating half")
+        axes.set_ylabel("retention on the calibration split")
         return True
 
     return _svg(draw, f"{group.id}-c", "Retention at each alpha that the calibration tried", names)
@@ -161,14 +163,14 @@ def _above(places: Sequence[int], group: Group) -> float:
 
 
 def _point(row: Row, side: str) -> Point | None:
-    x, y = (row.figures[column][side].value for column in ("retention", "left"))
+    x, y = (row.values[column][side].value for column in ("retention", "residual"))
     return None if x is None or y is None else (x, y)
 
 
 def _original(rows: Sequence[Row]) -> tuple[float, float] | None:
     for row in rows:
         splits = row.record.scores.get("original", {})
-        found = [splits.get(s, {}).get(m) for s, m in (measured(row.record, c) for c in ("retention", "left"))]
+        found = [splits.get(s, {}).get(m) for s, m in (measured(row.record, c) for c in ("retention", "residual"))]
         x, y = (None if score is None else score.value for score in found)
         if x is not None and y is not None:
             return x, y

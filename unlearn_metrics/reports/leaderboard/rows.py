@@ -22,12 +22,12 @@ from unlearn_metrics.splits import kept_on
 
 # column -> (split, metric) of the record's scores, see `measured`; the composites are columns too
 MEASURED = {
-    "left": ("forget", "extraction_strength"),
+    "residual": ("forget", "extraction_strength"),
     "retention": ("retain", "extraction_strength"),
     "perplexity": ("retain", "perplexity"),
     "repetition": ("retain", "repetition"),
 }
-# composite -> what it takes, for a record that lacks it
+# composite -> what it needs, for a record that lacks it
 COMPOSED = {
     "model_utility": "needs TOFU's retain, real-authors and world-facts splits",
     "forget_quality": "needs a retain-only model that answered the same questions",
@@ -39,7 +39,7 @@ SIDES = ("controlled", "unlearned")
 
 
 @dataclass(frozen=True)
-class Figure(Score):
+class Value(Score):
     """A Score of the record. why: the reason, if there is no value or no interval; never 0 for what is unknown."""
 
     why: str | None = None
@@ -56,7 +56,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Row:
-    """A record in a table. figures: column -> side -> Figure. target: of the retention under control, held-out half.
+    """A record in a table. values: column -> side -> Value. target: of retention on the evaluation split.
 
     Exactly one of `rank` and `unranked`, the reason for having none, is set. Of `ranked` rows, the true place lies
     between rank and rank_worst (see `ranks`). replaces: where older records of the same run were found.
@@ -68,7 +68,7 @@ class Row:
     name: str
     alpha: float | None
     target: float | None
-    figures: dict[str, dict[str, Figure]]
+    values: dict[str, dict[str, Value]]
     rank: int | None
     rank_worst: int | None
     unranked: str | None
@@ -167,11 +167,11 @@ def _moment(created: str) -> datetime.datetime:
 
 
 def ranks(intervals: Sequence[tuple[float, float]]) -> list[tuple[int, int]]:
-    """(best, worst) place of each row, from the 95 % intervals of what is left of the forget set; less is better.
+    """(best, worst) place of each row, from the 95 % intervals of the residual extraction strength; less is better.
 
     One row is significantly better than another if its interval lies entirely below. best = 1 + how many are
-    significantly better than this row: its rank, which rows that can't be told apart share. worst = how many are not
-    significantly worse. Two intervals that do not touch are a stricter test than a paired one on the same documents
+    significantly better than this row: its rank, which rows that cannot be distinguished share. worst = how many are
+    not significantly worse. Two intervals that do not touch are a stricter test than a paired one on the same documents
     (Schenker & Gentleman 2001), so a shared rank does not show that rows are equal: see `compare`.
     """
     lows, highs = sorted(low for low, _ in intervals), sorted(high for _, high in intervals)
@@ -181,23 +181,23 @@ def ranks(intervals: Sequence[tuple[float, float]]) -> list[tuple[int, int]]:
 def unranked(row: Row) -> str | None:
     """Why a row can't be ranked; None if it can."""
     record = row.record
-    left, retention = (row.figures[column]["controlled"] for column in ("left", "retention"))
+    residual, retention = (row.values[column]["controlled"] for column in ("residual", "retention"))
     if record.imported is not None:
         return "imported from a log, so never put under control"
     if record.control.method == "none" or "controlled" not in record.scores:
-        return "scored without control: what it forgot and what it broke can't be told apart"
+        return "scored without control, so forgetting and damage cannot be distinguished"
     if record.control.keep is None:
         return "controlled at a given alpha, not held to a retention target"
     if any((c := record.checkpoints.get(role)) is None or not c.weights_sha256 for role in ("original", "unlearned")):
-        return "its checkpoints are not identified by their weights"
-    for what, figure in (("what is left of the forget set", left), ("retention", retention)):
-        if figure.value is None or figure.ci_low is None:
-            return f"{what} under control: {figure.why}"
+        return "the record lacks the weight hash of a checkpoint"
+    for what, value in (("residual extraction strength", residual), ("retention", retention)):
+        if value.value is None or value.ci_low is None:
+            return f"{what} under control: {value.why}"
     if row.target is None:
         return "the original's retention is unknown, so the target is"
     if retention.ci_high is not None and retention.ci_high < row.target:
         return (
-            f"misses its retention target: on the held-out half {number(retention.value or 0)} "
+            f"misses its retention target: on the evaluation split {number(retention.value or 0)} "
             f"[{number(retention.ci_low or 0)}, {number(retention.ci_high)}] of at least {number(row.target)}"
         )
     return None
@@ -207,17 +207,17 @@ def ranked(rows: Iterable[Row]) -> list[Row]:
     """The rows in table order, with their ranks: by rank, then retention, then fluency; those without a rank last."""
     rows = [replace(row, unranked=unranked(row)) for row in rows]
     able = [row for row in rows if row.unranked is None]
-    lefts = [row.figures["left"]["controlled"] for row in able]
-    places = ranks([(f.ci_low, f.ci_high) for f in lefts if f.ci_low is not None and f.ci_high is not None])
+    residuals = [row.values["residual"]["controlled"] for row in able]
+    places = ranks([(v.ci_low, v.ci_high) for v in residuals if v.ci_low is not None and v.ci_high is not None])
     able = [replace(row, rank=best, rank_worst=worst) for row, (best, worst) in zip(able, places, strict=True)]
 
     def order(row: Row) -> tuple[float, float, float, float, str, str]:
         def held(column: str, unknown: float) -> float:
-            found = row.figures[column]["controlled"].value
+            found = row.values[column]["controlled"].value
             return unknown if found is None else found
 
         last = float("inf")
-        keys = -held("retention", -last), held("perplexity", last), held("left", last)
+        keys = -held("retention", -last), held("perplexity", last), held("residual", last)
         return (row.rank or last, *keys, row.name, row.id)
 
     return sorted(able, key=order) + sorted((r for r in rows if r.unranked), key=lambda r: (r.name, r.id))
@@ -228,7 +228,7 @@ def ranked(rows: Iterable[Row]) -> list[Row]:
 
 def row(item: Found, replaces: list[str]) -> Row:
     record = item.record
-    keep, original = record.control.keep, _figure(record, "retention", "original").value
+    keep, original = record.control.keep, _value(record, "retention", "original").value
     return Row(
         id=f"r-{item.sha256[:24]}",
         source=item.source,
@@ -236,7 +236,7 @@ def row(item: Found, replaces: list[str]) -> Row:
         name=record.name,
         alpha=None if record.control.method == "none" else record.control.alpha,
         target=None if keep is None or original is None else keep * original,
-        figures={column: {side: _figure(record, column, side) for side in SIDES} for column in COLUMNS},
+        values={column: {side: _value(record, column, side) for side in SIDES} for column in COLUMNS},
         rank=None,
         rank_worst=None,
         unranked=None,
@@ -251,9 +251,9 @@ def measured(record: RunRecord, column: str) -> tuple[str, str]:
     return MEASURED[column] if column != "retention" or kept is None else (kept_on(kept)[:NAME], kept[:NAME])
 
 
-def _figure(record: RunRecord, column: str, side: str) -> Figure:
-    def unknown(why: str) -> Figure:
-        return Figure(None, None, None, 0, 0, why=why)
+def _value(record: RunRecord, column: str, side: str) -> Value:
+    def unknown(why: str) -> Value:
+        return Value(None, None, None, 0, 0, why=why)
 
     if side not in record.scores:
         return unknown("not put under control" if side == "controlled" else "the record does not hold this model")
@@ -273,7 +273,7 @@ def _figure(record: RunRecord, column: str, side: str) -> Figure:
         why = score.undefined or f"none of {score.n + score.unscored} documents could be scored"
     elif score.ci_low is None:
         why = f"no interval: fewer than {MIN_CLUSTERS} independent clusters of documents"
-    return Figure(**asdict(score), why=why)
+    return Value(**asdict(score), why=why)
 
 
 def groups(found: Iterable[Found]) -> list[Group]:
@@ -328,7 +328,7 @@ def base_label(group: Group) -> str:
 
 
 def labels(group: Group) -> dict[str, str]:
-    """name -> what tables call it: of a path on somebody's disk the end, as much as tells the rows apart, up to NAME
+    """name -> what tables call it: of a path on somebody's disk the end, as much as distinguishes the rows, up to NAME
     characters."""
     names = {row.name for row in group.rows}
     found = {name: _end(name) for name in names}

@@ -4,7 +4,7 @@
   const byId = (id) => document.getElementById(id);
   const sections = all("main > section");
 
-  // Sorting: a row is a tbody (its figures and its details). What is unknown comes last, either way.
+  // Sorting: a row is a tbody (its values and its details). What is unknown comes last, either way.
   const key = (body, column) => {
     const cell = body.rows[0].cells[column];
     if (cell.dataset.v === undefined) return null;
