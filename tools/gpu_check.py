@@ -344,7 +344,7 @@ def texts_of_demo() -> None:
             w = hf.work(lm)
             partings.report(
                 f"demo {name}, {dtype}: drafted text against transformers' generate, one by one",
-                f"{w['guessed_right']} of {w['guessed']} guesses right",
+                f"{w['accepted']} of {w['proposed']} proposals accepted",
             )
 
 
@@ -371,7 +371,7 @@ def texts_of_shape(size: str) -> None:
         partings.add(prompt, a, b, ends)
     partings.report(
         f"{size}, random weights, bfloat16: text drafted by one wrong in the middle against generate",
-        f"{w['guessed_right']} of {w['guessed']} guesses right",
+        f"{w['accepted']} of {w['proposed']} proposals accepted",
     )
 
 
@@ -497,8 +497,8 @@ def text_speed(size: str, loops: bool = False) -> None:
     row(
         f"{size}, bfloat16: decoding {texts} texts of {limit} tokens{', which loop' * loops}, nothing to draft from",
         f"{tokens / ours:,.0f} tokens/s; transformers' generate, batched: {tokens / theirs:,.0f}",
-        f"{ours:.1f} s against {theirs:.1f} s; {w.get('forward_passes')} passes, {w.get('guessed_right', 0)} of "
-        f"{w.get('guessed', 0)} guesses right; {gib(memory)} beyond the weights",
+        f"{ours:.1f} s against {theirs:.1f} s; {w.get('forward_passes')} passes, {w.get('accepted', 0)} of "
+        f"{w.get('proposed', 0)} proposals accepted; {gib(memory)} beyond the weights",
         seconds=ours,
         generate_seconds=theirs,
         tokens=tokens,
@@ -522,8 +522,8 @@ def text_speed(size: str, loops: bool = False) -> None:
         row(
             f"{size}, bfloat16: the same, {len(some)} texts, drafted by a reference wrong in one token",
             f"{bare_seconds / drafted_seconds:.1f} times as fast",
-            f"{drafted_seconds:.2f} s against {bare_seconds:.2f} s; {w.get('guessed_right', 0)} of "
-            f"{w.get('guessed', 0)} guesses right",
+            f"{drafted_seconds:.2f} s against {bare_seconds:.2f} s; {w.get('accepted', 0)} of "
+            f"{w.get('proposed', 0)} proposals accepted",
             seconds=drafted_seconds,
             undrafted_seconds=bare_seconds,
             **w,

@@ -634,7 +634,7 @@ def draft(lm: HFLM, prompt: str, answer: str) -> Instance:
 def test_greedy_text_is_that_of_generate(checkpoint: Loaded, room: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """With no draft, the reference, a wrong answer, one wrong from the first token, and the text itself.
 
-    room: no guesses, guesses when few lines are left, guesses at every step.
+    room: no proposals, proposals when few lines are left, proposals at every step.
     """
     lm = checkpoint.lm
     monkeypatch.setitem(decoding.FREE_POSITIONS, "cpu", room)
@@ -680,7 +680,7 @@ def test_a_right_draft_leaves_nothing_to_generate(original: Loaded) -> None:
     assert did["generated"] == sum(len(lm.tok_encode(t)) + 1 for t in texts)
 
 
-def test_guesses_save_steps(original: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proposals_save_steps(original: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reference with one wrong token near its start: the text takes it up again, and few steps are left."""
     lm = original.lm
     for room, most in ((1, None), (1000, 8)):
@@ -696,7 +696,7 @@ def test_guesses_save_steps(original: Loaded, monkeypatch: pytest.MonkeyPatch) -
                 assert did["forward_passes"] == did["generated"] == len(answer) - 1  # one token is known, and the end
             else:
                 assert did["forward_passes"] <= most
-                assert did["guessed_right"] >= len(answer) - 2 - most
+                assert did["accepted"] >= len(answer) - 2 - most
 
 
 def scores(model: Loaded, i: int) -> dict[str, list[float]]:

@@ -1,7 +1,7 @@
 """Extraction strength from `loglikelihood` alone: the greedy flag, by batched bisection over the revealed prefix.
 
-The flag of (prompt + the answer's first j units, the rest) says that every arg-max from j on is right. It can only turn
-from false to true as j grows, so bisection finds the fewest units to reveal exactly.
+The flag of (prompt + the answer's first j units, the rest) is true if every arg-max from j on is right. It can only
+turn from false to true as j grows, so bisection finds the fewest units to reveal exactly.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def by_tokens(lm: TemplateLM, pairs: Sequence[Pair]) -> list[FlagScores]:
 
 
 def by_words(lm: LM, pairs: Sequence[tuple[str, str]]) -> list[FlagScores]:
-    """Cut before the white space between words, for a backend that takes only strings. How many tokens the answer has,
-    and so its mean loss, is not known."""
+    """Cut before the white space between words, for a backend that accepts only strings. The number of tokens, and so
+    the mean loss, is unknown."""
 
     def ask(requests: list[tuple[str, str]]) -> list[tuple[float, bool]]:
         return list(lm.loglikelihood([Instance("loglikelihood", {}, r, i) for i, r in enumerate(requests)]))

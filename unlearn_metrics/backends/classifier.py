@@ -1,4 +1,4 @@
-"""A text classifier that says how much a text looks like language: a sequence-classification checkpoint."""
+"""A text classifier that rates how much a text looks like language: a sequence-classification checkpoint."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_TOKENS, ROWS = 512, 32  # as OpenUnlearning's
 
 @dataclass(frozen=True)
 class Classifier:
-    """clean: the index of the label that says so."""
+    """clean: the index of the label for clean text."""
 
     name: str
     model: Any

@@ -1,7 +1,7 @@
 """Greedy text through lm-eval's Hugging Face backend, drafted by the reference answer.
 
-Teacher forcing has told how far greedy decoding repeats the reference: decoding starts after that. Where the text later
-takes up the reference again, the next tokens are guessed from it and verified in one step.
+Teacher forcing has shown how far greedy decoding repeats the reference, and decoding starts after that. Where the text
+later returns to the reference, prompt-lookup decoding proposes its next tokens and verifies them in one step.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from unlearn_metrics.documents import TokenScores
 from unlearn_metrics.errors import InputError
 
 MAX_ROWS = 256
-# A step over this many positions takes about as long as a step over one: room for guesses
+# A step over this many positions takes about as long as a step over one: room for proposals
 FREE_POSITIONS = {"cpu": 16, "cuda": 256}
-MAX_GUESS = 16
+MAX_PROPOSED = 16
 
 
 @dataclass
@@ -51,7 +51,7 @@ class _Line:
         for i, token in enumerate(reference):
             self.follows[reference[max(0, i - 1) : i + 1]] = self.follows[(token,)] = i + 1
 
-    def guess(self, most: int) -> tuple[int, ...]:
+    def propose(self, most: int) -> tuple[int, ...]:
         """Up to `most` tokens that may come next."""
         most = min(most, self.limit - len(self.text) - 1)
         last = tuple(self.text[-2:])
@@ -76,8 +76,8 @@ def can_decode(lm: HFLM) -> bool:
     return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in _new_cache(lm).layers)
 
 
-def _can_guess(lm: HFLM) -> bool:
-    """Wrong guesses leave holes in the cache: attention must go by rotary positions and mask, not by cache index."""
+def _can_propose(lm: HFLM) -> bool:
+    """Rejected proposals leave holes in the cache: attention must use rotary positions and a mask."""
     rotary = getattr(lm.model.config.get_text_config(), "rope_parameters", None)
     return bool(rotary) and all(type(layer) is DynamicLayer for layer in _new_cache(lm).layers)
 
@@ -89,7 +89,7 @@ def _new_cache(lm: HFLM) -> DynamicCache:
 def greedy(lm: HFLM, requests: Sequence[tuple[str, dict[str, Any]]], drafts: Sequence[TokenScores | None]) -> list[str]:
     """The text of plain greedy decoding for each (prompt, lm-eval's generation kwargs).
 
-    A draft is the token scores of a reference answer after the same prompt: they tell where greedy decoding first
+    A draft is the token scores of a reference answer after the same prompt: they show where greedy decoding first
     leaves the reference, so decoding starts there. Penalties in a generation_config are not applied. Raises InputError
     if max_gen_toks leaves no room for a prompt.
     """
@@ -110,7 +110,7 @@ def greedy(lm: HFLM, requests: Sequence[tuple[str, dict[str, Any]]], drafts: Seq
         ids = lm.tok_encode(prompt) or [lm.prefix_token_id]
         line = lines[keys[-1]] = _Line(ids[-room:], [], limit, stops, done=limit <= 0)
         if draft is not None and len(ids) <= room and len(ids) + len(draft) <= lm.max_length:
-            # arg-max and reference agree up to the first miss, where the arg-max is what greedy decoding says instead
+            # arg-max and reference agree up to the first miss, where greedy decoding gives the arg-max instead
             miss = int(np.argmin(np.append(draft.argmax == draft.tokens, False)))
             line.expect(tuple(draft.tokens.tolist()))
             for token in (*draft.tokens[:miss].tolist(), *draft.argmax[miss : miss + 1].tolist()):
@@ -122,7 +122,7 @@ def greedy(lm: HFLM, requests: Sequence[tuple[str, dict[str, Any]]], drafts: Seq
 def continuations(lm: HFLM, starts: Sequence[Start]) -> list[list[int]]:
     """The token ids that plain greedy decoding gives from each start on, its token included, end-of-sequence not.
 
-    Ids too many for the model are cut from the left, to the window that teacher forcing has. What we can't decode
+    Ids beyond the model's length are cut at the left, to the window that teacher forcing has. What we can't decode
     ourselves goes to transformers one by one.
     """
     ends = _ends(lm)
@@ -223,7 +223,7 @@ def _decode(lm: HFLM, lines: list[_Line], ends: set[int], bar: Any) -> None:
 def _decode_batch(lm: HFLM, lines: list[_Line], ends: set[int]) -> None:
     """Left-padded; finished lines leave the batch, an eighth of it at a time, since leaving copies the cache.
 
-    A line's input is its last token and guesses of the next. Guesses that turn out wrong stay in the cache, masked.
+    A line's input is its last token and the tokens proposed after it. Rejected ones stay in the cache, masked.
     """
     if not lines:
         return
@@ -237,11 +237,11 @@ def _decode_batch(lm: HFLM, lines: list[_Line], ends: set[int]) -> None:
         mask[r, width - len(row) :] = 1
     ids, mask = ids.to(device), mask.to(device)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    free = FREE_POSITIONS.get(device.type, 1) if _can_guess(lm) else 1
-    guesses: list[tuple[int, ...]] = [()] * len(lines)
+    free = FREE_POSITIONS.get(device.type, 1) if _can_propose(lm) else 1
+    proposals: list[tuple[int, ...]] = [()] * len(lines)
     cache = _new_cache(lm)
     cache.layers = [_RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
-    with hf.hooked(head, lambda _module, args: (args[0][:, -1 - max(map(len, guesses)) :],)):
+    with hf.hooked(head, lambda _module, args: (args[0][:, -1 - max(map(len, proposals)) :],)):
         while True:
             output = lm.model(
                 input_ids=ids,
@@ -253,16 +253,17 @@ def _decode_batch(lm: HFLM, lines: list[_Line], ends: set[int]) -> None:
             counter["forward_passes"] += 1
             counter["positions"] += ids.numel()
             counter["generated"] += sum(not line.done for line in lines)
-            # position i of the last 1 + guesses says what follows the line's last token and i guesses
-            said = output.logits.argmax(-1).tolist()
-            for r, (line, guessed, tokens) in enumerate(zip(lines, guesses, said, strict=True)):
-                right = next((i for i, (g, t) in enumerate(zip(guessed, tokens, strict=False)) if g != t), len(guessed))
-                for token in tokens[: right + 1]:
+            # position i of the last 1 + proposals gives what follows the line's last token and i proposed ones
+            found = output.logits.argmax(-1).tolist()
+            for r, (line, proposed, tokens) in enumerate(zip(lines, proposals, found, strict=True)):
+                agrees = [p == t for p, t in zip(proposed, tokens, strict=False)]
+                accepted = [*agrees, False].index(False)
+                for token in tokens[: accepted + 1]:
                     _extend(lm, line, token, ends)
-                if guessed:
-                    mask[r, mask.shape[1] - len(tokens) + 1 + right :] = 0
-                    counter["guessed"] += len(guessed)
-                    counter["guessed_right"] += right
+                if proposed:
+                    mask[r, mask.shape[1] - len(tokens) + 1 + accepted :] = 0
+                    counter["proposed"] += len(proposed)
+                    counter["accepted"] += accepted
             alive = [r for r, line in enumerate(lines) if not line.done]
             if not alive:
                 return
@@ -271,15 +272,15 @@ def _decode_batch(lm: HFLM, lines: list[_Line], ends: set[int]) -> None:
                 keep = torch.tensor(alive)  # on the CPU: layers may lie on several devices
                 mask = mask[keep]
                 cache.batch_select_indices(keep)
-            most = min(MAX_GUESS, free // len(lines) - 1)
-            guesses = [() if line.done else line.guess(most) for line in lines]
-            width = 1 + max(map(len, guesses))
+            most = min(MAX_PROPOSED, free // len(lines) - 1)
+            proposals = [() if line.done else line.propose(most) for line in lines]
+            width = 1 + max(map(len, proposals))
             ids = torch.zeros(len(lines), width, dtype=torch.long)
             new = torch.zeros_like(ids)
             places = torch.tensor([len(line.prompt) + len(line.text) - 1 for line in lines])[:, None]
-            for r, (line, guessed) in enumerate(zip(lines, guesses, strict=True)):
-                ids[r, : 1 + len(guessed)] = torch.tensor([line.text[-1] if line.text else 0, *guessed])
-                new[r, : 1 + len(guessed)] = 1
+            for r, (line, proposed) in enumerate(zip(lines, proposals, strict=True)):
+                ids[r, : 1 + len(proposed)] = torch.tensor([line.text[-1] if line.text else 0, *proposed])
+                new[r, : 1 + len(proposed)] = 1
             ids, mask = ids.to(device), torch.cat([mask, new.to(device)], 1)
             positions = (places + torch.arange(width)).clamp(max=lm.max_length - 1).to(device)
 

@@ -18,8 +18,8 @@ def norms(lm: HFLM, pairs: Sequence[hf.Pair]) -> list[float]:
     """For each pair the mean, over the model's parameter tensors, of the L2 norm of the gradient of the answer's mean
     negative log-likelihood, end-of-sequence not counted. Identical pairs once.
 
-    A context too long for the model is cut from the left. Each gradient is let go as soon as its norm is known, so
-    that what it takes beside the model is the activations of one text. InputError for weights that have no gradient
+    A context too long for the model is cut at the left. Each gradient is freed as soon as its norm is known, so
+    that beside the model it needs the activations of one text. InputError for weights that have no gradient
     (quantized ones), and where memory does not suffice.
     """
     distinct = list(dict.fromkeys(pairs))

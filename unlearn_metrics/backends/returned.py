@@ -30,7 +30,7 @@ NOTHING: Position = (math.nan, UNKNOWN)
 def server_scores(lm: TemplateLM, pairs: Sequence[Pair]) -> list[TokenScores]:
     """Scores by an lm-eval `LocalCompletionsAPI`, whose server echoes the prompt with log-probabilities.
 
-    Where its tokens are not those that were sent, or its figures are not those of these tokens, nothing is known.
+    Where its tokens are not those that were sent, or its values are not those of these tokens, nothing is known.
     """
     return _token_scores(lm, pairs, lm.max_length, "parse_logprobs", partial(parse_completions, lm), believed)
 
@@ -89,8 +89,8 @@ def _scores(tokens: Sequence[int], positions: Sequence[Position]) -> TokenScores
 
 @dataclass(frozen=True)
 class Echo:
-    """What a response says of one answer. shift: by how many places its tokens come later than those that were sent.
-    proven: its figures are known to be those of its tokens."""
+    """What a response holds of one answer. shift: by how many places its tokens come later than those that were sent.
+    proven: its values are known to be those of its tokens."""
 
     positions: list[Position]
     shift: int = 0
@@ -100,7 +100,7 @@ class Echo:
 def parse_completions(
     lm: Any, outputs: Any, tokens: Sequence[Sequence[int]], ctxlens: Sequence[int], **_: Any
 ) -> list[Echo]:
-    """What is said of each answer, tokens[ctxlen:], in a response or a list of them. Stands in for `parse_logprobs`.
+    """What a response, or a list of them, holds of each answer, tokens[ctxlen:]. Stands in for `parse_logprobs`.
 
     Raises InputError if the server does not answer every prompt of a batch.
     """
@@ -114,10 +114,10 @@ def parse_completions(
 
 
 def _echo(lm: Any, choice: Any, sent: Sequence[int], ctxlen: int) -> Echo:
-    """The echo of a prompt, perhaps with a start token that only the server knows (shift 1) or that it does not show
+    """The echo of a prompt, perhaps with a start token that only the server adds (shift 1) or that it does not show
     (-1), and of the token that was generated, unless that is end-of-sequence and the server leaves it out.
 
-    By greedy decoding the generated token is the arg-max, which proves the figures: there are servers whose figures
+    By greedy decoding the generated token is the arg-max, which proves the values: there are servers whose values
     belong to another position (llama-cpp-python for a prompt without a start token).
     """
     given = choice.get("logprobs") or {}

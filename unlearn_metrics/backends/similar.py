@@ -1,6 +1,6 @@
-"""How few leading answer tokens to reveal so that greedy decoding says something similar to the rest.
+"""How few leading answer tokens to reveal so that greedy decoding gives something similar to the rest.
 
-Token ids are revealed, not text, so that tokenizing again can't change them. Teacher forcing tells most of each text:
+Token ids are revealed, not text, so that tokenizing again can't change them. Teacher forcing shows most of each text:
 up to the next miss it is the reference, and all revelations up to there give the same text. So a text is decoded once
 for each stretch between two misses that the search touches, all documents of a round in one batch.
 """
