@@ -253,7 +253,7 @@ def test_every_figure_equals_plain_transformers_code(moderate, data, task):
         split = results["configs"][task]["metadata"]["split"]
         other = ask(doc["paraphrased_question"]) if split == "forget" else ""
         values = expected(moderate, doc, split, ask(doc["question"]), other)
-        values |= {f"{m}_unscored": 1 for m in sample["metrics"] if math.isnan(values.get(m, 0))}
+        values |= {f"{m}_unscored": int(math.isnan(found)) for m, found in values.items()}
         assert set(sample["metrics"]) <= set(values)
         assert {m: sample[m] for m in sample["metrics"]} == {
             m: pytest.approx(values[m], rel=1e-4, abs=1e-9, nan_ok=True) for m in sample["metrics"]
@@ -417,6 +417,50 @@ def test_chat_template_like_llama_3(moderate, data, monkeypatch):
         assert sample["arguments"][0] == (turn(sample["doc"]["question"]), sample["doc"]["answer"])
 
 
+THINKING = """{%- for m in messages -%}
+{{ '<|im_start|>' + m.role + '\\n' }}
+{%- if m.role == 'assistant' and loop.last %}{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}
+{{- m.content + '<|im_end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
+BEGUN = THINKING.replace("loop.last", "false").replace(
+    "<|im_start|>assistant\\n' }}{% endif %}", "<|im_start|>assistant\\n<think>\\n' }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "own"),
+    [pytest.param(THINKING, "<think>\n\n</think>\n\n", id="written"), pytest.param(BEGUN, "", id="undone")],
+)
+def test_what_a_chat_template_writes_itself_is_no_answer(moderate, data, monkeypatch, template, own):
+    """An empty think block before an answer (Qwen3), or one begun for the model (DeepSeek-R1): the answer comes after
+    what the template writes before answers, and that is neither scored nor generated."""
+    monkeypatch.setattr(moderate.tokenizer, "chat_template", template)
+    task = suites.load("demo", data)["forget"]
+    task.set_config(key="generation_kwargs", value={"until": [], "do_sample": False, "max_gen_toks": 40})
+    documents = suites.evaluate(moderate, {"forget": task}, limit=2, apply_chat_template=True)
+    for document in documents["forget"]:
+        turn = f"<|im_start|>user\n{document['question']}<|im_end|>\n<|im_start|>assistant\n{own}"
+        assert document["prompt"] == turn
+        assert document["answers"][0] == document["reference"]
+        ids, whole = (
+            moderate.tokenizer.encode(t, add_special_tokens=False) for t in (turn, turn + document["reference"])
+        )
+        assert whole[: len(ids)] == ids
+        assert document["answer"].tokens.tolist() == [*whole[len(ids) :], moderate.eot_token_id]
+        assert document["generation"] == text_of(moderate, turn, limit=40)
+
+
+def test_a_chat_template_that_hides_the_question_is_refused(moderate, data, monkeypatch):
+    monkeypatch.setattr(
+        moderate.tokenizer,
+        "chat_template",
+        "{% if add_generation_prompt %}{{ messages[0].content }}{% else %}{{ messages[-1].content }}{% endif %}",
+    )
+    with pytest.raises(InputError, match="renders a question otherwise once it is answered"):
+        suites.evaluate(moderate, suites.load("demo", data), limit=1, apply_chat_template=True)
+
+
 @pytest.mark.parametrize(
     "template",
     [
@@ -478,7 +522,7 @@ class Parallel(HFLM):
 lm = Parallel(pretrained=checkpoint, device="cpu", dtype="float32", batch_size=1)
 manager = TaskManager(include_path=tasks, include_defaults=False, metadata={"data_dir": data})
 loaded = manager.load(["demo_forget", "tofu_world_facts"])
-results = evaluator.evaluate(lm=lm, task_dict=loaded, limit=7, bootstrap_iters=0)
+results = evaluator.evaluate(lm=lm, task_dict=loaded, limit=6, bootstrap_iters=0)
 assert (results is None) == (rank == 1)
 if results:
     with open(out, "w") as file:
@@ -504,21 +548,24 @@ def test_two_processes_give_what_one_gives(moderate, data, tmp_path):
 
     loaded = manager(data).load(["demo_forget", "tofu_world_facts"])
     one = json.loads(
-        json.dumps(evaluator.evaluate(lm=moderate, task_dict=loaded, limit=7, bootstrap_iters=0)["samples"])
+        json.dumps(evaluator.evaluate(lm=moderate, task_dict=loaded, limit=6, bootstrap_iters=0)["samples"])
     )
     for task in ("demo_forget", "tofu_world_facts"):
         samples = sorted(both["samples"][task], key=lambda s: s["doc_id"])
-        assert [s["doc_id"] for s in samples] == list(range(7))
-        assert both["n-samples"][task]["effective"] == 7
+        assert [s["doc_id"] for s in samples] == list(range(6))
+        assert both["n-samples"][task]["effective"] == 6
         for a, b in zip(samples, one[task], strict=True):
             assert a["arguments"] == b["arguments"]
             assert a["doc_hash"] == b["doc_hash"]
             assert a["resps"][-1] == b["resps"][-1]
             for metric in b["metrics"]:  # other company in a batch changes the last bits of a float32
                 assert a[metric] == pytest.approx(b[metric], rel=1e-5, abs=1e-9, nan_ok=True), (task, metric)
-        for metric in one[task][0]["metrics"]:
+        for metric in (m for m in one[task][0]["metrics"] if not m.endswith("_unscored")):
             each = [s[metric] for s in one[task] if not math.isnan(s[metric])]
             assert both["results"][task][f"{metric},none"] == pytest.approx(sum(each) / len(each), rel=1e-5), metric
+            assert both["results"][task][f"{metric}_unscored,none"] == 6 - len(each)
+    # one document is too short for it, and only the second process had it
+    assert [math.isnan(s["repetition"]) for s in one["demo_forget"]] == [i == 1 for i in range(6)]
 
 
 def test_mean_scored_leaves_out_what_has_no_value():

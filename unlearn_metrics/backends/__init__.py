@@ -27,7 +27,14 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class GenerateInstance(Instance):
+class ScoreInstance(Instance):
+    """A request about an answer. rendered: a chat template wrote its prompt, see hf.encode."""
+
+    rendered: bool = field(default=False, repr=False)
+
+
+@dataclass
+class GenerateInstance(ScoreInstance):
     """A request that takes decoding, whose reference answer is scored by another request of the same run: its draft."""
 
     draft: Instance | None = field(default=None, repr=False)
@@ -108,7 +115,7 @@ def _scores(lm: LM, requests: Sequence[Instance]) -> Sequence[TokenScores | Flag
             raise NotImplementedError  # a chat that the server renders
         if not tokenized:
             return bisection.by_words(lm, [r.args for r in requests])
-        pairs = [hf.encode(lm, r.args[0], r.args[1], name_of(r)) for r in requests]
+        pairs = [hf.encode(lm, r.args[0], r.args[1], name_of(r), rendered=_rendered(r)) for r in requests]
         if _is(lm, "lm_eval.models.openai_completions", "LocalCompletionsAPI"):
             return returned.server_scores(lm, pairs)
         if _is(lm, "lm_eval.models.vllm_causallms", "VLLM"):
@@ -153,7 +160,7 @@ def greedy_until(lm: LM, requests: Sequence[Instance]) -> list[str]:
         plain = all(r.args[1].keys() <= PLAIN and not r.args[1].get("temperature") for r in missing)
         if sampled or not plain or not isinstance(lm, HFLM) or not decoding.can_decode(causal(lm)):
             return list(lm.generate_until(list(missing)))
-        return decoding.greedy(lm, [request.args for request in missing], [_draft(r) for r in missing])
+        return decoding.greedy(lm, [request.args for request in missing], [_draft(lm, r) for r in missing])
 
     sampled = any(r.args[1].get("do_sample") for r in requests)
     return compute(requests) if sampled else _cached(lm, "generate_until", requests, compute)
@@ -161,11 +168,15 @@ def greedy_until(lm: LM, requests: Sequence[Instance]) -> list[str]:
 
 def _encode(lm: HFLM, request: Instance) -> hf.Pair:
     """Tokenized once: the same is asked of every checkpoint whose parameters the model takes on."""
-    known: dict[tuple[str, str], hf.Pair] = lm.__dict__.setdefault("unlearn_encoded", {})
-    key = request.args[0], request.args[1]
+    known: dict[tuple[str, str, bool], hf.Pair] = lm.__dict__.setdefault("unlearn_encoded", {})
+    key = request.args[0], request.args[1], _rendered(request)
     if key not in known:
-        known[key] = hf.encode(lm, *key, name_of(request))
+        known[key] = hf.encode(lm, *key[:2], name_of(request), rendered=key[2])
     return known[key]
+
+
+def _rendered(request: Instance) -> bool:
+    return bool(getattr(request, "rendered", False))
 
 
 def causal(lm: LM) -> HFLM:
@@ -175,10 +186,13 @@ def causal(lm: LM) -> HFLM:
     return lm
 
 
-def _draft(request: Instance) -> TokenScores | None:
+def _draft(lm: HFLM, request: Instance) -> TokenScores | None:
     draft = getattr(request, "draft", None)
-    # lm-eval scores white space that ends a prompt as the start of the answer: that draft belongs to another prompt
-    if draft is None or not draft.resps or draft.args[0] != request.args[0] or request.args[0][-1:].isspace():
+    if draft is None or not draft.resps or draft.args[0] != request.args[0]:
+        return None
+    prompt = request.args[0]
+    # an answer that begins with white space of the prompt comes after another prompt
+    if prompt[-1:].isspace() and _encode(lm, draft).context != tuple(lm.tok_encode(prompt)):
         return None
     return TokenScores.from_lists(draft.resps[0])
 

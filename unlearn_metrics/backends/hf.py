@@ -84,15 +84,28 @@ def work(lm: HFLM) -> Counter[str]:
     return counter
 
 
-def encode(lm: TemplateLM, prompt: str, answer: str, where: str = "request", cut: int | None = None) -> Pair:
+def encode(
+    lm: TemplateLM,
+    prompt: str,
+    answer: str,
+    where: str = "request",
+    cut: int | None = None,
+    rendered: bool = False,
+) -> Pair:
     """Tokenize as lm-eval's `TemplateLM.loglikelihood` does; cut: keep at most this many answer tokens.
 
-    Raises InputError, naming `where`, if prompt or answer has no tokens, or the answer more than the model can take.
+    There the answer begins with the white space that ends a prompt. rendered: a chat template wrote the prompt, and its
+    white space stays in it where it has tokens of its own (most end in a newline). Raises InputError, naming `where`,
+    if prompt or answer has no tokens, or the answer more than the model can take.
     """
     if not answer.strip():
         raise InputError(f"{where}: the answer is empty")
     if prompt:
         context, continuation = lm._encode_pair(prompt, answer)
+        if rendered and prompt[-1].isspace():
+            own, whole = lm.tok_encode(prompt), lm.tok_encode(prompt + answer)
+            if whole[: len(own)] == own:
+                context, continuation = own, whole[len(own) :]
     else:
         context, continuation = [lm.prefix_token_id], lm.tok_encode(answer, add_special_tokens=False)
         if continuation and continuation[0] == lm.prefix_token_id:

@@ -17,13 +17,21 @@ from typing import Any
 
 import datasets
 import numpy as np
+import torch.distributed as dist
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.api.registry import register_aggregation, register_metric
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.utils import apply_template
 
-from unlearn_metrics.backends import GenerateInstance, gradnorm, greedy_until, similar_strength, token_scores
+from unlearn_metrics.backends import (
+    GenerateInstance,
+    ScoreInstance,
+    gradnorm,
+    greedy_until,
+    similar_strength,
+    token_scores,
+)
 from unlearn_metrics.benchmarks import data
 from unlearn_metrics.documents import Document, scores_from_lists
 from unlearn_metrics.errors import InputError
@@ -206,8 +214,10 @@ class TokenScoreTask(ConfigurableTask):
     def construct_requests(self, doc: Document, ctx: list[str], **kwargs: Any) -> list[Instance]:
         chat_template = kwargs.pop("chat_template", None) if kwargs.pop("apply_chat_template", False) else None
         kwargs.pop("chat_template", None)
-        plain = chat_template is None or not ctx[0] or self.doc_to_prefix(doc)
-        gap = self.config.target_delimiter if plain else self._chat_delimiter(chat_template)
+        gap = self.config.target_delimiter
+        if chat_template is not None and ctx[0] and not self.doc_to_prefix(doc):
+            undone, written, gap = _before_answer(chat_template, self.config.task)
+            ctx = [prompt.removesuffix(undone) + written for prompt in ctx]
         question, answer = ctx[0], self.doc_to_target(doc)
         pairs: list[tuple[str, str]] = []
         for role, _ in self.layout(doc):
@@ -220,12 +230,14 @@ class TokenScoreTask(ConfigurableTask):
                     pairs.append((question, str(doc["paraphrased_answer"])))
                 case "wrong_answers":
                     pairs += [(question, str(wrong)) for wrong in doc["perturbed_answer"]]
+        kwargs["rendered"] = chat_template is not None
         name, doc_id, _ = kwargs["metadata"]
         for i, (_, text) in enumerate(pairs):
             if not text.strip():
                 raise InputError(f"{name}, document {doc_id}: answer {i + 1} of {len(pairs)} is empty")
         requests = [
-            Instance("token_scores", doc, (prompt, gap + text), i, **kwargs) for i, (prompt, text) in enumerate(pairs)
+            ScoreInstance("token_scores", doc, (prompt, gap + text), i, **kwargs)
+            for i, (prompt, text) in enumerate(pairs)
         ]
         if "generation" in self.needs:
             draft = requests[0] if requests and pairs[0] == (question, answer) else None
@@ -235,18 +247,8 @@ class TokenScoreTask(ConfigurableTask):
             arguments, draft = requests[0].args, requests[0]
             requests.append(GenerateInstance("similar_strength", doc, arguments, len(requests), **kwargs, draft=draft))
         if "gradient" in self.needs:
-            requests.append(Instance("gradnorm", doc, (question, gap + answer), len(requests), **kwargs))
+            requests.append(ScoreInstance("gradnorm", doc, (question, gap + answer), len(requests), **kwargs))
         return requests
-
-    def _chat_delimiter(self, chat_template: Any) -> str:
-        """What the chat template puts between its generation prompt and an answer: often "", sometimes a space."""
-        turn = [{"role": "user", "content": "q"}]
-        prompt = chat_template(turn, add_generation_prompt=True)
-        if not isinstance(prompt, str):  # a chat server renders it itself
-            return ""
-        whole = chat_template([*turn, {"role": "assistant", "content": "a"}], add_generation_prompt=False)
-        found = whole.startswith(prompt) and whole.endswith("a")
-        return str(whole[len(prompt) : -1]) if found else ""
 
     def layout(self, doc: Document) -> list[tuple[str, int]]:
         """(role, how many requests) in the order of construct_requests."""
@@ -272,12 +274,38 @@ class TokenScoreTask(ConfigurableTask):
             return {BYPASS: math.nan}
         document = self.document(doc, results)
         values = {name: value(name, document) for name in self.metrics}
-        unscored = [name for name, v in values.items() if math.isnan(v)]
+        unscored = {name: math.isnan(v) for name, v in values.items()}
         # "mean", which has a standard error, would be NaN
-        self._aggregation_list |= dict.fromkeys(unscored, mean_scored)
-        return values | {f"{name}_unscored": 1 for name in unscored}
+        self._aggregation_list |= dict.fromkeys([name for name in unscored if unscored[name]], mean_scored)
+        # always there: of several processes, lm-eval gathers what the first one has
+        return values | {f"{name}_unscored": int(is_nan) for name, is_nan in unscored.items()}
 
     def aggregation(self) -> dict[str, Any]:
-        """Beside the metrics NAME_unscored, how many documents have no value; in the results where there are any."""
+        """Beside the metrics NAME_unscored, how many documents have no value."""
         known = dict.fromkeys(self.metrics, mean_scored) | self._aggregation_list
+        if dist.is_initialized() and dist.get_world_size() > 1:  # where another process may have unscored documents
+            known |= dict.fromkeys([name for name in known if name in METRICS], mean_scored)
         return known | {f"{name}_unscored": sum for name in {*self._yaml_metrics, *self.metrics}}
+
+
+def _before_answer(chat_template: Any, task: str) -> tuple[str, str, str]:
+    """(what a generation prompt has that comes before no answer, what comes before one instead, the white space with
+    which the answer begins): ("", "", "") for most chat templates.
+
+    Read off a dialogue. Words of the template's own, such as an empty think block, are no part of an answer. InputError
+    for a template that does not show what comes before an answer.
+    """
+    asked, said = "unlearn-metrics asks", "and is answered"
+    turn = [{"role": "user", "content": asked}]
+    prompt = chat_template(turn, add_generation_prompt=True)
+    if not isinstance(prompt, str):  # a chat server renders it itself
+        return "", "", ""
+    whole = chat_template([*turn, {"role": "assistant", "content": said}], add_generation_prompt=False)
+    before, found, _ = whole.rpartition(said)
+    common = next(prompt[:i] for i in range(len(prompt), -1, -1) if before.startswith(prompt[:i]))
+    if not found or asked not in common:
+        raise InputError(
+            f"{task}: the chat template renders a question otherwise once it is answered; it can't be used"
+        )
+    undone, written = prompt[len(common) :], before[len(common) :]
+    return ("", "", written) if not undone and written.isspace() else (undone, written, "")

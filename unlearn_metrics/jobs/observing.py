@@ -23,7 +23,7 @@ def observe(job: Job, pair: tuple[Checkpoint, Checkpoint], alpha: float, fn: Con
     settings, lm = job.settings, job.lm
     splits = suites.evaluate(lm, job.tasks, settings.limit, settings.apply_chat_template) if job.tasks else {}
     documents = with_generation(splits)
-    for document, judged in zip(documents, judge(lm, documents), strict=True):
+    for document, judged in zip(documents, judge(lm, documents, settings.apply_chat_template), strict=True):
         document["self_judged_generation"] = judged
     return splits | other_tasks.evaluate(lm, job.others, settings.utility_limit, settings.apply_chat_template)
 
@@ -47,7 +47,7 @@ def judge_generations(job: Job, observed: Observations) -> None:
 
     def judge_all() -> list[TokenScores | None]:
         mix_into(job.lm.model, *job.published["original"], 0)
-        return judge(job.lm, unjudged)
+        return judge(job.lm, unjudged, job.settings.apply_chat_template)
 
     for document, judged in zip(unjudged, job.stage("judged generations", judge_all), strict=True):
         document["judged_generation"] = judged
@@ -64,11 +64,17 @@ def with_generation(splits: Mapping[str, Sequence[Document]]) -> list[Document]:
     return [d for documents in splits.values() for d in documents if "generation" in d]
 
 
-def judge(lm: HFLM, documents: list[Document]) -> list[TokenScores | None]:
-    """The token scores of every document's generation under the model as it is; None where it is empty."""
+def judge(lm: HFLM, documents: list[Document], rendered: bool = False) -> list[TokenScores | None]:
+    """The token scores of every document's generation under the model as it is; None where it is empty.
+
+    rendered: a chat template wrote the prompts.
+    """
     written = [i for i, d in enumerate(documents) if d["generation"].strip()]
     # broken bytes decode to replacement characters, which can take more tokens than were generated
-    pairs = [hf.encode(lm, documents[i]["prompt"], documents[i]["generation"], cut=lm.max_length) for i in written]
+    pairs = [
+        hf.encode(lm, documents[i]["prompt"], documents[i]["generation"], cut=lm.max_length, rendered=rendered)
+        for i in written
+    ]
     judged: list[TokenScores | None] = [None] * len(documents)
     for i, scores in zip(written, hf.token_scores(lm, pairs), strict=True):
         judged[i] = scores
