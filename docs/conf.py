@@ -14,6 +14,8 @@ myst_heading_anchors = 4  # links as on the repository's own pages: page.md#a-he
 
 html_theme = "furo"
 html_title = "unlearn-metrics"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sphinx = False
 
