@@ -1,0 +1,293 @@
+"""What is left of the forget set at equal retention: a curve along the path from the original to the unlearned model.
+
+A path is measured at some strengths alpha, 0 (the original) first. Of each it keeps sums over clusters of documents, a
+few hundred numbers, from which everything here follows. `residual` gives f(rho), what is left where the path first
+falls to the retention rho. All functions work on many resamplings at once: column 0 is the data as they are, the others
+redraw the clusters of retain and forget. So any arithmetic on such arrays (differences of models, means over rho,
+shares of a floor) is done once, and `estimate` turns the result into a value with a joint interval.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr, ndtri, stdtr, stdtrit
+
+from unlearn_metrics import stats
+from unlearn_metrics.types import Floats
+
+RHO = 0.95  # the headline's retention
+GRID = tuple(round(0.90 + step / 100, 2) for step in range(11))  # retentions of the curve, and of its mean
+DRAWS = 20_000  # of cluster sums, which cost nothing: the ends of an interval at ten clusters rest on 1 % of them
+RANKED = 6  # clusters, at least: with five, all of them in favour of one model is a chance of 1 in 16
+COARSE, TOP, FINEST = 8, 1.5, 1 / 1024  # steps of the scan in [0, 1]; the last alpha; the smallest step
+STEP, POINTS = 0.02, 16  # retention between neighbours on the curve; evaluations at most
+BARRIER = 0.1  # by how much less is retained half-way than at both ends
+
+
+@dataclass(frozen=True)
+class Sums:
+    """One metric of one split. labels: of the clusters. total, count: [alphas, clusters], over scored documents."""
+
+    labels: tuple[Any, ...]
+    total: Floats
+    count: Floats
+
+
+@dataclass(frozen=True)
+class Path:
+    """Measured points of a path. alphas: ascending, 0 first. forget: metric -> its sums. One order of clusters each."""
+
+    alphas: Sequence[float]
+    retain: Sums
+    forget: Mapping[str, Sums]
+
+    @property
+    def clusters(self) -> int:
+        """The fewest that are drawn from: what the width of an interval is about."""
+        return min(len(sums.labels) for sums in (self.retain, *self.forget.values()))
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How often each cluster is drawn: [1 + draws, clusters] of either split. Row 0: once each, the data themselves."""
+
+    retain: NDArray[np.uint8]
+    forget: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its 95 % interval. What is not known is None, and why says why."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    why: str | None = None
+
+
+def sums(values: Floats, clusters: Sequence[Any]) -> Sums:
+    """Sums over clusters. values: [alphas, n], NaN = unscored; clusters: [n] labels."""
+    labels, inverse = np.unique(np.asarray(clusters), return_inverse=True)
+    member = inverse[:, None] == np.arange(len(labels))
+    scored = ~np.isnan(values)
+    return Sums(tuple(labels.tolist()), np.where(scored, values, 0.0) @ member, scored.astype(np.float64) @ member)
+
+
+def draw(path: Path, seed: int, draws: int = DRAWS) -> Weights:
+    """Redraw the clusters of retain and, independently, those of forget.
+
+    Fewer than five clusters of either: row 0 alone. The same for all paths with as many clusters, so that two models
+    are compared on the same draws.
+    """
+    retain, forget = len(path.retain.labels), len(next(iter(path.forget.values())).labels)
+    draws = draws if path.clusters >= stats.MIN_CLUSTERS else 0
+    parts = [stats.draws(k, (seed, split), draws)[:draws] for split, k in enumerate((retain, forget))]
+    return Weights(*(np.concatenate([np.ones((1, part.shape[1]), np.uint8), part]) for part in parts))
+
+
+def means(of: Sums, weights: NDArray[np.uint8]) -> Floats:
+    """Mean over documents at every alpha in every resampling: [alphas, 1 + draws]; NaN where none is scored.
+
+    The same to the last bit on any number of threads: as in stats.resampled_means.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        step = 2.0 ** (np.ceil(np.log2(np.abs(of.total).max(initial=0) * len(of.labels))) - 52)
+        total = np.rint(of.total / step) * step if 0 < step < math.inf else of.total
+        rows = max(1, 4_000_000 // max(1, len(of.labels)))
+        blocks = [weights[start : start + rows].astype(np.float64).T for start in range(0, len(weights), rows)]
+        return np.concatenate([(total @ block) / (of.count @ block) for block in blocks], axis=1)
+
+
+def retention(path: Path, weights: Weights) -> Floats:
+    """What is retained at every alpha as a share of the original's, on the same documents: [alphas, 1 + draws]."""
+    found = means(path.retain, weights.retain)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return found / np.where(found[:1] > 0, found[:1], np.nan)  # an original that retains nothing: unknown
+
+
+def along(values: Floats, retained: Floats, rho: float) -> Floats:
+    """Values where retention first falls below rho, coming from the original, interpolated between its neighbours.
+
+    values: [alphas, columns] or [alphas, 1]; retained: [alphas, columns], 1 in row 0. Returns [columns]; NaN where
+    retention does not fall so far, or is unknown on the way. With a the first alpha below rho and b the one before,
+    v = v(b) + (r(b) - rho) / (r(b) - r(a)) * (v(a) - v(b)). ValueError unless 0 < rho <= 1.
+    """
+    if not 0 < rho <= 1:
+        raise ValueError(f"a retention of {rho:g} is not between 0 and the original's, 1")
+    values = np.broadcast_to(values, retained.shape)
+    below = ~(retained >= rho)  # so that the walk also ends at what is unknown
+    first = below.argmax(0)
+    columns = np.arange(retained.shape[1])
+    before = np.maximum(first - 1, 0)
+    r_before, r_first = retained[before, columns], retained[first, columns]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = (r_before - rho) / (r_before - r_first)
+        found = (1 - share) * values[before, columns] + share * values[first, columns]
+    return np.where(below.any(0) & (first > 0), found, np.nan)
+
+
+def residual(path: Path, metric: str, weights: Weights, rho: Sequence[float] = (RHO,)) -> Floats:
+    """f(rho): a metric of the forget set at every retention asked for, [rho, 1 + draws]. See `along`."""
+    retained, left = retention(path, weights), means(path.forget[metric], weights.forget)
+    return np.array([along(left, retained, at) for at in rho])
+
+
+def strength(path: Path, weights: Weights, rho: float = RHO) -> Floats:
+    """The alpha at which retention is rho, [1 + draws]. Above 1 the path is extrapolated."""
+    return along(np.array(path.alphas, np.float64)[:, None], retention(path, weights), rho)
+
+
+def above_floor(left: Floats, path: Path, metric: str, retain_only: Sums, weights: Weights) -> Floats:
+    """(f - f_retain_only) / (f_original - f_retain_only): 0 = as if never trained on it, 1 = nothing forgotten.
+
+    left: f, [..., 1 + draws]. retain_only: the metric of a model that never saw the forget set, one alpha. NaN where
+    the original does not exceed it.
+    """
+    floor, full = means(retain_only, weights.forget)[0], means(path.forget[metric], weights.forget)[0]
+    room = np.where(full > floor, full - floor, np.nan)
+    return (left - floor) / room
+
+
+def estimate(resampled: Floats, clusters: int, level: float = 0.95) -> Estimate:
+    """A figure with its interval: expanded percentiles of its draws (stats.interval).
+
+    resampled: [1 + draws], NaN where it is not reached. clusters: the fewest that are drawn from. Unreached draws may
+    lie on either side, so they count against both ends; an end that rests on them is not known.
+    """
+    value, drawn = float(resampled[0]), resampled[1:]
+    if not math.isfinite(value):
+        return Estimate(None, why="retention does not fall so far on the measured path, or is unknown")
+    if not len(drawn):
+        return Estimate(value, why=f"no interval from {clusters} clusters; it takes {stats.MIN_CLUSTERS}")
+    unknown = np.isnan(drawn)
+    low, _ = stats.interval(np.where(unknown, -np.inf, drawn), clusters, level)
+    _, high = stats.interval(np.where(unknown, np.inf, drawn), clusters, level)
+    if low is None or high is None:
+        return Estimate(value, why=f"in {unknown.mean():.0%} of the draws retention does not fall so far")
+    return Estimate(value, low, high)
+
+
+def p_value(resampled: Floats, clusters: int) -> float | None:
+    """Two-sided p that a figure is 0: 1 - level of the widest interval of `estimate` that leaves 0 out.
+
+    resampled: [1 + draws]. None where there is no interval. Not below what draws and clusters can tell.
+    """
+    drawn = resampled[1:]
+    if estimate(resampled, clusters).low is None:
+        return None
+    unknown = np.isnan(drawn).sum()
+    beyond = min((drawn <= 0).sum(), (drawn >= 0).sum()) + unknown
+    tail = (beyond + 1) / (len(drawn) + 1)
+    return float(min(1, 2 * stdtr(clusters - 1, ndtri(min(tail, 0.5)) / math.sqrt(clusters / (clusters - 1)))))
+
+
+def p_studentised(resampled: Floats, clusters: int) -> float | None:
+    """Two-sided p that a figure is 0, from the deviation of its draws and Student's t."""
+    if estimate(resampled, clusters).low is None:
+        return None
+    deviation = float(np.nanstd(resampled[1:])) * math.sqrt(clusters / (clusters - 1))
+    if deviation == 0:
+        return float(resampled[0] == 0)
+    return float(2 * stdtr(clusters - 1, -abs(resampled[0]) / deviation))
+
+
+def barrier(alphas: Sequence[float], retained: Sequence[float]) -> bool:
+    """Whether far less is retained half-way (alpha 1/2) than at both ends: the models are not on a linear path."""
+    known = dict(zip(alphas, retained, strict=True))
+    return known[0.5] < min(known[0.0], known[1.0]) - BARRIER
+
+
+def propose(seen: Mapping[float, float], low: float = GRID[0]) -> list[float]:
+    """The alphas to evaluate next; none when the path is resolved.
+
+    seen: alpha -> retention relative to the original, what is known so far (0: 1.0). First the scan, in steps of 1/8
+    up to 1, and on to 1.5 as long as retention stays above low. Then the step of the walk from 0 in which retention
+    falls furthest, within [low, 1], is halved until none falls by more than STEP, or is as small as FINEST.
+    """
+    scan = [step / COARSE for step in range(1, COARSE + 1)]
+    if missing := [alpha for alpha in scan if alpha not in seen]:
+        return missing
+    walk = sorted(seen)
+    end = next((i for i, alpha in enumerate(walk) if not seen[alpha] >= low), None)
+    if end is None and walk[-1] < TOP:
+        return [walk[-1] + 1 / COARSE]
+    walk = walk[: len(walk) if end is None else end + 1]
+    within = np.clip([seen[alpha] for alpha in walk], low, 1)
+    steps = np.diff(walk)
+    falls = np.where(steps > FINEST, np.abs(np.diff(within)), 0)
+    if not len(falls) or not falls.max() > STEP or len(seen) > POINTS:
+        return []
+    widest = int(falls.argmax())
+    return [float(walk[widest] + steps[widest] / 2)]
+
+
+def ranks(rows: Floats, clusters: int, level: float = 0.95) -> list[tuple[int, int]] | None:
+    """The ranks (best, worst) that each row can have, 1 = least; all of them hold together with this confidence.
+
+    rows: [rows, 1 + draws], figures on the same draws, none of them NaN. Best: 1 + how many rows are significantly
+    less; worst: how many are not significantly more. None with fewer than six clusters. The differences of all pairs
+    are tested together: what the largest of them reaches, in units of its deviation, in 5 % of the draws.
+    Source: Mogstad, Romano, Shaikh & Wilhelm 2024, "Inference for Ranks", Review of Economic Studies 91(1).
+    """
+    if clusters < RANKED:
+        return None
+    centred = rows[:, 1:] - rows[:, 1:].mean(1, keepdims=True)
+    deviations = [np.sqrt(((row - centred) ** 2).mean(1)) for row in centred]  # [rows, rows]
+    largest = np.zeros(centred.shape[1])
+    for i, row in enumerate(centred):
+        pairs = np.flatnonzero(deviations[i][:i])
+        largest = np.maximum(largest, (np.abs(row - centred[pairs]) / deviations[i][pairs, None]).max(0, initial=0))
+    limit = threshold(largest, clusters, level)
+    difference = rows[:, :1] - rows[:, 0]
+    less = difference < -limit * np.array(deviations)
+    return [(1 + int(less[:, i].sum()), len(rows) - int(less[i].sum())) for i in range(len(rows))]
+
+
+def threshold(largest: Floats, clusters: int, level: float = 0.95) -> float:
+    """How many deviations several figures, tested together, must be from 0.
+
+    largest: [draws], of the figures' distances from their means, each in units of its deviation, the largest. Its
+    quantile says how many independent tests they are worth (at least one); Student's t, how far out each must then be.
+    """
+    tail = min(float(ndtr(-np.quantile(largest, level))), (1 - level) / 2)
+    return float(-stdtrit(clusters - 1, tail) * math.sqrt(clusters / (clusters - 1)))
+
+
+def signs(figures: Floats, clusters: int, level: float = 0.95) -> NDArray[np.intp]:
+    """1, -1, or 0 where it is not established, of figures tested together: [figures, 1 + draws] -> [figures]."""
+    drawn = figures[:, 1:]
+    deviation = drawn.std(1)
+    moving = deviation > 0
+    distance = np.abs(drawn - drawn.mean(1, keepdims=True))[moving] / deviation[moving, None]
+    limit = threshold(distance.max(0, initial=0), clusters, level) * deviation
+    return np.sign(figures[:, 0]).astype(np.intp) * (np.abs(figures[:, 0]) > limit)
+
+
+def crossings(rho: Sequence[float], difference: Floats) -> list[float]:
+    """The retentions at which the curves of two models cross, by their difference as it is: [rho, 1 + draws].
+
+    That they do cross is established where `signs` of the difference has both signs.
+    """
+    d = difference[:, 0]
+    return [
+        float(rho[i] + (rho[i + 1] - rho[i]) * d[i] / (d[i] - d[i + 1]))
+        for i in range(len(d) - 1)
+        if d[i] * d[i + 1] < 0
+    ]
+
+
+def common(paths: Sequence[Path], rho: float = RHO) -> float:
+    """The highest retention at which all can be compared without extrapolation: rho, or what one retains at alpha 1."""
+    ones = np.ones((1, 1), np.uint8)
+    lowest = [rho]
+    for path in paths:
+        weights = Weights(np.repeat(ones, len(path.retain.labels), 1), ones)
+        within = np.array(path.alphas) <= 1
+        lowest.append(float(retention(path, weights)[within, 0].min()))
+    return max(lowest)
