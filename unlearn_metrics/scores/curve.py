@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -87,7 +88,7 @@ def draw(path: Path, seed: int, draws: int = DRAWS) -> Weights:
     """
     retain, forget = len(path.retain.labels), len(next(iter(path.forget.values())).labels)
     draws = draws if path.clusters >= stats.MIN_CLUSTERS else 0
-    parts = [stats.draws(k, (seed, split), draws)[:draws] for split, k in enumerate((retain, forget))]
+    parts = [stats.draws(k, (seed, split), max(1, draws))[:draws] for split, k in enumerate((retain, forget))]
     return Weights(*(np.concatenate([np.ones((1, part.shape[1]), np.uint8), part]) for part in parts))
 
 
@@ -166,8 +167,9 @@ def estimate(resampled: Floats, clusters: int, level: float = 0.95) -> Estimate:
     if not len(drawn):
         return Estimate(value, why=f"no interval from {clusters} clusters; it takes {stats.MIN_CLUSTERS}")
     unknown = np.isnan(drawn)
-    low, _ = stats.interval(np.where(unknown, -np.inf, drawn), clusters, level)
-    _, high = stats.interval(np.where(unknown, np.inf, drawn), clusters, level)
+    with np.errstate(invalid="ignore"):  # between two infinities
+        low, _ = stats.interval(np.where(unknown, -np.inf, drawn), clusters, level)
+        _, high = stats.interval(np.where(unknown, np.inf, drawn), clusters, level)
     if low is None or high is None:
         return Estimate(value, why=f"in {unknown.mean():.0%} of the draws retention does not fall so far")
     return Estimate(value, low, high)
@@ -275,11 +277,9 @@ def crossings(rho: Sequence[float], difference: Floats) -> list[float]:
     That they do cross is established where `signs` of the difference has both signs.
     """
     d = difference[:, 0]
-    return [
-        float(rho[i] + (rho[i + 1] - rho[i]) * d[i] / (d[i] - d[i + 1]))
-        for i in range(len(d) - 1)
-        if d[i] * d[i + 1] < 0
-    ]
+    ends = np.flatnonzero(np.abs(d) > 0)
+    pairs = [(i, j) for i, j in pairwise(ends) if d[i] * d[j] < 0]
+    return [float(rho[i] + (rho[j] - rho[i]) * d[i] / (d[i] - d[j])) for i, j in pairs]
 
 
 def common(paths: Sequence[Path], rho: float = RHO) -> float:
