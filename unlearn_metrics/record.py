@@ -12,6 +12,7 @@ Text: TypeAlias = Annotated[str, MaxLen(10_000)]
 LongText: TypeAlias = Annotated[str, MaxLen(10_000_000)]
 Count: TypeAlias = Annotated[int, Ge(0)]
 Share: TypeAlias = Annotated[float, Ge(0), Le(1)]
+Strength: TypeAlias = Annotated[float, Ge(0), Le(1.5)]  # above 1 a path is extrapolated
 # pydantic reads this off each class: nothing unknown, nothing converted, no NaN and no infinity
 STRICT = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
 
@@ -39,7 +40,7 @@ class TracePoint:
 
     __pydantic_config__ = STRICT
 
-    alpha: Share
+    alpha: Strength
     retention: float
     forget: float | None = None
 
@@ -117,6 +118,78 @@ class Imported:
 
 
 @dataclass(frozen=True)
+class ClusterSums:
+    """A metric of a split, summed over the scored documents of each cluster: total, count [strengths, clusters]."""
+
+    __pydantic_config__ = STRICT
+
+    clusters: list[int]
+    total: list[list[float]]
+    count: list[list[Count]]
+
+
+@dataclass(frozen=True)
+class MeasuredPath:
+    """A control's path at some strengths, ascending from 0, the original.
+
+    metric: what is retained; retain: its sums on the calibration half and on the evaluation half. forget: metric ->
+    its sums on the forget set, of the split in `splits`. retain_only: the same of a model that never saw it.
+    """
+
+    __pydantic_config__ = STRICT
+
+    metric: Text
+    alphas: list[Strength]
+    retain: list[ClusterSums]
+    forget: dict[Text, ClusterSums]
+    splits: dict[Text, Text]
+    retain_only: dict[Text, ClusterSums] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its 95 % interval. What is not known is None; why: the reason."""
+
+    __pydantic_config__ = STRICT
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    why: Text | None = None
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """What is still there at a retention, relative to the original's."""
+
+    __pydantic_config__ = STRICT
+
+    retention: Share
+    value: Estimate
+
+
+@dataclass(frozen=True)
+class Residual:
+    """What is still there of the forget set at equal retention, by one metric.
+
+    value: at `retention` times the original's; its interval has the noise of the calibration in it. average: over the
+    curve, whose retentions reach from 0.90 to 1. above_floor: value as a share of the way from a retain-only model (0)
+    to the original (1). alpha: the strength at which retention is as asked for; above 1 the path is extrapolated.
+    sensitivity: value by parts of the retain documents.
+    """
+
+    __pydantic_config__ = STRICT
+
+    retention: Share
+    value: Estimate
+    average: Estimate
+    above_floor: Estimate | None
+    curve: list[CurvePoint]
+    alpha: float | None
+    sensitivity: dict[Text, float | None]
+
+
+@dataclass(frozen=True)
 class Headline:
     """What a benchmark is summed up by: metrics of what is to be forgotten, and what a useful model keeps.
 
@@ -168,6 +241,8 @@ class RunRecord:
     created: Text
     ability: dict[Text, Literal["higher", "lower"]] = field(default_factory=dict)
     headline: Headline = field(default_factory=Headline)
+    path: MeasuredPath | None = None
+    residual: dict[Text, Residual] = field(default_factory=dict)
 
 
 SCHEMA = "unlearn-metrics/record/3"

@@ -15,6 +15,7 @@ T = TypeVar("T")
 Role = Literal["forget", "retain", "holdout", "other"]
 ROLES: tuple[Role, ...] = ("forget", "retain", "holdout")
 _CALIBRATION = "_calibration"
+CALIBRATION, EVALUATION = slice(0, None, 2), slice(1, None, 2)
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def is_forget(name: str) -> bool:
 
 def halves(documents: Sequence[T]) -> tuple[list[T], list[T]]:
     """(calibration half, evaluation half): every other document, so that both halves hold every author alike."""
-    return list(documents[0::2]), list(documents[1::2])
+    return list(documents[CALIBRATION]), list(documents[EVALUATION])
 
 
 def kept_on(metric: str) -> str:

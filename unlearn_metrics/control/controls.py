@@ -31,13 +31,15 @@ class Method:
     """A control. fn: (original, unlearned, strength, and what `option` names) -> checkpoint.
 
     what: the parameters it gives, for the README of a written checkpoint; {alpha} is the strength.
-    option: of Settings, passed to fn under its name; None: fn takes no other.
+    option: of Settings, passed to fn under its name; None: fn takes no other. extrapolates: whether a strength above 1,
+    past the unlearned model, means something.
     """
 
     fn: Callable[..., Checkpoint]
     help: str
     what: str
     option: str | None = None
+    extrapolates: bool = False
 
 
 def trim(original: Checkpoint, unlearned: Checkpoint, strength: float) -> Checkpoint:
@@ -185,6 +187,7 @@ CONTROLS = {
         mix,
         "every parameter mixed with the original's: original + alpha (unlearned - original)",
         "original + {alpha} * (unlearned - original), in float32 per tensor",
+        extrapolates=True,
     ),
     "trim": Method(
         trim,
@@ -226,6 +229,10 @@ class Family:
     fn: ControlFunction
     parameters: dict[str, str] = field(default_factory=dict)
     strengths: tuple[float, ...] | None = None
+
+    @property
+    def extrapolates(self) -> bool:
+        return CONTROLS[self.method].extrapolates
 
     def at(self, strength: float) -> Checkpoint:
         return self.fn(self.original, self.unlearned, strength)

@@ -22,10 +22,21 @@ from unlearn_metrics.benchmarks import other_tasks, suites
 from unlearn_metrics.benchmarks.suites import TokenScoreTask
 from unlearn_metrics.documents import Document
 from unlearn_metrics.jobs.job import Job, Tasks
-from unlearn_metrics.record import SCHEMA, CheckpointInfo, Control, GitState, Prompt, RunRecord, Score, Scores
+from unlearn_metrics.record import (
+    SCHEMA,
+    CheckpointInfo,
+    Control,
+    GitState,
+    MeasuredPath,
+    Prompt,
+    RunRecord,
+    Score,
+    Scores,
+)
 from unlearn_metrics.records import signature
 from unlearn_metrics.records.signature import short_hash
 from unlearn_metrics.records.verdict import verdict
+from unlearn_metrics.scores import equal_retention
 from unlearn_metrics.settings import Settings
 
 PACKAGES = (
@@ -47,6 +58,7 @@ def record(
     control: Control,
     scores: Scores,
     composites: dict[str, dict[str, Score]],
+    path: MeasuredPath | None,
     name: str,
 ) -> RunRecord:
     """The record of a run that has just been scored. firsts: the first document of each split, as it was asked."""
@@ -54,13 +66,14 @@ def record(
     settings = resolved(job.lm, job.settings)
     if job.reader is not None:
         settings["gibberish_sha256"] = job.reader.sha256
+    residual = {} if path is None else equal_retention.residuals(path, control.keep, job.settings.seed)
     measured = {metric for splits in scores.values() for metrics in splits.values() for metric in metrics}
     return RunRecord(
         schema=SCHEMA,
         signature=signature_of(job, {split: [first] for split, first in firsts.items()}, control),
         name=name,
         benchmark=job.benchmark,
-        verdict=verdict(scores, control, job.headline),
+        verdict=verdict(scores, control, job.headline, residual),
         control=control,
         scores=scores,
         composites=composites,
@@ -78,6 +91,8 @@ def record(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         ability={n: better for n, better in other_tasks.directions(others).items() if n in measured},
         headline=job.headline,
+        path=path,
+        residual=residual,
     )
 
 

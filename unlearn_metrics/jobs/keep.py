@@ -1,26 +1,28 @@
-"""What a control keeps: whether it can be kept, how it is observed under a model, and the control that keeps it."""
+"""What a control keeps: whether it can be kept, the path along which it is measured, and the control that keeps it."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
 from lm_eval.models.huggingface import HFLM
 
 from unlearn_metrics.benchmarks import other_tasks, suites
-from unlearn_metrics.control.calibration import calibrate
 from unlearn_metrics.control.controls import Family
 from unlearn_metrics.control.mixing import mix_into
 from unlearn_metrics.documents import Document
 from unlearn_metrics.errors import InputError
-from unlearn_metrics.jobs.job import Job
-from unlearn_metrics.metrics import good, values
-from unlearn_metrics.record import Control, TracePoint
+from unlearn_metrics.metrics import METRICS, good, values
+from unlearn_metrics.record import Control, Headline, MeasuredPath, TracePoint
 from unlearn_metrics.records.folder import Stages
-from unlearn_metrics.scores import stats
+from unlearn_metrics.scores import curve, equal_retention, stats
 from unlearn_metrics.settings import Settings
-from unlearn_metrics.splits import halves, kept_on
+from unlearn_metrics.splits import CALIBRATION, EVALUATION, halves, is_forget, kept_on
+
+RESOLUTION = 1 / 128  # of the strength that is chosen
+Wanted: TypeAlias = Mapping[str, list[str]]
 
 
 def check(metric: str, benchmark: str, tasks: Mapping[str, suites.TokenScoreTask], others: other_tasks.Loaded) -> None:
@@ -41,29 +43,38 @@ def check(metric: str, benchmark: str, tasks: Mapping[str, suites.TokenScoreTask
     raise InputError(f"unknown --retention-metric '{metric}'; there are {usable or 'none'}{hint}")
 
 
+def wanted(
+    tasks: Mapping[str, suites.TokenScoreTask], others: other_tasks.Loaded, settings: Settings, headline: Headline
+) -> Wanted:
+    """split -> the metrics that a path is measured by: what is kept, and the headline's of the forget set.
+
+    Of our tasks, those alone that one pass over the answers gives: generations at every strength would cost too much.
+    """
+    found = {kept_on(settings.retention_metric): [settings.retention_metric]}
+    for metric in headline.forget:
+        task = metric.partition(".")[0]
+        if task in others:
+            found.setdefault(suites.split_of(task), []).append(metric)
+        elif "forget" in tasks and metric in tasks["forget"].metrics and METRICS[metric].needs == ("answer",):
+            found.setdefault("forget", []).append(metric)
+    return found
+
+
 def observer(
-    lm: HFLM, tasks: Mapping[str, suites.TokenScoreTask], others: other_tasks.Loaded, settings: Settings, step: int = 1
-) -> Callable[[], list[Document]]:
-    """A function that observes every step-th document that the retention metric is of, under the model as it is."""
-    metric, split = settings.retention_metric, kept_on(settings.retention_metric)
-    chat, samples = settings.apply_chat_template, dict[str, list[int]]()
-    if split in others:
-        for name, i in other_tasks.places(others[split], settings.utility_limit)[::step]:
-            samples.setdefault(name, []).append(i)
-        only = {split: others[split]}
-        return lambda: other_tasks.evaluate(lm, only, None, chat, samples)[suites.split_of(split)]
-    return observer_of(lm, tasks[split], metric, settings, step)
-
-
-def observer_of(
-    lm: HFLM, task: suites.TokenScoreTask, metric: str, settings: Settings, step: int = 1
-) -> Callable[[], list[Document]]:
-    """A function that observes what one metric needs of every step-th document of a task."""
-    task = copy.copy(task)
-    task.metrics = [metric]  # what others need is not asked for
-    samples = {task.task_name: [*range(len(task.eval_docs))][: settings.limit : step]}
+    lm: HFLM, tasks: Mapping[str, suites.TokenScoreTask], others: other_tasks.Loaded, settings: Settings, wanted: Wanted
+) -> Callable[[], dict[str, list[Document]]]:
+    """A function that observes what the wanted metrics need, under the model as it is: split -> documents."""
+    only = {split: copy.copy(tasks[split]) for split in wanted if split in tasks}
+    for split, task in only.items():
+        task.metrics = wanted[split]  # what other metrics need is not asked for
+    beside = {name: loaded for name, loaded in others.items() if suites.split_of(name) in wanted}
     chat = settings.apply_chat_template
-    return lambda: suites.evaluate(lm, {"": task}, None, chat, samples)[""]
+
+    def observe() -> dict[str, list[Document]]:
+        ours = suites.evaluate(lm, only, settings.limit, chat) if only else {}
+        return ours | other_tasks.evaluate(lm, beside, settings.utility_limit, chat)
+
+    return observe
 
 
 def mean(metric: str, documents: Sequence[Document]) -> float:
@@ -72,72 +83,103 @@ def mean(metric: str, documents: Sequence[Document]) -> float:
     return stats.mean(found[~np.isnan(found)])
 
 
-def choose(job: Job, originals: Mapping[str, Sequence[Document]]) -> Control:
-    """The control of a run: none, at the strength that was given, or calibrated on the original's documents."""
-    models, settings = job.models, job.settings
-    if models is None:
-        return Control(method="none", alpha=1.0)
-    if settings.alpha is not None:
-        return Control(method=models.method, alpha=settings.alpha, parameters=models.given(settings.alpha))
-    metric, kept = settings.retention_metric, kept_on(settings.retention_metric)
-    job.say(f"calibrating the control {models.method} on {metric}")
-    half = observer(job.lm, job.tasks, job.others, settings, step=2)
-    beside = None
-    if models.strengths is not None and kept == "retain" and metric in job.tasks["forget"].metrics:
-        beside = observer_of(job.lm, job.tasks["forget"], metric, settings)
-    return calibrated(job.lm, models, settings, originals[kept], half, job.say, job.stage, beside)
+def target_of(settings: Settings, originals: Mapping[str, Sequence[Document]]) -> float:
+    """The retention that calibration holds a model to, on the calibration half of the original's documents.
+
+    InputError if there is nothing to keep, or nothing to calibrate on.
+    """
+    metric, kept, keep = settings.retention_metric, kept_on(settings.retention_metric), settings.keep
+    assert keep is not None
+    calibration, evaluation = halves(originals[kept])
+    if not evaluation:
+        raise InputError(f"calibration needs at least two {kept} documents (one half to calibrate on, one to report)")
+    target = keep * mean(metric, calibration)
+    if not target > 0:
+        raise InputError(
+            f"the original model's {metric} on the {kept} documents is {target / keep:g}: there is nothing "
+            "to keep; check the checkpoint and the prompt format, or pass --alpha or --control none"
+        )
+    return target
 
 
 def calibrated(
     lm: HFLM,
     models: Family,
     settings: Settings,
-    documents: Sequence[Document],
-    half: Callable[[], list[Document]],
+    wanted: Wanted,
+    known: Mapping[float, Mapping[str, Sequence[Document]]],
+    observe: Callable[[], dict[str, list[Document]]],
     say: Callable[[str], None],
     stage: Stages,
-    beside: Callable[[], list[Document]] | None = None,
-) -> Control:
-    """Calibrate a control so that retention is at least settings.keep times the original's.
+) -> tuple[Control, MeasuredPath]:
+    """Measure the path of a control, and find the largest strength on it that keeps settings.keep of the retention.
 
-    documents: the original's, of the split that the metric is of; half: observes the calibration half of them, and
-    beside what else is measured at each strength, under the model as it is. Leaves the model at the last alpha tried.
+    known: strength -> documents observed already: the original's (0), and the unlearned model's (1) if at hand. The
+    strengths in between are proposed by `curve.propose`, until retention is resolved; then the edge of what holds on
+    the calibration half is narrowed to 1/128. The strength chosen was itself observed, and holds. Leaves the model at
+    the last strength tried.
     """
-    metric, keep = settings.retention_metric, settings.keep
-    assert keep is not None
-    calibrating, held_out = halves(documents)
-    if not held_out:
-        raise InputError(
-            f"calibration needs at least two {kept_on(metric)} documents (one half to calibrate on, one to report)"
-        )
-    target = keep * mean(metric, calibrating)
-    if not target > 0:
-        raise InputError(
-            f"the original model's {metric} on the {kept_on(metric)} documents is {target / keep:g}: there is nothing "
-            "to keep; check the checkpoint and the prompt format, or pass --alpha or --control none"
-        )
-    observers = [half] if beside is None else [half, beside]
-    found: dict[float, list[float]] = {}
+    metric, kept, keep = settings.retention_metric, kept_on(settings.retention_metric), settings.keep
+    target = target_of(settings, known[0.0])
+    at = {alpha: _values(wanted, documents) for alpha, documents in known.items()}
+    tried: list[float] = []
 
-    def controlled(alpha: float) -> list[float]:
-        mix_into(lm.model, models.original, models.unlearned, alpha, models.fn)
-        return [mean(metric, observe()) for observe in observers]
+    def retention(alpha: float, half: slice = slice(None)) -> float:
+        found = np.array(at[alpha][kept][metric][half])
+        return stats.mean(found[~np.isnan(found)])
 
-    def retention(alpha: float) -> float:
-        value, *_ = found[alpha] = stage(f"retention at alpha {alpha!r}", lambda: controlled(alpha))
-        say(f"alpha {alpha:.4f}: retention {value:.4f}, target {target:.4f}")
-        return value
+    def visit(alpha: float) -> None:
+        def measure() -> dict[str, dict[str, list[float]]]:
+            mix_into(lm.model, models.original, models.unlearned, alpha, models.fn)
+            return _values(wanted, observe())
 
-    alpha, trace = calibrate(retention, target, models.strengths)
-    achieved = found[alpha][0] if alpha in found else mean(metric, calibrating)
-    return Control(
+        if alpha not in at:
+            at[alpha] = stage(f"alpha {alpha!r}", measure)
+        tried.append(alpha)
+        say(f"alpha {alpha:.4f}: retention {retention(alpha, CALIBRATION):.4f}, target {target:.4f}")
+
+    def holds(alpha: float) -> bool:
+        return retention(alpha, CALIBRATION) >= target
+
+    if models.strengths is not None:
+        for alpha in sorted(models.strengths, reverse=True):
+            visit(alpha)
+        chosen = max(filter(holds, tried), default=0.0)
+    else:
+        top = curve.TOP if models.extrapolates else 1.0
+        seen = {0.0: 1.0}
+        while proposed := curve.propose(seen, top=top):
+            for alpha in proposed:
+                visit(alpha)
+                seen[alpha] = retention(alpha) / retention(0.0)
+        chosen = max((alpha for alpha in tried if alpha <= 1 and holds(alpha)), default=0.0)
+        while chosen < 1 and (above := min(a for a in tried if a > chosen)) - chosen > RESOLUTION:
+            visit(middle := (chosen + above) / 2)
+            chosen = middle if holds(middle) else chosen
+    primary = next(((split, names[0]) for split, names in wanted.items() if is_forget(split)), None)
+    control = Control(
         method=models.method,
-        alpha=alpha,
-        parameters=models.given(alpha),
+        alpha=chosen,
+        parameters=models.given(chosen),
         keep=keep,
         metric=metric,
         target=target,
-        achieved=achieved,
-        original_held_out=mean(metric, held_out),
-        trace=[TracePoint(point.alpha, *found[point.alpha]) for point in trace],
+        achieved=retention(chosen, CALIBRATION),
+        original_held_out=retention(0.0, EVALUATION),
+        achieved_held_out=retention(chosen, EVALUATION),
+        trace=[
+            TracePoint(a, retention(a, CALIBRATION), None if primary is None else _mean(at[a][primary[0]][primary[1]]))
+            for a in tried
+        ],
     )
+    clusters = {split: [d["cluster"] for d in known[0.0][split]] for split in wanted}
+    return control, equal_retention.measured(metric, kept, dict(sorted(at.items())), clusters)
+
+
+def _values(wanted: Wanted, observed: Mapping[str, Sequence[Document]]) -> dict[str, dict[str, list[float]]]:
+    return {split: values(names, observed[split]) for split, names in wanted.items()}
+
+
+def _mean(found: Sequence[float]) -> float:
+    known = np.array(found)
+    return stats.mean(known[~np.isnan(known)])

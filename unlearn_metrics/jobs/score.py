@@ -19,9 +19,10 @@ from unlearn_metrics.jobs.job import Job
 from unlearn_metrics.jobs.observing import Splits, judge_generations, observe, observe_as_published
 from unlearn_metrics.jobs.opening import Warm, open_job, open_tasks
 from unlearn_metrics.metrics import JUDGED
-from unlearn_metrics.record import Control, RunRecord
+from unlearn_metrics.record import Control, MeasuredPath, RunRecord
 from unlearn_metrics.records import signature
 from unlearn_metrics.records.folder import Stages
+from unlearn_metrics.scores import equal_retention
 from unlearn_metrics.scores.scoring import score_all
 from unlearn_metrics.settings import OwnData, Settings
 from unlearn_metrics.splits import Split, halves, kept_on, parse
@@ -47,10 +48,11 @@ def run(
     say("evaluating the original")
     observed: Observations = {"original": observe_as_published(job, "original")}
     check_reference(job, observed["original"])
-    # calibration needs the original's documents alone; it comes before the rest so that its refusals do
-    control = keep.choose(job, observed["original"])
+    if settings.keep is not None and job.models is not None:
+        keep.target_of(job.settings, observed["original"])  # its refusals come before the rest of the work
     say("evaluating the unlearned model")
     observed["unlearned"] = observe_as_published(job, "unlearned")
+    control, path = choose_control(job, observed)
     if job.models is not None:
         observed["controlled"] = observe_controlled(job, control, observed)
     if "retain_only" in job.published:
@@ -59,7 +61,7 @@ def run(
     elif job.reference is not None:
         observed["retain_only"] = job.reference.documents
     judge_generations(job, observed)
-    record = sum_up(job, observed, control, settings.name or unlearned)
+    record = sum_up(job, observed, control, path, settings.name or unlearned)
     return replace(record, wall_seconds=time.monotonic() - start + job.stage.seconds), observed
 
 
@@ -71,6 +73,20 @@ def check_reference(job: Job, originals: Splits) -> None:
     if differing := signature.differences(job.reference.record.signature, mine, besides=("ctl",)):
         where = f"{job.settings.reference_record} can't be the reference of this run"
         raise InputError(f"{where}: {'; '.join(differing)}")
+
+
+def choose_control(job: Job, observed: Observations) -> tuple[Control, MeasuredPath | None]:
+    """No control, one at the strength that was given, or one that was calibrated along a path."""
+    models, settings = job.models, job.settings
+    if models is None:
+        return Control(method="none", alpha=1.0), None
+    if settings.alpha is not None:
+        return Control(method=models.method, alpha=settings.alpha, parameters=models.given(settings.alpha)), None
+    job.say(f"calibrating the control {models.method} on {settings.retention_metric}")
+    wanted = keep.wanted(job.tasks, job.others, settings, job.headline)
+    observe = keep.observer(job.lm, job.tasks, job.others, settings, wanted)
+    known = {0.0: observed["original"], 1.0: observed["unlearned"]}
+    return keep.calibrated(job.lm, models, settings, wanted, known, observe, job.say, job.stage)
 
 
 def observe_controlled(job: Job, control: Control, observed: Observations) -> Splits:
@@ -85,22 +101,23 @@ def observe_controlled(job: Job, control: Control, observed: Observations) -> Sp
     return job.stage("controlled", lambda: observe(job, pair, control.alpha, fn))
 
 
-def sum_up(job: Job, observed: Observations, control: Control, name: str) -> RunRecord:
+def sum_up(job: Job, observed: Observations, control: Control, path: MeasuredPath | None, name: str) -> RunRecord:
     """The record of what was observed. After a calibration, `observed` has the split that it was on in two halves."""
     originals = observed["original"]
     firsts = {split: originals[split][0] for split in job.tasks}
     metrics = {split: [*task.metrics, *_judged(job, task)] for split, task in job.tasks.items()}
     metrics |= {split: list(originals[split][0]["logged"]) for split in map(suites.split_of, job.others)}
     if control.keep is not None:
-        metric, kept = job.settings.retention_metric, kept_on(job.settings.retention_metric)
+        kept = kept_on(job.settings.retention_metric)
         calibration = str(Split(parse(kept).role, parse(kept).part, calibration=True))
         for splits in observed.values():
             if kept in splits:  # a reference record has no other tasks
                 splits[calibration], splits[kept] = halves(splits[kept])
-        control = replace(control, achieved_held_out=keep.mean(metric, observed["controlled"][kept]))
     wanted = {m: {split: metrics.get(parse(split).whole, []) for split in splits} for m, splits in observed.items()}
     scores, composites = score_all(observed, wanted, job.settings.seed, job.benchmark)
-    return identity.record(job, firsts, control, scores, composites, name)
+    if path is not None and "retain_only" in observed:
+        path = equal_retention.with_retain_only(path, observed["retain_only"])
+    return identity.record(job, firsts, control, scores, composites, path, name)
 
 
 def _judged(job: Job, task: suites.TokenScoreTask) -> list[str]:
@@ -118,6 +135,7 @@ def calibrate_only(
 ) -> Control:
     """The control that `run` would choose, evaluating nothing but what it is calibrated on."""
     tasks, others, settings = open_tasks(benchmark, data, settings, Warm())
-    documents = keep.observer(lm, tasks, others, settings)()
-    half = keep.observer(lm, tasks, others, settings, step=2)
-    return keep.calibrated(lm, models, settings, documents, half, say, Stages(None, hf.work(lm), say))
+    wanted = {kept_on(settings.retention_metric): [settings.retention_metric]}
+    observe = keep.observer(lm, tasks, others, settings, wanted)
+    stage = Stages(None, hf.work(lm), say)
+    return keep.calibrated(lm, models, settings, wanted, {0.0: observe()}, observe, say, stage)[0]

@@ -86,7 +86,7 @@ def rescore(folder: Path, more: Iterable[str] = ()) -> RunRecord:
     for name in {*more} - {"all"} - {name for found in scores.values() for names in found.values() for name in names}:
         raise InputError(f"{folder} holds nothing that {name} could be computed from")
     composed = dict(zip(known, composites, strict=True))
-    said = verdict(scores, record.control, record.headline, record.imported)
+    said = verdict(scores, record.control, record.headline, record.residual, record.imported)
     return replace(record, scores=scores, composites=composed, verdict=said)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from unlearn_metrics.record import Control, Headline, Imported, RunRecord, Scores
+from unlearn_metrics.record import Control, Headline, Imported, Residual, RunRecord, Scores
 from unlearn_metrics.splits import kept_on
 
 
@@ -30,7 +30,11 @@ def describe(control: Control) -> str:
 
 
 def verdict(
-    scores: Scores, control: Control, headline: Headline | None = None, imported: Imported | None = None
+    scores: Scores,
+    control: Control,
+    headline: Headline | None = None,
+    residual: Mapping[str, Residual] | None = None,
+    imported: Imported | None = None,
 ) -> str:
     """One plain sentence: what the numbers of the model as published hide, and what is still there under control."""
     if imported is not None:

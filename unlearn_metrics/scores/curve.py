@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
-from unlearn_metrics import stats
-from unlearn_metrics.types import Floats
+from unlearn_metrics.documents import Floats
+from unlearn_metrics.record import Estimate
+from unlearn_metrics.scores import stats
 
 RHO = 0.95  # the headline's retention
 GRID = tuple(round(0.90 + step / 100, 2) for step in range(11))  # retentions of the curve, and of its mean
@@ -60,16 +61,6 @@ class Weights:
 
     retain: NDArray[np.uint8]
     forget: NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A figure with its 95 % interval. What is not known is None, and why says why."""
-
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-    why: str | None = None
 
 
 def sums(values: Floats, clusters: Sequence[Any]) -> Sums:
@@ -205,7 +196,7 @@ def barrier(alphas: Sequence[float], retained: Sequence[float]) -> bool:
     return known[0.5] < min(known[0.0], known[1.0]) - BARRIER
 
 
-def propose(seen: Mapping[float, float], low: float = GRID[0]) -> list[float]:
+def propose(seen: Mapping[float, float], low: float = GRID[0], top: float = TOP) -> list[float]:
     """The alphas to evaluate next; none when the path is resolved.
 
     seen: alpha -> retention relative to the original, what is known so far (0: 1.0). First the scan, in steps of 1/8
@@ -217,7 +208,7 @@ def propose(seen: Mapping[float, float], low: float = GRID[0]) -> list[float]:
         return missing
     walk = sorted(seen)
     end = next((i for i, alpha in enumerate(walk) if not seen[alpha] >= low), None)
-    if end is None and walk[-1] < TOP:
+    if end is None and walk[-1] < top:
         return [walk[-1] + 1 / COARSE]
     walk = walk[: len(walk) if end is None else end + 1]
     within = np.clip([seen[alpha] for alpha in walk], low, 1)
@@ -277,7 +268,7 @@ def crossings(rho: Sequence[float], difference: Floats) -> list[float]:
     That they do cross is established where `signs` of the difference has both signs.
     """
     d = difference[:, 0]
-    ends = np.flatnonzero(np.abs(d) > 0)
+    ends = np.flatnonzero(np.abs(d) > 0).tolist()
     pairs = [(i, j) for i, j in pairwise(ends) if d[i] * d[j] < 0]
     return [float(rho[i] + (rho[j] - rho[i]) * d[i] / (d[i] - d[j])) for i, j in pairs]
 
