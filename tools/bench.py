@@ -27,7 +27,6 @@ from transformers import AutoTokenizer, DynamicCache, LlamaConfig, LlamaForCausa
 from unlearn_metrics.backends import decoding, hf
 from unlearn_metrics.benchmarks.data import rows as read
 from unlearn_metrics.checkpoints.files import open_checkpoint
-from unlearn_metrics.control.calibration import calibrate
 from unlearn_metrics.control.mixing import mix_into
 from unlearn_metrics.metrics.memorization import extraction_strength
 
@@ -327,11 +326,20 @@ def protocol(
         return strength(lm, docs(split, field))
 
     target = 0.95 * at(0, "retain", "question")
-    alpha, trace = calibrate(lambda a: at(a, "retain", "question"), target)
+    alpha, high, tried = 0.0, 1.0, []
+    for step in range(8, 0, -1):  # the paper's protocol: a scan from the top, then bisection
+        tried.append(at(step / 8, "retain", "question"))
+        if tried[-1] >= target:
+            alpha = step / 8
+            break
+        high = step / 8
+    while alpha < 1 and high - alpha > 1 / 128:
+        tried.append(at(middle := (alpha + high) / 2, "retain", "question"))
+        alpha, high = (middle, high) if tried[-1] >= target else (alpha, middle)
     report = [
         at(a, s, f) for a in (1, alpha) for s in ("forget", "retain") for f in ("question", "paraphrased_question")
     ]
-    return [target, alpha, *(p.retention for p in trace), *report]
+    return [target, alpha, *tried, *report]
 
 
 def bench_c(shared: Path, repeats: int, documents: int = 10) -> list[str]:

@@ -19,7 +19,6 @@ from unlearn_metrics.checkpoints import tensors as tensors_of_files
 from unlearn_metrics.checkpoints.files import check_finite, open_checkpoint
 from unlearn_metrics.checkpoints.pairs import align
 from unlearn_metrics.control import mixing
-from unlearn_metrics.control.calibration import RESOLUTION, calibrate
 from unlearn_metrics.control.controls import family
 from unlearn_metrics.control.mixing import lerp, mix_into, write_mix
 from unlearn_metrics.errors import InputError
@@ -201,38 +200,6 @@ def test_parameter_that_is_not_on_disk_is_refused_before_anything_changes(pair):
     with pytest.raises(InputError, match="extra"):
         mix_into(model, *pair, 0.5)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-
-
-# --- calibration
-
-
-@given(edge=st.floats(0.01, 0.99))
-def test_calibrate_finds_the_edge_of_a_monotone_curve(edge):
-    alpha, trace = calibrate(lambda a: 1.0 if a <= edge else 0.0, target=0.5)
-    assert edge - RESOLUTION <= alpha <= edge
-    assert alpha == 0 or any(p.alpha == alpha and p.retention >= 0.5 for p in trace)
-    assert len(trace) <= 8 + 4
-
-
-@given(st.lists(st.floats(0, 1), min_size=129, max_size=129))
-def test_calibrate_on_any_curve_returns_an_alpha_that_holds(curve):
-    """Whatever the shape: the alpha was evaluated, holds, and no evaluated alpha above it holds."""
-    alpha, trace = calibrate(lambda a: curve[round(a * 128)], target=0.5)
-    holding = [p.alpha for p in trace if p.retention >= 0.5]
-    assert alpha == max(holding, default=0.0)
-    assert {p.alpha: p.retention for p in trace} == {p.alpha: curve[round(p.alpha * 128)] for p in trace}
-
-
-def test_calibrate_does_not_assume_monotony():
-    # fails at 1, holds on [0.6, 0.8], fails on [0.3, 0.6), holds below: bisection from [0, 1] would end near 0.3
-    alpha, _ = calibrate(lambda a: float(a < 0.3 or 0.6 <= a <= 0.8), target=1.0)
-    assert 0.8 - RESOLUTION <= alpha <= 0.8
-
-
-def test_calibrate_needs_one_look_when_nothing_is_lost():
-    assert calibrate(lambda a: 1.0, 0.95)[0] == 1.0
-    assert len(calibrate(lambda a: 1.0, 0.95)[1]) == 1
-    assert calibrate(lambda a: 0.0, 0.95)[0] == 0.0
 
 
 # --- what is wrong is named, in one line

@@ -102,6 +102,31 @@ def target_of(settings: Settings, originals: Mapping[str, Sequence[Document]]) -
     return target
 
 
+def search(
+    retained: Callable[[float], float], holds: Callable[[float], bool], low: float = curve.GRID[0], top: float = 1.0
+) -> tuple[float, list[float]]:
+    """The largest strength up to 1 that holds, and all that were tried, in order.
+
+    Args:
+        retained: measures a strength; its retention, relative to the original's.
+        holds: whether a strength that was measured holds.
+        low: the path is resolved down to this retention. top: no strength above is tried.
+
+    Strengths are proposed by `curve.propose` until retention is resolved. Then the edge above the largest that holds is
+    narrowed to RESOLUTION. Retention need not fall monotonically: a stretch that holds, between two strengths tried and
+    above the edge, can be missed.
+    """
+    seen = {0.0: 1.0}
+    while proposed := curve.propose(seen, low, top):
+        seen |= {alpha: retained(alpha) for alpha in proposed}
+    chosen = max((alpha for alpha in seen if 0 < alpha <= 1 and holds(alpha)), default=0.0)
+    while chosen < 1 and (above := min(a for a in seen if a > chosen)) - chosen > RESOLUTION:
+        middle = (chosen + above) / 2
+        seen[middle] = retained(middle)
+        chosen = middle if holds(middle) else chosen
+    return chosen, [alpha for alpha in seen if alpha > 0]
+
+
 def calibrated(
     lm: HFLM,
     models: Family,
@@ -120,42 +145,34 @@ def calibrated(
     the last strength tried.
     """
     metric, kept, keep = settings.retention_metric, kept_on(settings.retention_metric), settings.keep
+    assert keep is not None
     target = target_of(settings, known[0.0])
     at = {alpha: _values(wanted, documents) for alpha, documents in known.items()}
-    tried: list[float] = []
 
     def retention(alpha: float, half: slice = slice(None)) -> float:
         found = np.array(at[alpha][kept][metric][half])
         return stats.mean(found[~np.isnan(found)])
 
-    def visit(alpha: float) -> None:
+    def retained(alpha: float) -> float:
         def measure() -> dict[str, dict[str, list[float]]]:
             mix_into(lm.model, models.original, models.unlearned, alpha, models.fn)
             return _values(wanted, observe())
 
         if alpha not in at:
             at[alpha] = stage(f"alpha {alpha!r}", measure)
-        tried.append(alpha)
         say(f"alpha {alpha:.4f}: retention {retention(alpha, CALIBRATION):.4f}, target {target:.4f}")
+        return retention(alpha) / retention(0.0)
 
     def holds(alpha: float) -> bool:
         return retention(alpha, CALIBRATION) >= target
 
     if models.strengths is not None:
-        for alpha in sorted(models.strengths, reverse=True):
-            visit(alpha)
+        tried = sorted(models.strengths, reverse=True)
+        for alpha in tried:
+            retained(alpha)
         chosen = max(filter(holds, tried), default=0.0)
     else:
-        top = curve.TOP if models.extrapolates else 1.0
-        seen = {0.0: 1.0}
-        while proposed := curve.propose(seen, top=top):
-            for alpha in proposed:
-                visit(alpha)
-                seen[alpha] = retention(alpha) / retention(0.0)
-        chosen = max((alpha for alpha in tried if alpha <= 1 and holds(alpha)), default=0.0)
-        while chosen < 1 and (above := min(a for a in tried if a > chosen)) - chosen > RESOLUTION:
-            visit(middle := (chosen + above) / 2)
-            chosen = middle if holds(middle) else chosen
+        chosen, tried = search(retained, holds, min(keep, curve.GRID[0]), curve.TOP if models.extrapolates else 1.0)
     primary = next(((split, names[0]) for split, names in wanted.items() if is_forget(split)), None)
     control = Control(
         method=models.method,
