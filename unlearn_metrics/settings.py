@@ -4,28 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
 
+from annotated_types import Ge, Gt, Le
+from pydantic import AfterValidator, TypeAdapter, ValidationError
+
+from unlearn_metrics.control import CONTROLS
 from unlearn_metrics.errors import InputError
 
 
-class ControlChoice(StrEnum):
-    """control.controls.CONTROLS, without importing torch (a test compares the two), and none."""
+def _known(control: str) -> str:
+    if control != "none" and control not in CONTROLS:
+        raise ValueError(f"input should be {', '.join(CONTROLS)} or none")
+    return control
 
-    mix = "mix"
-    trim = "trim"
-    layers = "layers"
-    temperature = "temperature"
-    select = "select"
-    none = "none"
+
+DType: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
+Model: TypeAlias = Literal["retain_only", "unlearned", "original"]
+Count: TypeAlias = Annotated[int, Ge(1)]
 
 
 @dataclass(frozen=True)
 class Settings:
     """What the user chose. Exactly one of keep and alpha is set; control "none", or neither of them: no control.
 
-    control: a name in control.controls.CONTROLS. layers: of the control `layers`, the tensors that it mixes.
+    The types hold the ranges; who reads settings from a user validates by them: `chosen`, or a sweep's plan.
+
+    control: a name in control.CONTROLS. layers: of the control `layers`, the tensors that it mixes.
     trajectory: of `select`, the folder of checkpoints; the unlearned model is one of them, the last that is looked at.
     retention_metric: what calibration keeps: a metric of the retain split, or TASK.METRIC of one of utility_tasks.
     retain_model: the checkpoint that never saw the forget set; or reference_record, an earlier run whose model
@@ -33,27 +39,27 @@ class Settings:
     gibberish_model: a text classifier for the generations. gradnorm: the attack that takes a backward pass, too.
     """
 
-    keep: float | None = 0.95
+    keep: Annotated[float, Gt(0), Le(1)] | None = 0.95
     retention_metric: str = "extraction_strength"
-    alpha: float | None = None
-    control: str = "mix"
+    alpha: Annotated[float, Ge(0), Le(1)] | None = None
+    control: Annotated[str, AfterValidator(_known)] = "mix"
     layers: str | None = None
     trajectory: Path | None = None
-    limit: int | None = None
+    limit: Count | None = None
     device: str | None = None
-    dtype: str | None = None
+    dtype: DType | None = None
     name: str | None = None
     retain_model: str | None = None
     reference_record: Path | None = None
-    reference_from: str = "retain_only"
+    reference_from: Model = "retain_only"
     utility_tasks: tuple[str, ...] = ()
     include_path: Path | None = None
-    utility_limit: int | None = None
+    utility_limit: Count | None = None
     gibberish_model: str | None = None
     gradnorm: bool = False
     apply_chat_template: bool = False
-    batch_size: int = 1
-    seed: int = 0
+    batch_size: Count = 1
+    seed: Annotated[int, Ge(0)] = 0
 
     @property
     def without_control(self) -> bool:
@@ -88,3 +94,29 @@ def check_exclusive(given: Mapping[str, object], spelled: Callable[[str], str]) 
             raise InputError(f"{spelled(a)} and {spelled(b)} exclude each other{why}")
     if given.get("control") == "none" and (taken := [name for name in OF_CONTROL if name in names]):
         raise InputError(f"{spelled('control')} none takes no {spelled(taken[0])}")
+
+
+def chosen(given: Mapping[str, Any], spelled: Callable[[str], str] = str) -> Settings:
+    """The settings of a user who named these. InputError for those that exclude each other, and what is out of range.
+
+    Args:
+        given: setting -> value; None where he named none, which leaves the default. keep stays unset beside an alpha,
+            and both beside control "none".
+        spelled: a setting as he wrote it.
+    """
+    check_exclusive(given, spelled)
+    named = {name: value for name, value in given.items() if value is not None}
+    if "alpha" in named or named.get("control") == "none":
+        named["keep"] = None
+    try:
+        return TypeAdapter(Settings).validate_python(named)
+    except ValidationError as error:
+        raise InputError(explained(error, given, spelled)) from None
+
+
+def explained(error: ValidationError, given: Mapping[str, Any], spelled: Callable[[str], str] = str) -> str:
+    """The first thing that a validation found wrong, in one line: which setting, what it was given, what it takes."""
+    first = error.errors(include_url=False)[0]
+    name, what = str(first["loc"][0]), first["msg"].removeprefix("Value error, ")
+    value = "" if first["type"] == "missing" else f", not {given.get(name)!r}"[:200]
+    return f"{spelled(name)}: {what[:1].lower()}{what[1:]}{value}"

@@ -16,13 +16,13 @@ import torch
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import normalize_gen_kwargs, postprocess_generated_text
 from torch import Tensor
-from tqdm import tqdm
 from transformers import GenerationConfig
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from unlearn_metrics.backends import hf
 from unlearn_metrics.documents import TokenScores
 from unlearn_metrics.errors import InputError
+from unlearn_metrics.progress import Bar
 
 MAX_ROWS = 256
 # A step over this many positions takes about as long as a step over one: room for proposals
@@ -156,7 +156,7 @@ def _run(lm: HFLM, lines: Sequence[_Line], ends: set[int]) -> None:
     """Decode all lines to their ends."""
     todo = [line for line in lines if not line.done]
     with (
-        tqdm(total=len(todo), desc="Generating", disable=hf.no_bar(lm), leave=False) as bar,
+        Bar(total=len(todo), desc="Generating", disable=hf.no_bar(lm), leave=False) as bar,
         torch.no_grad(),
         hf.autocast(lm),
     ):

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 import torch
 from lm_eval.models.huggingface import HFLM
 from torch import Tensor
-from tqdm import tqdm
 
 from unlearn_metrics.backends import hf
 from unlearn_metrics.errors import InputError
+from unlearn_metrics.progress import Bar
 
 
 def norms(lm: HFLM, pairs: Sequence[hf.Pair]) -> list[float]:
@@ -25,7 +25,7 @@ def norms(lm: HFLM, pairs: Sequence[hf.Pair]) -> list[float]:
     distinct = list(dict.fromkeys(pairs))
     found = dict[hf.Pair, float]()
     with _collected(lm.model) as collected, torch.enable_grad():
-        for pair in tqdm(distinct, desc="Gradients", disable=hf.no_bar(lm), leave=False):
+        for pair in Bar(distinct, desc="Gradients", disable=hf.no_bar(lm), leave=False):
             try:
                 torch.autograd.backward(_loss(lm, pair))
             except RuntimeError as error:

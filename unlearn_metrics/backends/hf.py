@@ -21,12 +21,12 @@ from lm_eval.models.huggingface import HFLM
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
-from tqdm import tqdm
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from unlearn_metrics.checkpoints.tensors import free_on_card
 from unlearn_metrics.documents import TokenScores
 from unlearn_metrics.errors import InputError
+from unlearn_metrics.progress import Bar
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -158,7 +158,7 @@ def token_scores(lm: HFLM, pairs: Sequence[Pair], share_prompts: bool = True) ->
     share = share_prompts and _can_share(lm)
     groups = {c: group for c, group in by_prompt.items() if share and len(group) > 1}
     whole += [whole_row(i) for c, group in by_prompt.items() if c not in groups for i in group]
-    with tqdm(total=len(tokens), desc="Scoring tokens", disable=no_bar(lm), leave=False) as bar, torch.no_grad():
+    with Bar(total=len(tokens), desc="Scoring tokens", disable=no_bar(lm), leave=False) as bar, torch.no_grad():
         for contexts in batches(list(groups), len, _prompt_budget(lm)):
             rows = [_Row(c, [len(c) - 1] * len(groups[c]), [int(offsets[i]) for i in groups[c]]) for c in contexts]
             prompts = _prefill(lm, rows, flat, bar)

@@ -51,11 +51,18 @@ def mean_scored(values: Sequence[float]) -> float:
     return float(np.mean(scored)) if scored else math.nan
 
 
-for _name, _metric in METRICS.items():
-    if _name not in JUDGED:  # "perplexity" is another thing in lm-eval, and needs a judge here
-        register_metric(metric=_name, higher_is_better=_metric.better == "higher", aggregation="mean_scored")(
-            _metric.fn
-        )
+_known_to_lm_eval = {*JUDGED}  # "perplexity" is another thing in lm-eval, and needs a judge here
+
+
+def _tell_lm_eval() -> None:
+    """Register the metrics with lm-eval, those too that were added since."""
+    for name in METRICS.keys() - _known_to_lm_eval:
+        better = METRICS[name].better == "higher"
+        register_metric(metric=name, higher_is_better=better, aggregation="mean_scored")(METRICS[name].fn)
+        _known_to_lm_eval.add(name)
+
+
+_tell_lm_eval()
 
 BYPASS = "bypass"  # lm-eval's metric under --predict_only
 ROLES = ("answer", "paraphrased_question", "true_answer", "wrong_answers", "generation", "revealed", "gradient")
@@ -92,6 +99,7 @@ class TokenScoreTask(ConfigurableTask):
     _clusters: list[int]
 
     def __init__(self, config: Mapping[str, Any]) -> None:
+        _tell_lm_eval()
         super().__init__(config={k: v for k, v in config.items() if k != "class"})
         self._yaml_metrics = list(self._metric_fn_list)
         if self.config.fewshot_split:

@@ -59,9 +59,15 @@ def show(record: RunRecord, everything: bool) -> None:
 
 @contextlib.contextmanager
 def status(out_folder: Path | None = None) -> Iterator[Callable[[str], None]]:
-    """A line for every step, on stderr; the bars within a step are tqdm's. out_folder: where stages are kept."""
+    """A line for every step, on stderr, and below them one bar on a terminal. out_folder: where stages are kept."""
+    from unlearn_metrics import progress  # imports tqdm, which `hush` comes before
+
+    def line(message: str) -> None:
+        err.print(Text.assemble(("· ", "dim"), message), soft_wrap=True)
+
     try:
-        yield lambda message: err.print(Text.assemble(("· ", "dim"), message), soft_wrap=True)
+        with progress.shown(line=line) as say:
+            yield say
     except KeyboardInterrupt:
         resumes = out_folder is not None and unfinished(out_folder)
         what = "the same command goes on from what is complete" if resumes else "nothing was written"

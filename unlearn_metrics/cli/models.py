@@ -3,32 +3,22 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
 
 from unlearn_metrics.cli.console import err, hush, out, show, status, wide
-from unlearn_metrics.errors import InputError
-from unlearn_metrics.settings import ControlChoice, Settings, check_exclusive
+from unlearn_metrics.control import CONTROLS
+from unlearn_metrics.settings import Settings, chosen
 
 if TYPE_CHECKING:  # torch and lm-eval take seconds to import: only the commands that need them do
     from unlearn_metrics.record import RunRecord
     from unlearn_metrics.settings import OwnData
 
 app = typer.Typer()
-
-
-class Method(StrEnum):  # control.controls.CONTROLS, without importing torch; a test compares the two
-    mix = "mix"
-    trim = "trim"
-    layers = "layers"
-    temperature = "temperature"
-    select = "select"
 
 
 class StoredDType(StrEnum):
@@ -170,9 +160,13 @@ def score(
     retention_metric: RetentionMetric = None,
     alpha: Alpha = None,
     control: Annotated[
-        ControlChoice,
-        typer.Option(help="How to go back to the original (docs/control.md); none: raw numbers only."),
-    ] = ControlChoice.mix,
+        str,
+        typer.Option(
+            help=f"How to go back to the original: {' | '.join(CONTROLS)} (docs/control.md); none: raw numbers only.",
+            metavar="NAME",
+            show_default=True,
+        ),
+    ] = "mix",
     layers: Layers = None,
     trajectory: Trajectory = None,
     retain_model: RetainModel = None,
@@ -196,22 +190,13 @@ def score(
     verbose: Verbose = False,
 ) -> None:
     """Control an unlearned checkpoint, score it beside the original, and write a run (record.json + Parquet)."""
-    check_exclusive(locals(), _option)  # parameters are called as the settings are
-    settings = _settings(keep, retention_metric, alpha, limit, device, dtype, apply_chat_template, batch_size)
-    settings = _controlled(settings, control.value, layers, trajectory)
-    unlearned = _unlearned(unlearned, trajectory)
-    settings = replace(
-        settings,
-        name=name,
-        retain_model=retain_model,
-        reference_record=reference_record,
-        reference_from=reference_from.value,
-        utility_tasks=_names(utility_tasks),
-        include_path=include_path,
-        utility_limit=utility_limit,
-        gibberish_model=gibberish_model or (GIBBERISH if gibberish else None),
-        gradnorm=gradnorm,
-    )
+    given = locals()  # parameters are called as the settings are
+    names = {name: given[name] for name in Settings.__dataclass_fields__ if name in given}
+    names |= {
+        "utility_tasks": _names(utility_tasks),
+        "gibberish_model": gibberish_model or (GIBBERISH if gibberish else None),
+    }
+    settings = _settings(**names)
     from unlearn_metrics.benchmarks.data import to_score
     from unlearn_metrics.records.folder import check_out
 
@@ -234,7 +219,7 @@ def score(
     no_args_is_help=True,
 )
 def control(
-    method: Annotated[Method, typer.Argument(metavar="NAME", help=" | ".join(Method) + ": see docs/control.md.")],
+    method: Annotated[str, typer.Argument(metavar="NAME", help=" | ".join(CONTROLS) + ": see docs/control.md.")],
     original: Original,
     out_folder: Annotated[Path, typer.Option("--out", help="Folder to write the checkpoint to.")],
     unlearned: Unlearned = None,
@@ -261,50 +246,19 @@ def control(
     ] = None,
 ) -> None:
     """Control an unlearned checkpoint: write one that keeps its usefulness, for transformers and lm-eval to load."""
-    check_exclusive({"keep": keep, "alpha": alpha, "retention_metric": retention_metric}, _option)
-    settings = _settings(keep, retention_metric, alpha, limit, device, dtype, apply_chat_template, batch_size)
-    settings = replace(
-        _controlled(settings, method.value, layers, trajectory),
-        utility_tasks=_names(utility_tasks),
-        include_path=include_path,
-        utility_limit=utility_limit,
-    )
-    unlearned = _unlearned(unlearned, trajectory)
-    elsewhere = "." in settings.retention_metric
-    if alpha is None and benchmark is None and retain is None and not elsewhere:
-        raise InputError(
-            f"control {method.value} needs --alpha, or --benchmark or --retain (with --keep) to calibrate it"
-        )
-    import torch
-
+    given = locals()
+    names = {name: given[name] for name in Settings.__dataclass_fields__ if name in given}
+    settings = _settings(**names | {"control": method, "utility_tasks": _names(utility_tasks)})
     from unlearn_metrics.benchmarks.data import to_score
-    from unlearn_metrics.checkpoints.files import check_free
-    from unlearn_metrics.control.controls import CONTROLS
-    from unlearn_metrics.control.mixing import write_mix
-    from unlearn_metrics.jobs.opening import build_lm, family_of, open_pair
-    from unlearn_metrics.jobs.score import calibrate_only
-    from unlearn_metrics.records.verdict import describe
+    from unlearn_metrics.jobs import whole
 
-    check_free(out_folder)
+    source: Path | OwnData | None = None
+    if alpha is None and (benchmark is not None or retain is not None):
+        benchmark, source = to_score(benchmark, data, {"retain": retain}, fields, prefix, _option)
+    stored = None if out_dtype is None else out_dtype.value
     with status() as say:
-        say(f"checking {original} and {unlearned}")
-        o, u = open_pair(original, unlearned)
-        for line in u.notes:
-            say(line)
-        models = family_of(settings, o, u)
-        if alpha is None:
-            source = None
-            if not elsewhere:
-                benchmark, source = to_score(benchmark, data, {"retain": retain}, fields, prefix, _option)
-            lm, on = build_lm(o, settings), "" if elsewhere else f"; benchmark {benchmark}"
-            found = calibrate_only(lm, models, None if elsewhere else benchmark, source, settings, say)
-            alpha, note = found.alpha, f"- {describe(found)}{on}\n"
-        else:
-            note = "".join(f"- {name}: {value}\n" for name, value in models.given(alpha).items())
-        say(f"writing {out_folder}")
-        stored = None if out_dtype is None else getattr(torch, out_dtype.value)
-        write_mix(o, u, alpha, out_folder, note, stored, control=models.fn, what=CONTROLS[method.value].what)
-    out.print(f"alpha {alpha:g}: wrote {out_folder}")
+        found = whole.control(original, unlearned, benchmark, source, settings, out_folder, stored, say)
+    out.print(f"alpha {found.alpha:g}: wrote {out_folder}")
 
 
 @app.command()
@@ -365,29 +319,13 @@ def demo(
             str(here / "checkpoints" / name),
             "demo",
             here / "data",
-            _settings(None, None, None, None, "cpu", None, False, 1),
+            _settings(device="cpu"),
             out_folder if name == "excessive" else None,
             overwrite,
         )
         explain(record, verbose)
     out.print()
     out.print(moral(records), style="bold")
-
-
-def _controlled(settings: Settings, control: str, layers: str | None, trajectory: Path | None) -> Settings:
-    settings = replace(settings, control=control, layers=layers, trajectory=trajectory)
-    return replace(settings, keep=None) if control == "none" else settings
-
-
-def _unlearned(unlearned: str | None, trajectory: Path | None) -> str:
-    """What is unlearned: as given, or the latest checkpoint of the trajectory."""
-    if unlearned is not None:
-        return unlearned
-    if trajectory is None:
-        raise InputError("--unlearned is missing")
-    from unlearn_metrics.control.controls import steps
-
-    return str([*steps(trajectory).values()][-1])
 
 
 def _option(setting: str) -> str:
@@ -398,54 +336,25 @@ def _names(listed: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in listed.split(",") if name.strip())
 
 
-def _settings(
-    keep: float | None,
-    retention_metric: str | None,
-    alpha: float | None,
-    limit: int | None,
-    device: str | None,
-    dtype: DType | None,
-    apply_chat_template: bool,
-    batch_size: int,
-) -> Settings:
-    if keep is not None and not 0 < keep <= 1:
-        raise InputError(f"--keep {keep:g} is not above 0 and at most 1")
-    if alpha is not None and not 0 <= alpha <= 1:
-        raise InputError(f"--alpha {alpha:g} is not between 0 and 1")
+def _settings(**given: Any) -> Settings:
+    settings = chosen(given, _option)
     hush()
-    return Settings(
-        keep=(0.95 if keep is None else keep) if alpha is None else None,
-        retention_metric=retention_metric or "extraction_strength",
-        alpha=alpha,
-        limit=limit,
-        device=device,
-        dtype=None if dtype is None else dtype.value,
-        apply_chat_template=apply_chat_template,
-        batch_size=batch_size,
-    )
+    return settings
 
 
 def _score(
     original: str,
-    unlearned: str,
+    unlearned: str | None,
     benchmark: str,
     data: Path | OwnData | None,
     settings: Settings,
     out_folder: Path | None,
     overwrite: bool,
 ) -> RunRecord:
-    from unlearn_metrics.jobs import score as main_job
-    from unlearn_metrics.records import store
-    from unlearn_metrics.records.folder import claim
+    from unlearn_metrics.jobs import whole
 
-    job = partial(main_job.run, original, unlearned, benchmark, data, settings)
-    if out_folder is None:
-        with status() as say:
-            return job(say)[0]
-    with status(out_folder) as say, claim(out_folder, overwrite) as kept:
-        record, observations = job(say, kept)
-        store.put(out_folder, record, observations)
-    return record
+    with status(out_folder) as say:
+        return whole.score(original, unlearned, benchmark, data, settings, out_folder, overwrite, say)[0]
 
 
 def explain(record: RunRecord, verbose: bool) -> None:

@@ -63,6 +63,10 @@ def rescore(
         )
     else:
         out.print(f"all {compared} stored scores are what the documents give, bit for bit")
+    if unknown := store.unknown_metrics(stored):
+        err.print(
+            Text(f"not computed again, since nothing here knows these metrics: {', '.join(unknown)}"), soft_wrap=True
+        )
     if out_folder is not None:
         store.save(out_folder, record, store.load_documents(run))
         err.print(f"wrote {out_folder}")

@@ -18,6 +18,7 @@ import torch
 from unlearn_metrics.checkpoints.files import Checkpoint, check_finite, identify, open_checkpoint, read_config
 from unlearn_metrics.checkpoints.pairs import align
 from unlearn_metrics.checkpoints.tensors import LazyTensor
+from unlearn_metrics.control import CONTROLS
 from unlearn_metrics.control.mixing import Blend, ControlFunction, blended, lerp, mix
 from unlearn_metrics.errors import InputError, did_you_mean
 
@@ -182,36 +183,34 @@ def _open_trajectory(folder: Path, original: Checkpoint, unlearned: Checkpoint) 
     return opened | {1.0: unlearned}
 
 
-CONTROLS = {
-    "mix": Method(
-        mix,
-        "every parameter mixed with the original's: original + alpha (unlearned - original)",
-        "original + {alpha} * (unlearned - original), in float32 per tensor",
-        extrapolates=True,
-    ),
-    "trim": Method(
-        trim,
-        "of each tensor's change, the share alpha that is largest in magnitude",
-        "the unlearned model's where a tensor's change is among the {alpha} largest in magnitude, else the original's",
-    ),
-    "layers": Method(
-        layers,
-        "the share alpha of the layers, from the input up; or, with --layers, only those mixed",
-        "the unlearned model's in the first {alpha} of the layers, else the original's",
-        "layers",
-    ),
-    "temperature": Method(
-        temperature,
-        "the unlearned model at temperature 1/alpha: other probabilities, the same greedy text",
-        "the unlearned model's, its head multiplied by {alpha} (temperature 1/alpha)",
-    ),
-    "select": Method(
-        select,
-        "the latest checkpoint of a trajectory (--trajectory) that holds: early stopping after the fact",
-        "those of the latest checkpoint of a trajectory, up to {alpha} of its steps",
-        "trajectory",
-    ),
-}
+MIX = Method(
+    mix,
+    "every parameter mixed with the original's: original + alpha (unlearned - original)",
+    "original + {alpha} * (unlearned - original), in float32 per tensor",
+    extrapolates=True,
+)
+TRIM = Method(
+    trim,
+    "of each tensor's change, the share alpha that is largest in magnitude",
+    "the unlearned model's where a tensor's change is among the {alpha} largest in magnitude, else the original's",
+)
+LAYERS = Method(
+    layers,
+    "the share alpha of the layers, from the input up; or, with --layers, only those mixed",
+    "the unlearned model's in the first {alpha} of the layers, else the original's",
+    "layers",
+)
+TEMPERATURE = Method(
+    temperature,
+    "the unlearned model at temperature 1/alpha: other probabilities, the same greedy text",
+    "the unlearned model's, its head multiplied by {alpha} (temperature 1/alpha)",
+)
+SELECT = Method(
+    select,
+    "the latest checkpoint of a trajectory (--trajectory) that holds: early stopping after the fact",
+    "those of the latest checkpoint of a trajectory, up to {alpha} of its steps",
+    "trajectory",
+)
 # read off the likeliest tokens, which a temperature leaves as they are
 GREEDY = ("extraction_strength", "extraction_strength_similar", "exact_memorization", "rouge")
 

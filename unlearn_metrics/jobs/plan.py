@@ -10,16 +10,16 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import yaml
-from annotated_types import Ge, Gt, Le, MinLen
+from annotated_types import Ge, MinLen
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from unlearn_metrics.benchmarks.data import to_score
 from unlearn_metrics.errors import InputError, did_you_mean, first_line
 from unlearn_metrics.records.folder import RECORD, unfinished, write
-from unlearn_metrics.settings import OF_CONTROL, PREFIX, ControlChoice, OwnData, Settings, check_exclusive
+from unlearn_metrics.settings import OF_CONTROL, PREFIX, OwnData, Settings, check_exclusive, explained
 
 T = TypeVar("T")
 Name = Annotated[str, MinLen(1)]
@@ -49,20 +49,9 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
 
-# what the types of Settings leave open
-_LIMITS: dict[str, Any] = {
-    "control": ControlChoice,
-    "keep": Annotated[float, Gt(0), Le(1)] | None,
-    "alpha": Annotated[float, Ge(0), Le(1)] | None,
-    "dtype": Literal["auto", "float32", "bfloat16", "float16"] | None,
-    "reference_from": Literal["retain_only", "unlearned", "original"],
-    **dict.fromkeys(("limit", "utility_limit"), Annotated[int, Ge(1)] | None),
-    "batch_size": Annotated[int, Ge(1)],
-    "seed": Annotated[int, Ge(0)],
-}
 # every setting of a run by its name; `name` is what a checkpoint is called
 _SETTINGS: dict[str, Any] = {
-    f.name: (_LIMITS.get(f.name, get_type_hints(Settings)[f.name]), f.default)
+    f.name: (get_type_hints(Settings, include_extras=True)[f.name], f.default)
     for f in fields(Settings)
     if f.name != "name"
 }
@@ -149,8 +138,7 @@ def _validated(model: type[T], where: str, raw: Any) -> T:
         key = str(first["loc"][0])
         if first["type"] == "extra_forbidden":
             raise InputError(f"{where}: {key}: no such key; {did_you_mean(key, _keys(model))}") from None
-        given = "" if first["type"] == "missing" else f", not {raw.get(key)!r}"[:200]
-        raise InputError(f"{where}: {key}: {first['msg'][:1].lower()}{first['msg'][1:]}{given}") from None
+        raise InputError(f"{where}: {explained(error, raw)}") from None
 
 
 def _keys(model: Any) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from unlearn_metrics.documents import Document, FlagScores, MeanLoss
 from unlearn_metrics.metrics import fluency, memorization, privacy, retention
+from unlearn_metrics.registry import Registry
 from unlearn_metrics.splits import is_forget
 
 
@@ -61,7 +62,7 @@ class Metric:
         return self.loss_is_enough or not any(lacking & _types(document[name]) for name in self.needs)
 
 
-METRICS: dict[str, Metric] = {
+_OWN: dict[str, Metric] = {
     "extraction_strength": Metric(memorization.extraction_strength, ("answer",), "memorization", flags_are_enough=True),
     "extraction_strength_similar": Metric(
         memorization.extraction_strength_similar, ("answer", "revealed"), "memorization"
@@ -109,10 +110,11 @@ METRICS: dict[str, Metric] = {
     "gradnorm": Metric(privacy.gradnorm, ("gradient",), "privacy", better="lower"),
 }
 
-ATTACKS = tuple(name for name, metric in METRICS.items() if metric.facet == "privacy")
+METRICS: Registry[Metric] = Registry("metric", "unlearn_metrics.metrics", _OWN)
+ATTACKS = tuple(name for name, metric in _OWN.items() if metric.facet == "privacy")
 # What needs a look at the generation once it is there; a stock lm-eval run has no second round.
 _LATER = {"judged_generation", "self_judged_generation", "clean_probability"}
-JUDGED = frozenset(name for name, metric in METRICS.items() if _LATER & {*metric.needs})
+JUDGED = frozenset(name for name, metric in _OWN.items() if _LATER & {*metric.needs})
 
 
 def good(name: str, split: str) -> Literal["higher", "lower", "neither"]:
@@ -120,8 +122,10 @@ def good(name: str, split: str) -> Literal["higher", "lower", "neither"]:
 
     truth_ratio has a form of its own there (1 = true and wrong answers look alike); fluency is good anywhere, but
     whether to refuse what is to be forgotten is a matter of taste. Attack scores are high where a text looks new to the
-    model.
+    model. Of a metric that is not known here, nobody can say: "neither".
     """
+    if name not in METRICS:
+        return "neither"
     metric = METRICS[name]
     if is_forget(split) and name == "refusal":
         return "neither"

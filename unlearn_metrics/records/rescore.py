@@ -34,6 +34,7 @@ def rescore(folder: Path, more: Iterable[str] = ()) -> RunRecord:
     """The run's record with every score computed again from its documents, and the metrics in `more` beside them.
 
     "all" in more: every metric that the documents allow. InputError for an unknown metric, or one that no split has.
+    What the record holds of metrics that are unknown here (store.unknown_metrics) is left out: nobody computed it.
     """
     for name in more:
         if name not in METRICS and name != "all":
@@ -91,11 +92,15 @@ def rescore(folder: Path, more: Iterable[str] = ()) -> RunRecord:
 
 
 def changed(stored: RunRecord, again: RunRecord) -> tuple[int, list[str]]:
-    """(how many stored scores there are, where they are not bit for bit those of `again`, in words)."""
+    """(how many stored scores there are, where they are not bit for bit those of `again`, in words).
+
+    Those of metrics that are unknown here are not among them.
+    """
     count, differing = 0, []
+    unknown = {*store.unknown_metrics(stored)}
     groups: list[tuple[str, Mapping[str, Score], Mapping[str, Score]]] = [
         *(
-            (f"{m}, {s}", metrics, again.scores.get(m, {}).get(s, {}))
+            (f"{m}, {s}", {n: x for n, x in metrics.items() if n not in unknown}, again.scores.get(m, {}).get(s, {}))
             for m, x in stored.scores.items()
             for s, metrics in x.items()
         ),

@@ -23,6 +23,7 @@ from unlearn_metrics.metrics import METRICS
 from unlearn_metrics.record import MODELS, RECORD_TYPE, SCHEMA, RunRecord, Score
 from unlearn_metrics.records import signature, tables
 from unlearn_metrics.records.folder import CURVE, RECORD, TEXTS, TOKENS, claim, prepared
+from unlearn_metrics.registry import NAME
 from unlearn_metrics.reports import figures
 from unlearn_metrics.scores.composites import COMPOSITES
 
@@ -30,6 +31,7 @@ T = TypeVar("T")
 Clusters: TypeAlias = Mapping[tuple[str, str], NDArray[np.integer]]  # (model, split) -> of each document
 ABILITY = re.compile(r"[\w-]{1,100}\.[\w.,@=-]{1,100}", re.ASCII)  # a metric of another lm-eval task: TASK.METRIC
 MAX_RECORD_BYTES = 1 << 26
+MAX_UNKNOWN = 100  # metrics of a record that this installation does not know
 OLDER = ("unlearn-metrics/record/1", "unlearn-metrics/record/2")
 # models and splits of older records -> their names today
 RENAMED = {"uncontrolled": "unlearned"} | {name: f"forget_{name}" for name in ("wmdp_bio", "wmdp_cyber", "wmdp_chem")}
@@ -135,22 +137,32 @@ def _from_1(raw: dict[str, Any]) -> dict[str, Any]:
 
 def _check(path: Path, record: RunRecord) -> None:
     """What the types can't say: names that we know, and claims that do not contradict each other."""
-    scored = [name for splits in record.scores.values() for metrics in splits.values() for name in metrics]
     named: list[tuple[str, Iterable[str], Iterable[str]]] = [
         ("model", record.scores, MODELS),
         ("model", record.composites, MODELS),
-        ("metric", scored, METRICS.keys() | record.ability.keys()),
         ("composite", [name for names in record.composites.values() for name in names], COMPOSITES),
     ]
     for what, names, known in named:
         for name in names:
             if name not in known:
                 raise InputError(f"{path} has an unknown {what} '{name[:80]}'; a newer version may know it")
+    unknown = unknown_metrics(record)
+    for name in unknown:
+        if not NAME.fullmatch(name):
+            raise InputError(f"{path} has an unknown metric {name[:80]!r}, which is no metric's name")
+    if len(unknown) > MAX_UNKNOWN:
+        raise InputError(f"{path} has {len(unknown):,} metrics that are unknown here; at most {MAX_UNKNOWN} are read")
     for name in record.ability:
         if name in METRICS or not ABILITY.fullmatch(name):
             raise InputError(f"{path} is not a valid record: '{name[:80]}' is no TASK.METRIC of another lm-eval task")
     for contradiction in _contradictions(record):
         raise InputError(f"{path} is not a valid record: {contradiction}")
+
+
+def unknown_metrics(record: RunRecord) -> list[str]:
+    """The metrics in a record that nobody here can compute: of a newer version, or of a package that is not there."""
+    scored = [name for splits in record.scores.values() for metrics in splits.values() for name in metrics]
+    return [name for name in dict.fromkeys(scored) if name not in METRICS and name not in record.ability]
 
 
 def _contradictions(record: RunRecord) -> Iterable[str]:
@@ -202,7 +214,8 @@ def load_splits(
     moments: False leaves the mean and variance of log p unread, and empty in the token scores.
     meanwhile: is called with what is known before the token scores are read, which takes one core.
     """
-    foreign = load_record(folder).ability if (folder / RECORD).exists() else ()
+    record = load_record(folder) if (folder / RECORD).exists() else None
+    foreign = () if record is None else (*record.ability, *unknown_metrics(record))
     texts = _today(tables.by_split(tables.read(folder / TEXTS, foreign)))
     for model, count in Counter(model for model, _ in texts).items():
         if model not in MODELS:

@@ -1,0 +1,102 @@
+"""Whole jobs, from what was asked for to what lies in a folder: the command line and the Python API call these two."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from unlearn_metrics.checkpoints.files import check_free
+from unlearn_metrics.control import CONTROLS
+from unlearn_metrics.control.controls import steps
+from unlearn_metrics.control.mixing import write_mix
+from unlearn_metrics.documents import Observations
+from unlearn_metrics.errors import InputError
+from unlearn_metrics.jobs import score as main_job
+from unlearn_metrics.jobs.opening import build_lm, family_of, open_pair
+from unlearn_metrics.progress import Say
+from unlearn_metrics.record import Control, RunRecord
+from unlearn_metrics.records import store
+from unlearn_metrics.records.folder import claim
+from unlearn_metrics.records.verdict import describe
+from unlearn_metrics.settings import OwnData, Settings
+
+
+def score(
+    original: str,
+    unlearned: str | None,
+    benchmark: str,
+    data: Path | OwnData | None,
+    settings: Settings,
+    out: Path | None,
+    overwrite: bool,
+    say: Say,
+) -> tuple[RunRecord, Observations]:
+    """Score an unlearned checkpoint beside the original, raw and under control, and write the run to `out`, if given.
+
+    A run that was interrupted goes on from the stages that it left in `out`. InputError for bad input.
+    """
+    given = (original, _latest(unlearned, settings), benchmark, data, settings, say)
+    if out is None:
+        return main_job.run(*given)
+    with claim(out, overwrite) as kept:
+        record, observations = main_job.run(*given, kept)
+        store.put(out, record, observations)
+    return record, observations
+
+
+def control(
+    original: str,
+    unlearned: str | None,
+    benchmark: str | None,
+    data: Path | OwnData | None,
+    settings: Settings,
+    out: Path | None,
+    dtype: str | None,
+    say: Say,
+) -> Control:
+    """Control an unlearned checkpoint at an alpha, or calibrate that first; write the checkpoint to `out`, if given.
+
+    benchmark, data: what calibrates; None where another lm-eval task does, or nothing. dtype: of the tensors written,
+    by default the unlearned checkpoint's. InputError for bad input.
+    """
+    if settings.control == "none":
+        raise InputError(
+            "control none leaves the unlearned checkpoint as it is: there is nothing to calibrate or write"
+        )
+    unlearned, elsewhere = _latest(unlearned, settings), "." in settings.retention_metric
+    if settings.alpha is None and benchmark is None and not elsewhere:
+        raise InputError(
+            f"control {settings.control} needs --alpha, or --benchmark or --retain (with --keep) to calibrate it"
+        )
+    if out is not None:
+        check_free(out)
+    say(f"checking {original} and {unlearned}")
+    o, u = open_pair(original, unlearned)
+    for note in u.notes:
+        say(note)
+    models = family_of(settings, o, u)
+    if settings.alpha is None:
+        if elsewhere:
+            benchmark, data = None, None
+        lm = build_lm(o, settings)
+        found = main_job.calibrate_only(lm, models, benchmark, data, settings, say)
+        note = f"- {describe(found)}{'' if elsewhere else f'; benchmark {benchmark}'}\n"
+    else:
+        found = Control(settings.control, settings.alpha, parameters=models.given(settings.alpha))
+        note = "".join(f"- {name}: {value}\n" for name, value in found.parameters.items())
+    if out is not None:
+        say(f"writing {out}")
+        stored = None if dtype is None else getattr(torch, dtype)
+        what = CONTROLS[settings.control].what
+        write_mix(o, u, found.alpha, out, note, stored, control=models.fn, what=what)
+    return found
+
+
+def _latest(unlearned: str | None, settings: Settings) -> str:
+    """What is unlearned: as given, or the latest checkpoint of the trajectory."""
+    if unlearned is not None:
+        return unlearned
+    if settings.trajectory is None:
+        raise InputError("--unlearned is missing")
+    return str([*steps(settings.trajectory).values()][-1])
