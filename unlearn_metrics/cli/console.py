@@ -5,38 +5,18 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import rich.console
-from rich.segment import Segment
 from rich.text import Text
 
 from unlearn_metrics.records.folder import unfinished
+from unlearn_metrics.reports.console import Console as Console
+from unlearn_metrics.reports.console import plain as plain
 
 if TYPE_CHECKING:
     from unlearn_metrics.record import RunRecord
-
-
-class Console(rich.console.Console):
-    """Shows what strangers wrote as it is: no markup, no emoji codes, and control characters seen, not obeyed.
-
-    Names, texts and error messages come from records, logs and checkpoints of anyone. Markup of our own is asked for:
-    `print(..., markup=True)`, with nobody else's words in it.
-    """
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(markup=False, emoji=False, highlight=False, **options)
-
-    def render(self, *arguments: Any, **options: Any) -> Iterable[Segment]:
-        for segment in super().render(*arguments, **options):
-            yield segment if segment.control else Segment(plain(segment.text), segment.style)
-
-
-def plain(text: str) -> str:
-    """Terminal escapes, direction overrides and the like, replaced by U+FFFD; lines stay lines."""
-    return text if text.isprintable() else "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
 
 
 out = Console()

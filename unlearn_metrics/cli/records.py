@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import sys
 from dataclasses import asdict
@@ -110,8 +109,8 @@ def compare(
         print(json.dumps(asdict(result), indent=2))
         return
     console = wide()
-    for _, tests in itertools.groupby(result.tests, lambda t: (t.baseline, t.run)):
-        console.print(job.comparison_table(list(tests)))
+    for table in result.tables():
+        console.print(table)
     for run, paired in result.paired.items():
         pairs = ", ".join(f"{n} on {split}" for split, n in paired.items())
         console.print(Text(f"{run}: {pairs} documents paired; model: {result.model}"))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from unlearn_metrics.benchmarks import suites
 from unlearn_metrics.checkpoints.files import check_free
 from unlearn_metrics.control import CONTROLS
 from unlearn_metrics.control.controls import steps
@@ -14,11 +17,13 @@ from unlearn_metrics.documents import Observations
 from unlearn_metrics.errors import InputError
 from unlearn_metrics.jobs import score as main_job
 from unlearn_metrics.jobs.opening import build_lm, family_of, open_pair
+from unlearn_metrics.metrics import METRICS
 from unlearn_metrics.progress import Say
 from unlearn_metrics.record import Control, RunRecord
 from unlearn_metrics.records import store
 from unlearn_metrics.records.folder import claim
 from unlearn_metrics.records.verdict import describe
+from unlearn_metrics.scores.scoring import with_more
 from unlearn_metrics.settings import OwnData, Settings
 
 
@@ -31,18 +36,34 @@ def score(
     out: Path | None,
     overwrite: bool,
     say: Say,
+    more: Sequence[str] = (),
 ) -> tuple[RunRecord, Observations]:
-    """Score an unlearned checkpoint beside the original, raw and under control, and write the run to `out`, if given.
+    """Score an unlearned checkpoint beside the original, as published and under control; write the run to `out`, if
+    given.
 
-    A run that was interrupted goes on from the stages that it left in `out`. InputError for bad input.
+    A run that was interrupted goes on from the stages that it left in `out`. more: metrics beyond the benchmark's.
+    InputError for bad input.
     """
     given = (original, _latest(unlearned, settings), benchmark, data, settings, say)
-    if out is None:
-        return main_job.run(*given)
-    with claim(out, overwrite) as kept:
+    _check_more(more, benchmark, data, settings)
+    with contextlib.nullcontext() if out is None else claim(out, overwrite) as kept:
         record, observations = main_job.run(*given, kept)
-        store.put(out, record, observations)
+        record = with_more(record, observations, more, settings.seed)
+        if out is not None:
+            store.put(out, record, observations)
     return record, observations
+
+
+def _check_more(names: Sequence[str], benchmark: str, data: Path | OwnData | None, settings: Settings) -> None:
+    """InputError, before any work, for a metric that takes what no document of the benchmark will hold."""
+    tasks = suites.load(benchmark, data) if names else {}
+    held = {need for task in tasks.values() for need in task.needs} | {"split", "question", "prompt", "reference"}
+    held |= {"judged_generation", "self_judged_generation"} if "generation" in held else set()
+    held |= {"clean_probability"} if settings.gibberish_model is not None else set()
+    held |= {"gradient"} if settings.gradnorm else set()
+    for name in names:
+        if lacking := [need for need in METRICS[name].needs if need not in held]:
+            raise InputError(f"{name} takes {' and '.join(lacking)}, which {benchmark} does not ask for")
 
 
 def control(

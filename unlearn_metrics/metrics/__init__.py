@@ -11,8 +11,62 @@ from typing import Any, Literal
 
 from unlearn_metrics.documents import Document, FlagScores, MeanLoss
 from unlearn_metrics.metrics import fluency, memorization, privacy, retention
+from unlearn_metrics.metrics.fluency import (
+    distinct_1,
+    distinct_2,
+    gibberish,
+    ngram_entropy,
+    perplexity,
+    refusal,
+    repetition,
+    token_entropy,
+)
+from unlearn_metrics.metrics.forget_quality import ks_forget_quality
+from unlearn_metrics.metrics.memorization import (
+    exact_memorization,
+    extraction_strength,
+    extraction_strength_similar,
+    probability,
+    probability_normalised,
+    probability_wrong,
+    truth_ratio,
+)
+from unlearn_metrics.metrics.privacy import gradnorm, loss, min_k, min_k_plus_plus, zlib
+from unlearn_metrics.metrics.retention import rouge, rouge_f1
 from unlearn_metrics.registry import Registry
 from unlearn_metrics.splits import is_forget
+
+__all__ = [
+    "METRICS",
+    "Metric",
+    "available",
+    "distinct_1",
+    "distinct_2",
+    "exact_memorization",
+    "extraction_strength",
+    "extraction_strength_similar",
+    "gibberish",
+    "good",
+    "gradnorm",
+    "ks_forget_quality",
+    "loss",
+    "min_k",
+    "min_k_plus_plus",
+    "ngram_entropy",
+    "perplexity",
+    "probability",
+    "probability_normalised",
+    "probability_wrong",
+    "refusal",
+    "repetition",
+    "rouge",
+    "rouge_f1",
+    "token_entropy",
+    "truth_ratio",
+    "value",
+    "values",
+    "zlib",
+]
 
 
 @dataclass(frozen=True)
@@ -45,7 +99,7 @@ class Metric:
     @property
     def definition(self) -> str:
         """The docstring up to its source."""
-        return inspect.getdoc(self.fn).partition("Source:")[0].strip()  # type: ignore[union-attr]
+        return (inspect.getdoc(self.fn) or "").partition("Source:")[0].strip()
 
     @property
     def source(self) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from rich.table import Table
@@ -19,9 +19,13 @@ from unlearn_metrics.metrics import METRICS, available, good, values
 from unlearn_metrics.record import RunRecord, Score
 from unlearn_metrics.records import signature, store
 from unlearn_metrics.reports import table
+from unlearn_metrics.reports.console import html
 from unlearn_metrics.scores import stats
 from unlearn_metrics.scores.composites import COMPOSITES, Model, Undefined, applicable, whole
 from unlearn_metrics.splits import parse
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 LEVEL = 0.05
 Pairs: TypeAlias = dict[str, list[tuple[Document, Document]]]
@@ -90,23 +94,52 @@ class Comparison:
     sentences: list[str]
     notes: list[str] = field(default_factory=list)
 
+    def __repr__(self) -> str:
+        return f"<{' and '.join(self.signatures)} compared ({self.model}): {len(self.tests)} tests>"
+
+    def _repr_html_(self) -> str:
+        """The tables and sentences of the command, for a notebook."""
+        lines = [Text(f"note: {note}") for note in self.notes] + [Text(line, style="bold") for line in self.sentences]
+        return html(*self.tables(), *lines)
+
+    def tables(self) -> list[Table]:
+        """One of each pair of runs."""
+        pairs = itertools.groupby(self.tests, lambda t: (t.baseline, t.run))
+        return [comparison_table(list(tests)) for _, tests in pairs]
+
+    def to_pandas(self) -> DataFrame:
+        """A row for each test, with the fields of `Test` as columns."""
+        from pandas import DataFrame
+
+        return DataFrame([asdict(test) for test in self.tests])
+
+
+class Measured(NamedTuple):
+    """A run that is in memory. name: what to call it in messages."""
+
+    name: str
+    record: RunRecord
+    observations: Observations
+
 
 def compare(
-    folders: Sequence[Path],
+    runs: Sequence[Path | Measured],
     model: str | None = None,
     metrics: Collection[str] = (),
     all_pairs: bool = False,
     anyway: bool = False,
     seed: int = 0,
 ) -> Comparison:
-    """Compare every run with the first (all_pairs: every two). metrics: default the headline's; "all" = all there are.
+    """Compare every run, in its folder or in memory, with the first (all_pairs: every two).
+
+    metrics: default the headline's; "all" = all there are.
 
     Raises InputError for runs of different documents, and, unless anyway, of signatures that differ in what matters.
     """
     for name in metrics:
         if name not in METRICS and name not in COMPOSITES and name != "all":
             raise InputError(f"unknown metric '{name}'; {did_you_mean(name, [*METRICS, *COMPOSITES])}")
-    model, found = _load(folders, model)
+    model, found = _load(runs, model)
     notes = []
     pairs = list(itertools.combinations(found, 2)) if all_pairs else [(found[0], run) for run in found[1:]]
     tests: list[Test] = []
@@ -144,20 +177,21 @@ def compare(
     return Comparison(model, found[0].label, signatures, paired, tests, sentences, notes)
 
 
-def _load(folders: Sequence[Path], model: str | None) -> tuple[str, list[Run]]:
-    if len(folders) < 2:
+def _load(runs: Sequence[Path | Measured], model: str | None) -> tuple[str, list[Run]]:
+    if len(runs) < 2:
         raise InputError("compare takes at least two runs: a baseline and another")
-    records = [store.load_record(folder) for folder in folders]
+    records = [run.record if isinstance(run, Measured) else store.load_record(run) for run in runs]
+    places = [run.name if isinstance(run, Measured) else str(run) for run in runs]
     if model is None:
         model = "controlled" if all("controlled" in r.scores for r in records) else "unlearned"
-    labels = _labels([record.name for record in records]) or _labels(list(map(str, folders)))
+    labels = _labels([record.name for record in records]) or _labels(places)
     if not labels:
-        raise InputError(f"{Counter(folders).most_common(1)[0][0]} is given twice")
+        raise InputError(f"{Counter(places).most_common(1)[0][0]} is given twice")
     found = []
-    for label, folder, record in zip(labels, folders, records, strict=True):
-        observations = store.load_documents(folder)
+    for label, place, run, record in zip(labels, places, runs, records, strict=True):
+        observations = run.observations if isinstance(run, Measured) else store.load_documents(run)
         if model not in observations:
-            raise InputError(f"{folder} has no {model} model; it has {', '.join(record.scores)}")
+            raise InputError(f"{place} has no {model} model; it has {', '.join(record.scores)}")
         found.append(Run(label, record, record.scores.get(model, {}), observations[model], observations))
     return model, found
 

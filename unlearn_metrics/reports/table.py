@@ -32,6 +32,7 @@ HEADLINE: dict[str, list[tuple[str, str]]] = {
         ("*", "rouge_f1"),
     ],
     "General ability": [],  # whatever other tasks were asked for
+    "Other metrics": [],  # of a record, where nothing here knows them
     "Forget quality": [
         ("forget", "extraction_strength"),
         ("forget", "exact_memorization"),
@@ -62,6 +63,8 @@ def rows(names: Mapping[str, Collection[str]], everything: bool = False) -> list
 
 
 def facet_of(metric: str, split: str) -> str:
+    if metric not in METRICS and "." not in metric:
+        return "Other metrics"
     if metric in METRICS and METRICS[metric].facet == "fluency":
         return "Fluency"
     if is_forget(split):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from unlearn_metrics.documents import Document, Observations
 from unlearn_metrics.errors import InputError
-from unlearn_metrics.metrics import METRICS, values
-from unlearn_metrics.record import Score, Scores
+from unlearn_metrics.metrics import METRICS, available, values
+from unlearn_metrics.record import RunRecord, Score, Scores
 from unlearn_metrics.scores import stats
 from unlearn_metrics.scores.composites import compose
 
@@ -41,6 +42,19 @@ def score_all(
                 for d, row in zip(documents, rows, strict=True)
             ]
     return scores, {model: score_composites(known, model, seed, benchmark) for model in known}
+
+
+def with_more(record: RunRecord, observations: Observations, names: Sequence[str], seed: int) -> RunRecord:
+    """The record with the scores of further metrics, of the documents that hold what they take."""
+    scores = {
+        model: {
+            split: record.scores[model][split]
+            | score_split(documents, [n for n in available(documents) if n in names], seed)[0]
+            for split, documents in splits.items()
+        }
+        for model, splits in observations.items()
+    }
+    return replace(record, scores=scores) if names else record
 
 
 def score_composites(known: Observations, model: str, seed: int, benchmark: str) -> dict[str, Score]:

@@ -1,0 +1,572 @@
+"""The public Python API: `import unlearn_metrics as um`. It gives what the command line gives, as objects.
+
+Everything here is in the package's top level, which imports it when it is first asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import re
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypeVar
+
+from unlearn_metrics import progress as bars
+from unlearn_metrics.benchmarks.data import OWN, parse_fields
+from unlearn_metrics.control import CONTROLS
+from unlearn_metrics.documents import TokenScores
+from unlearn_metrics.errors import InputError, did_you_mean
+from unlearn_metrics.metrics import METRICS, Metric
+from unlearn_metrics.progress import Say
+from unlearn_metrics.record import Control, Score
+from unlearn_metrics.records import rescore as rescoring
+from unlearn_metrics.records import store
+from unlearn_metrics.records.folder import RECORD
+from unlearn_metrics.reports import compare as comparing
+from unlearn_metrics.reports.compare import Comparison
+from unlearn_metrics.run import Run
+from unlearn_metrics.settings import DType, Model, OwnData, Settings, chosen
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from unlearn_metrics.checkpoints.files import Checkpoint
+
+__all__ = [
+    "Comparison",
+    "Control",
+    "InputError",
+    "Metric",
+    "OwnData",
+    "Run",
+    "Score",
+    "TokenScores",
+    "benchmarks",
+    "calibrate",
+    "compare",
+    "load",
+    "mix",
+    "register_control",
+    "register_metric",
+    "rescore",
+    "score",
+    "token_scores",
+]
+P = ParamSpec("P")
+R = TypeVar("R")
+Place: TypeAlias = str | os.PathLike[str]
+Progress: TypeAlias = bool | Say
+# what messages call as an option of the command line
+_OPTION = re.compile(r"--((?!-)[a-z]+(?:-[a-z]+)*)\b")
+_SPLITS = ("forget", "retain", "holdout")
+
+
+def _python_names(fn: Callable[P, R]) -> Callable[P, R]:
+    """InputErrors of the function speak of parameters (retention_metric) instead of options (--retention-metric)."""
+    names = {*Settings.__dataclass_fields__, "original", "unlearned", "benchmark", "data", "out", "overwrite"}
+    names |= {"metrics", "anyway", "fields", *_SPLITS}
+
+    def spelled(found: re.Match[str]) -> str:
+        name = found[1].replace("-", "_")
+        return name if name in names else found[0]
+
+    @functools.wraps(fn)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return fn(*args, **kwargs)
+        except InputError as error:
+            raise InputError(_OPTION.sub(spelled, str(error))) from error.__cause__
+
+    return wrapped
+
+
+@contextlib.contextmanager
+def _shown(progress: Progress) -> Iterator[Say]:
+    """The function by which a job says its steps, and whatever shows them."""
+    if callable(progress):
+        with bars.shown(visible=False, line=progress) as say:
+            yield say
+    else:
+        with bars.shown(visible=None if progress else False) as say:
+            yield say
+
+
+def _source(
+    benchmark: str | OwnData | None, data: Place | None, first: str
+) -> tuple[str | None, Path | OwnData | None]:
+    """(name, data) of a benchmark; of the user's own data, `first` is the split that must be there."""
+    if not isinstance(benchmark, OwnData):
+        return benchmark, None if data is None else Path(data)
+    if data is not None:
+        raise InputError("data goes with a benchmark's name; OwnData names its files itself")
+    files = {split: Path(path) for split, path in benchmark.files.items()}
+    if unknown := files.keys() - {*_SPLITS}:
+        raise InputError(f"OwnData has no split '{min(unknown)}'; {did_you_mean(min(unknown), _SPLITS)}")
+    if first not in files:
+        raise InputError(f"OwnData needs a file for '{first}', such as OwnData({{'{first}': 'mine.jsonl'}})")
+    if not benchmark.prefix >= 0:
+        raise InputError(f"OwnData: prefix {benchmark.prefix} is below 0")
+    fields = benchmark.fields
+    if fields is not None:
+        fields = parse_fields(",".join(f"{name}={column}" for name, column in fields.items()), "OwnData: fields")
+    return OWN, OwnData(files, fields, benchmark.prefix)
+
+
+def _listed(names: str | Iterable[str]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _text(place: Place | None) -> str | None:
+    return None if place is None else os.fspath(place)
+
+
+@_python_names
+def score(
+    original: Place,
+    unlearned: Place | None = None,
+    *,
+    benchmark: str | OwnData,
+    data: Place | None = None,
+    keep: float | None = None,
+    alpha: float | None = None,
+    control: str = "mix",
+    retention_metric: str | None = None,
+    layers: str | None = None,
+    trajectory: Place | None = None,
+    retain_model: Place | None = None,
+    reference_record: Place | Run | None = None,
+    reference_from: Model = "retain_only",
+    metrics: str | Iterable[str] = (),
+    utility_tasks: str | Iterable[str] = (),
+    include_path: Place | None = None,
+    utility_limit: int | None = None,
+    gibberish_model: str | None = None,
+    gradnorm: bool = False,
+    name: str | None = None,
+    limit: int | None = None,
+    device: str | None = None,
+    dtype: DType | None = None,
+    apply_chat_template: bool = False,
+    batch_size: int = 1,
+    seed: int = 0,
+    out: Place | None = None,
+    overwrite: bool = False,
+    progress: Progress = True,
+) -> Run:
+    """Score an unlearned checkpoint beside the original, as published and under control.
+
+    A model that is in memory is scored after `model.save_pretrained(folder)`: the control mixes checkpoints on disk,
+    so that it holds one model in memory instead of three. `token_scores` takes models as they are.
+
+    Args:
+        original: checkpoint before unlearning: a folder, or a hub id or ID@REVISION.
+        unlearned: checkpoint after unlearning, or a LoRA adapter; with a trajectory, by default its last.
+        benchmark: a name such as "tofu_forget05" (see `benchmarks`), or your own data.
+        data: folder with the benchmark's files, named as on the hub; None: from the hub.
+        keep: calibrate the control to the largest alpha that keeps this share, in (0, 1], of the original's retention.
+            By default 0.95, unless alpha is given.
+        alpha: control at this strength instead: 0 = original, 1 = unlearned.
+        control: "mix", "trim", "layers", "temperature", "select", one that was registered, or "none".
+        retention_metric: what `keep` keeps: a metric of the retain split, or TASK.METRIC of one of utility_tasks.
+            By default extraction_strength.
+        layers: of the control "layers", the layers ("0-3") or the tensors (a regular expression) that it mixes.
+        trajectory: of the control "select", the folder of checkpoint-1, checkpoint-2, ...
+        retain_model: checkpoint that never saw the forget set: the reference of forget quality and privacy.
+        reference_record: an earlier run that scored the reference, instead of retain_model.
+        reference_from: which model of that run is the reference.
+        metrics: metrics beyond the benchmark's, by name: whatever its documents allow.
+        utility_tasks: lm-eval tasks or groups beside the benchmark: general ability.
+        include_path: folder with task YAML of your own, for utility_tasks.
+        utility_limit: only the first documents of each of these tasks.
+        gibberish_model: a text classifier, with a label "clean", that reads the generations.
+        gradnorm: the membership attack by gradient norm too; it takes a backward pass for each document.
+        name: what tables call the unlearned checkpoint; by default as it is given.
+        limit: only the first documents of each split.
+        device: "cpu", "cuda", "cuda:1", ...; by default a GPU if there is one.
+        dtype: by default float32 on a CPU, the checkpoint's own elsewhere.
+        apply_chat_template: prompt through the tokenizer's chat template.
+        batch_size: rows in a batch at most; 1: as many as memory allows.
+        seed: of resampling.
+        out: folder to write the run to. An interrupted run goes on from there when the same call is made again. None:
+            the run is kept in memory only.
+        overwrite: replace the run that `out` already holds.
+        progress: True: a bar, where it can be seen; False: nothing; a function: it is given each step's line.
+
+    Returns:
+        The run.
+
+    Raises:
+        InputError: bad input, in one line: what was wrong, where, and what to do.
+
+    Source: Wang et al. 2024, "Unlearning with Control" (arXiv 2406.09179), for the control by mixing.
+    """
+    for metric in _listed(metrics):
+        if metric not in METRICS:
+            raise InputError(f"unknown metric '{metric}'; {did_you_mean(metric, METRICS)}")
+    if isinstance(reference_record, Run):
+        if reference_record.folder is None:
+            raise InputError("reference_record is a run in memory: save it to a folder first")
+        reference_record = reference_record.folder
+    settings = chosen(
+        {
+            "keep": keep,
+            "alpha": alpha,
+            "control": control,
+            "retention_metric": retention_metric,
+            "layers": layers,
+            "trajectory": trajectory,
+            "retain_model": _text(retain_model),
+            "reference_record": reference_record,
+            "reference_from": reference_from,
+            "utility_tasks": _listed(utility_tasks),
+            "include_path": include_path,
+            "utility_limit": utility_limit,
+            "gibberish_model": gibberish_model,
+            "gradnorm": gradnorm,
+            "name": name,
+            "limit": limit,
+            "device": device,
+            "dtype": dtype,
+            "apply_chat_template": apply_chat_template,
+            "batch_size": batch_size,
+            "seed": seed,
+        }
+    )
+    chosen_name, source = _source(benchmark, data, "forget")
+    folder = None if out is None else Path(out)
+    from unlearn_metrics.jobs import whole
+
+    with _shown(progress) as say:
+        record, observations = whole.score(
+            os.fspath(original),
+            _text(unlearned),
+            str(chosen_name),
+            source,
+            settings,
+            folder,
+            overwrite,
+            say,
+            _listed(metrics),
+        )
+    return Run(record, folder, bool(metrics), observations)
+
+
+@_python_names
+def mix(
+    original: Place,
+    unlearned: Place | None = None,
+    *,
+    alpha: float,
+    out: Place,
+    control: str = "mix",
+    layers: str | None = None,
+    trajectory: Place | None = None,
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None,
+    progress: Progress = True,
+) -> Control:
+    """Write the checkpoint that a control gives, for transformers and lm-eval to load: by default a mix of the two.
+
+    Args:
+        original: checkpoint before unlearning: a folder, or a hub id or ID@REVISION.
+        unlearned: checkpoint after unlearning, or a LoRA adapter; with a trajectory, by default its last.
+        alpha: strength of the control, in [0, 1]: 0 = original, 1 = unlearned; `calibrate` finds one.
+        out: folder to write to; it must not hold anything.
+        control, layers, trajectory: as in `score`.
+        dtype: of the tensors written; by default the unlearned checkpoint's.
+        progress: as in `score`.
+
+    Returns:
+        What was done, as a record has it.
+
+    Raises:
+        InputError: bad input, in one line.
+
+    Source: Wang et al. 2024, "Unlearning with Control" (arXiv 2406.09179), model mixing.
+    """
+    settings = chosen({"alpha": alpha, "control": control, "layers": layers, "trajectory": trajectory})
+    from unlearn_metrics.jobs import whole
+
+    with _shown(progress) as say:
+        return whole.control(os.fspath(original), _text(unlearned), None, None, settings, Path(out), dtype, say)
+
+
+@_python_names
+def calibrate(
+    original: Place,
+    unlearned: Place | None = None,
+    *,
+    benchmark: str | OwnData | None = None,
+    data: Place | None = None,
+    keep: float = 0.95,
+    control: str = "mix",
+    retention_metric: str | None = None,
+    layers: str | None = None,
+    trajectory: Place | None = None,
+    utility_tasks: str | Iterable[str] = (),
+    include_path: Place | None = None,
+    utility_limit: int | None = None,
+    limit: int | None = None,
+    device: str | None = None,
+    dtype: DType | None = None,
+    apply_chat_template: bool = False,
+    batch_size: int = 1,
+    progress: Progress = True,
+) -> Control:
+    """Find how far an unlearned checkpoint can be followed and still keep what it should, and evaluate nothing else.
+
+    Args:
+        original, unlearned: as in `score`.
+        benchmark: whose retain split calibrates; or your own data, of which the file for "retain" does. None where
+            retention_metric is one of another lm-eval task.
+        data, keep, control, retention_metric, layers, trajectory: as in `score`.
+        utility_tasks, include_path, utility_limit, limit, device, dtype, apply_chat_template, batch_size: as in
+            `score`.
+        progress: as in `score`.
+
+    Returns:
+        The control that `score` would choose: alpha, target and achieved retention, and every evaluation made.
+
+    Raises:
+        InputError: bad input, in one line.
+
+    Source: Wang et al. 2024, "Unlearning with Control" (arXiv 2406.09179), calibration of the mixing strength.
+    """
+    settings = chosen(
+        {
+            "keep": keep,
+            "control": control,
+            "retention_metric": retention_metric,
+            "layers": layers,
+            "trajectory": trajectory,
+            "utility_tasks": _listed(utility_tasks),
+            "include_path": include_path,
+            "utility_limit": utility_limit,
+            "limit": limit,
+            "device": device,
+            "dtype": dtype,
+            "apply_chat_template": apply_chat_template,
+            "batch_size": batch_size,
+        }
+    )
+    name, source = _source(benchmark, data, "retain")
+    from unlearn_metrics.jobs import whole
+
+    with _shown(progress) as say:
+        return whole.control(os.fspath(original), _text(unlearned), name, source, settings, None, None, say)
+
+
+@_python_names
+def load(folder: Place) -> Run:
+    """Open a run that was written before, here or elsewhere. Its documents are read when they are asked for.
+
+    Args:
+        folder: the run's folder, or its record.json.
+
+    Returns:
+        The run.
+
+    Raises:
+        InputError: there is no run, or its record is not valid.
+    """
+    path = Path(folder)
+    record = store.load_record(path)
+    return Run(record, path.parent if path.name == RECORD else path)
+
+
+@_python_names
+def rescore(run: Run | Place, metrics: str | Iterable[str] = ()) -> Run:
+    """Compute every score of a run again from its stored token scores and texts, without a model.
+
+    A warning names the metrics that cannot be computed again, because nothing here knows them.
+
+    Args:
+        run: a run, or its folder.
+        metrics: further metrics, by name; "all": all that its documents allow.
+
+    Returns:
+        The run with the new scores, in memory.
+
+    Raises:
+        InputError: an unknown metric, one that no document has what it takes for, or a run that cannot be read.
+    """
+    run = run if isinstance(run, Run) else load(run)
+    names = _listed(metrics)
+    if unknown := store.unknown_metrics(run.record):
+        warnings.warn(f"not computed again, since nothing here knows these metrics: {', '.join(unknown)}", stacklevel=3)
+    if run.folder is not None:
+        record = rescoring.rescore(run.folder, names)
+        return Run(record, None, bool(names), run.observations)
+    with tempfile.TemporaryDirectory() as folder:
+        kept = Path(folder, "run")
+        store.save(kept, run.record, run.observations)
+        try:
+            record = rescoring.rescore(kept, names)
+        except InputError as error:
+            raise InputError(str(error).replace(str(kept), "the run")) from None
+        return Run(record, None, bool(names), run.observations)
+
+
+@_python_names
+def compare(
+    runs: Sequence[Run | Place],
+    *,
+    model: str | None = None,
+    metrics: str | Iterable[str] = (),
+    all_pairs: bool = False,
+    anyway: bool = False,
+    seed: int = 0,
+) -> Comparison:
+    """Compare runs on the documents that they share: paired differences, intervals, tests, and what can be said.
+
+    Args:
+        runs: runs, or their folders; the first is the baseline.
+        model: which of their models: "original", "unlearned", "controlled" or "retain_only"; by default controlled if
+            all have it, else unlearned.
+        metrics: by default those of the table; "all": all there are.
+        all_pairs: every two runs, not only each with the first.
+        anyway: also where signatures differ in what matters; a note then says so.
+        seed: of resampling and sign flips.
+
+    Returns:
+        The comparison: `to_pandas()` has a row for each test, `sentences` what they establish and leave open.
+
+    Raises:
+        InputError: runs of different documents, or not measured alike; an unknown metric or model.
+
+    Source: docs/compare.md: sign flips of whole clusters, corrected over all tests by Holm's method (1979).
+    """
+    opened = [
+        run if isinstance(run, Path) else comparing.Measured(run.name, run.record, run.observations)
+        for run in (_opened(run) for run in runs)
+    ]
+    return comparing.compare(opened, model, _listed(metrics), all_pairs, anyway, seed)
+
+
+def _opened(run: Run | Place) -> Run | Path:
+    """The folder of a run, or the run where it is in none."""
+    if isinstance(run, Run):
+        return run if run.folder is None else run.folder
+    path = Path(run)
+    return path.parent if path.name == RECORD else path
+
+
+@_python_names
+def token_scores(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[str, str]]
+) -> list[TokenScores]:
+    """Score answers by one teacher-forced pass of a transformers model that is in memory; it is left as it was.
+
+    Args:
+        model: a causal language model, on any device and in any dtype.
+        tokenizer: its tokenizer.
+        pairs: (prompt, answer), where the answer begins with what separates it from the prompt, mostly a space. The
+            text is tokenized as lm-eval does.
+
+    Returns:
+        For each pair its `TokenScores`: arrays of shape [n + 1], for n answer tokens and end-of-sequence, with
+        log-probabilities in nats. The functions in `unlearn_metrics.metrics` take one.
+
+    Raises:
+        InputError: an empty answer, a model that is no causal language model, or one that gives NaN.
+    """
+    from lm_eval.models.huggingface import HFLM
+
+    from unlearn_metrics.backends import causal, hf
+
+    training, padding = model.training, tokenizer.pad_token
+    with bars.hushed():
+        try:
+            lm = causal(HFLM(pretrained=model, tokenizer=tokenizer, batch_size=1))
+            encoded = [hf.encode(lm, *pair, f"pair {i}") for i, pair in enumerate(pairs)]
+            return hf.token_scores(lm, encoded)
+        finally:
+            model.train(training)
+            tokenizer.pad_token = padding
+
+
+def benchmarks() -> dict[str, list[str]]:
+    """The benchmarks that `score` knows by name.
+
+    Returns:
+        Name -> its lm-eval tasks.
+    """
+    from unlearn_metrics.benchmarks import suites
+
+    return suites.benchmarks()
+
+
+@_python_names
+def register_metric(
+    name: str,
+    fn: Callable[..., Any],
+    needs: str | Sequence[str],
+    facet: Literal["memorization", "retention", "fluency", "privacy"],
+    better: Literal["higher", "lower", "neither"] = "higher",
+    *,
+    geometric: bool = False,
+) -> Metric:
+    """Add a metric of your own, to be asked for by name in `score`, `rescore`, `compare` and in task YAML.
+
+    A package brings one by an entry point of the group "unlearn_metrics.metrics", whose object is a `Metric`.
+
+    Args:
+        name: a letter, then at most 63 letters, digits and underscores.
+        fn: takes what `needs` names of one document, in that order, and gives a number; NaN: it has no such value.
+        needs: fields of a document: "answer" (`TokenScores`), "generation", "reference", "question" (text), and
+            others that docs/api.md lists.
+        facet: which part of the table it belongs to.
+        better: which way is better for a model that should know the text; on the forget split that of memorization
+            and retention is turned round.
+        geometric: aggregate over documents by the geometric mean.
+
+    Returns:
+        The metric, which takes a document.
+
+    Raises:
+        InputError: a name that is taken or none, or a field that no document has.
+
+    >>> import unlearn_metrics as um
+    >>> words = um.register_metric("words", lambda text: len(text.split()), "generation", "fluency")
+    >>> words({"generation": "three short words"})
+    3
+    """
+    metric = Metric(fn, _listed(needs), facet, better, geometric)
+    known = {need for own in METRICS.values() for need in own.needs} | {"question", "prompt"}
+    for need in metric.needs:
+        if need not in known:
+            raise InputError(f"metric {name} needs '{need}', which no document has; {did_you_mean(need, known)}")
+    METRICS.register(name, metric)
+    return metric
+
+
+@_python_names
+def register_control(
+    name: str,
+    fn: Callable[[Checkpoint, Checkpoint, float], Checkpoint],
+    help: str = "",
+    what: str = "",
+) -> None:
+    """Add a control of your own, to be chosen by name in `score`, `mix` and `calibrate`.
+
+    A package brings one by an entry point of the group "unlearn_metrics.controls", whose object is a
+    `unlearn_metrics.control.controls.Method`.
+
+    Args:
+        name: a letter, then at most 63 letters, digits and underscores.
+        fn: (original, unlearned, strength) -> checkpoint; strength 0 must give the original, 1 the unlearned one.
+            `unlearn_metrics.control.mixing.blended` makes one from a function of two tensors (see docs/api.md).
+        help: what it does, in a line.
+        what: the parameters that it gives, for the README of a written checkpoint; {alpha} stands for the strength.
+
+    Raises:
+        InputError: a name that is taken or none.
+    """
+    from unlearn_metrics.control.controls import Method
+
+    if name == "none":
+        raise InputError("'none' is the name for no control; choose another name")
+    CONTROLS.register(name, Method(fn, help, what or f"what the control {name} gives at {{alpha}}"))

@@ -1,0 +1,43 @@
+"""What tables are shown with, on a terminal and as HTML: what strangers wrote is shown as it is, never obeyed."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from typing import Any
+
+import rich.console
+from rich.segment import Segment
+from rich.table import Table
+from rich.text import Text
+
+HTML = '<pre style="white-space: pre; overflow-x: auto; line-height: normal">{code}</pre>'
+
+
+class Console(rich.console.Console):
+    """Shows what strangers wrote as it is: no markup, no emoji codes, and control characters seen, not obeyed.
+
+    Names, texts and error messages come from records, logs and checkpoints of anyone. Markup of our own is asked for:
+    `print(..., markup=True)`, with nobody else's words in it.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def render(self, *arguments: Any, **options: Any) -> Iterable[Segment]:
+        for segment in super().render(*arguments, **options):
+            yield segment if segment.control else Segment(plain(segment.text), segment.style)
+
+
+def plain(text: str) -> str:
+    """Terminal escapes, direction overrides and the like, replaced by U+FFFD; lines stay lines."""
+    return text if text.isprintable() else "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
+
+
+def html(*parts: Table | Text) -> str:
+    """Tables and lines below one another as HTML, escaped, with no style sheet and no script."""
+    console = Console(record=True, file=io.StringIO(), width=10_000, legacy_windows=False)
+    width = max(console.measure(part).maximum for part in parts if isinstance(part, Table))
+    for part in parts:
+        console.print(part, width=width)
+    return console.export_html(inline_styles=True, code_format=HTML)

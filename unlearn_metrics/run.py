@@ -1,0 +1,176 @@
+"""A run as a Python user holds it: its scores, its verdict, and its documents as data frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from unlearn_metrics.documents import Observations
+from unlearn_metrics.errors import InputError, did_you_mean
+from unlearn_metrics.metrics import METRICS, available, good, values
+from unlearn_metrics.record import Control, RunRecord, Score
+from unlearn_metrics.records import store
+from unlearn_metrics.records.verdict import describe
+from unlearn_metrics.reports import table
+from unlearn_metrics.reports.console import html, plain
+from unlearn_metrics.scores.composites import COMPOSITES
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+TEXTS = ("question", "prompt", "reference", "generation")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Run:
+    """A scored run, in memory or in a folder. A notebook shows it as the table that the command line prints.
+
+    Made by `score`, `load` and `rescore`, not by hand.
+
+    Attributes:
+        record: everything that record.json holds: checkpoints, settings, prompts, software, scores.
+        folder: where the run lies; None if it is in memory only (see `save`).
+        everything: whether it is shown with all its metrics, instead of those of the headline.
+    """
+
+    record: RunRecord
+    folder: Path | None = None
+    everything: bool = False
+    _observations: Observations | None = field(default=None, repr=False)
+
+    @property
+    def name(self) -> str:
+        """What tables call the unlearned checkpoint."""
+        return self.record.name
+
+    @property
+    def verdict(self) -> str:
+        """One plain sentence: what the unlearned model's scores hide, and what is still there under control."""
+        return self.record.verdict
+
+    @property
+    def control(self) -> Control:
+        """How the unlearned checkpoint was controlled: method, alpha, what was kept, every evaluation made for it."""
+        return self.record.control
+
+    @cached_property
+    def scores(self) -> dict[tuple[str, str, str], Score]:
+        """(model, split, metric) -> `Score`: the mean over documents and its 95 % interval.
+
+        Models are "original", "unlearned", "controlled" and "retain_only", splits "forget", "retain" and what else
+        the benchmark has.
+        """
+        return {
+            (model, split, metric): score
+            for model, splits in self.record.scores.items()
+            for split, metrics in splits.items()
+            for metric, score in metrics.items()
+        }
+
+    @cached_property
+    def composites(self) -> dict[tuple[str, str], Score]:
+        """(model, name) -> `Score` of what is made of several splits or models, such as forget quality."""
+        return {(m, name): score for m, scores in self.record.composites.items() for name, score in scores.items()}
+
+    @cached_property
+    def observations(self) -> Observations:
+        """model -> split -> documents, with the token scores that were observed; read from the folder when asked for.
+
+        Raises:
+            InputError: the folder's files are not there, or not what a run writes.
+        """
+        if self._observations is not None:
+            return self._observations
+        assert self.folder is not None
+        return store.load_documents(self.folder)
+
+    def to_pandas(self) -> DataFrame:
+        """The scores as a data frame.
+
+        Returns:
+            A row for each score, with the columns model, split ("" for a composite), metric, value, ci_low and
+            ci_high (its 95 % interval), n (documents scored), unscored (documents that have no value, which are in
+            no other number) and good ("higher", "lower", ...: which way is good on this split).
+        """
+        from pandas import DataFrame
+
+        rows: list[tuple[str, str, str, Score, str]] = [
+            (*key, score, self.record.ability.get(key[2]) or good(key[2], key[1])) for key, score in self.scores.items()
+        ]
+        rows += [(model, "", name, score, COMPOSITES[name].better) for (model, name), score in self.composites.items()]
+        return DataFrame(
+            [
+                {"model": model, "split": split, "metric": metric, "value": score.value}
+                | {"ci_low": score.ci_low, "ci_high": score.ci_high, "n": score.n, "unscored": score.unscored}
+                | {"good": better}
+                for model, split, metric, score, better in rows
+            ]
+        )
+
+    def documents(self, metrics: Iterable[str] | None = None) -> DataFrame:
+        """The documents of all models as a data frame: what was asked and answered, and the metrics of each.
+
+        Args:
+            metrics: those wanted; by default the ones that were scored.
+
+        Returns:
+            A row for each document of each model, with the columns model, split, id (the row in the data, from 0),
+            cluster (documents with the same number are resampled together), question, prompt, reference, generation,
+            and one for each metric. NaN: the document has no such value.
+
+        Raises:
+            InputError: an unknown metric, or what `observations` raises.
+        """
+        from pandas import DataFrame
+
+        wanted = None if metrics is None else [*metrics]
+        for name in wanted or ():
+            if name not in METRICS and name not in self.record.ability:
+                raise InputError(f"unknown metric '{name}'; {did_you_mean(name, [*METRICS, *self.record.ability])}")
+        rows = []
+        for model, splits in self.observations.items():
+            for split, documents in splits.items():
+                scored = self.record.scores.get(model, {}).get(split, available(documents))
+                found = values(list(scored) if wanted is None else wanted, documents)
+                for i, document in enumerate(documents):
+                    row = {"model": model, "split": split, "id": document["id"], "cluster": document["cluster"]}
+                    row |= {name: document.get(name) for name in TEXTS}
+                    rows.append(row | {name: column[i] for name, column in found.items()})
+        return DataFrame(rows)
+
+    def save(self, out: str | Path, overwrite: bool = False) -> Run:
+        """Write the run to a folder: record.json and two Parquet tables.
+
+        Args:
+            out: the folder; it must not hold anything else.
+            overwrite: replace the run that the folder holds.
+
+        Returns:
+            The run in that folder.
+
+        Raises:
+            InputError: the folder holds a run already, or other files.
+        """
+        store.save(Path(out), self.record, self.observations, overwrite)
+        return Run(self.record, Path(out), self.everything, self._observations)
+
+    def __repr__(self) -> str:
+        said = [f"control {self.control.method}"]
+        if self.control.method != "none":
+            said[0] += f", alpha {self.control.alpha:.3g}"
+        for model in ("unlearned", "controlled"):
+            score = self.scores.get((model, "forget", "extraction_strength"))
+            if score is not None and score.value is not None:
+                said.append(f"{model} forget extraction_strength {table.number(score.value)}")
+        return plain(" ".join(f"<Run {self.name} on {self.record.benchmark}: {'; '.join(said)}>".split()))
+
+    def _repr_html_(self) -> str:
+        """The table, how the model was controlled, and the verdict, for a notebook."""
+        lines = [Text(f"not known: {line}", style="dim") for line in table.undefined(self.record)]
+        lines += [Text(describe(self.control)), Text(self.verdict, style="bold")]
+        return html(table.table(self.record, self.everything), *lines)
