@@ -28,6 +28,7 @@ from unlearn_metrics.records import store
 from unlearn_metrics.records.folder import RECORD
 from unlearn_metrics.reports import compare as comparing
 from unlearn_metrics.reports.compare import Comparison
+from unlearn_metrics.reports.console import plain
 from unlearn_metrics.run import Run
 from unlearn_metrics.settings import DType, Model, OwnData, Settings, chosen
 
@@ -45,9 +46,9 @@ __all__ = [
     "Run",
     "Score",
     "TokenScores",
-    "benchmarks",
     "calibrate",
     "compare",
+    "list_benchmarks",
     "load",
     "mix",
     "register_control",
@@ -79,7 +80,7 @@ def _python_names(fn: Callable[P, R]) -> Callable[P, R]:
         try:
             return fn(*args, **kwargs)
         except InputError as error:
-            raise InputError(_OPTION.sub(spelled, str(error))) from error.__cause__
+            raise InputError(plain(_OPTION.sub(spelled, str(error)))) from error.__cause__
 
     return wrapped
 
@@ -165,7 +166,7 @@ def score(
     Args:
         original: checkpoint before unlearning: a folder, or a hub id or ID@REVISION.
         unlearned: checkpoint after unlearning, or a LoRA adapter; with a trajectory, by default its last.
-        benchmark: a name such as "tofu_forget05" (see `benchmarks`), or your own data.
+        benchmark: a name such as "tofu_forget05" (see `list_benchmarks`), or your own data.
         data: folder with the benchmark's files, named as on the hub; None: from the hub.
         keep: calibrate the control to the largest alpha that keeps this share, in (0, 1], of the original's retention.
             By default 0.95, unless alpha is given.
@@ -488,7 +489,7 @@ def token_scores(
             tokenizer.pad_token = padding
 
 
-def benchmarks() -> dict[str, list[str]]:
+def list_benchmarks() -> dict[str, list[str]]:
     """The benchmarks that `score` knows by name.
 
     Returns:
@@ -533,6 +534,7 @@ def register_metric(
     >>> words = um.register_metric("words", lambda text: len(text.split()), "generation", "fluency")
     >>> words({"generation": "three short words"})
     3
+    >>> del um.metrics.METRICS["words"]
     """
     metric = Metric(fn, _listed(needs), facet, better, geometric)
     known = {need for own in METRICS.values() for need in own.needs} | {"question", "prompt"}

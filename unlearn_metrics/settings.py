@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,9 +72,20 @@ PREFIX = 0.5
 
 @dataclass(frozen=True)
 class OwnData:
-    """A user's own benchmark: split -> file, the columns that hold the fields, and where plain text is split."""
+    """A user's own benchmark, made of files: JSON lines, a JSON array, Parquet, CSV, or a folder that datasets saved.
 
-    files: Mapping[str, Path]
+    Attributes:
+        files: split -> file; "forget", and as wanted "retain" (which calibrates) and "holdout" (which no model has
+            seen: membership attacks).
+        fields: field -> column, {"question": ..., "answer": ...} or {"text": ...}, either with "cluster"; by default
+            the columns are called as the fields.
+        prefix: plain text is split after this share of its words, or after this many if 1 or more.
+
+    >>> OwnData({"forget": "mine.jsonl", "retain": "other.jsonl"}, fields={"text": "body"}).prefix
+    0.5
+    """
+
+    files: Mapping[str, str | os.PathLike[str]]
     fields: Mapping[str, str] | None = None
     prefix: float = PREFIX
 
