@@ -36,7 +36,8 @@ def plain(text: str) -> str:
 
 def html(*parts: Table | Text) -> str:
     """Tables and lines below one another as HTML, escaped, with no style sheet and no script."""
-    console = Console(record=True, file=io.StringIO(), width=10_000, legacy_windows=False)
+    # in a notebook rich would display at once what is printed here
+    console = Console(record=True, file=io.StringIO(), width=10_000, legacy_windows=False, force_jupyter=False)
     width = max(console.measure(part).maximum for part in parts if isinstance(part, Table))
     for part in parts:
         console.print(part, width=width)
