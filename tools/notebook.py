@@ -1,4 +1,4 @@
-"""python -m tools.notebook docs/auditor.ipynb: execute a notebook in place, and keep what it shows, without its bars."""
+"""python -m tools.notebook docs/auditor.ipynb: execute a notebook in place and keep what it shows, without bars."""
 
 from __future__ import annotations
 

@@ -290,6 +290,7 @@ def lm_eval(context: typer.Context) -> None:
     from lm_eval.__main__ import cli_evaluate
 
     from unlearn_metrics.benchmarks import suites
+    from unlearn_metrics.jobs import controlled_lm  # noqa: F401  registers the model unlearn-mix
 
     lm_eval.tasks.TaskManager = suites.OurTaskManager  # its commands look the class up there
     sys.argv = ["lm-eval", *context.args]
