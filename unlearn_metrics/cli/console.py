@@ -34,6 +34,11 @@ def show(record: RunRecord, everything: bool) -> None:
 
     console = wide()
     console.print(table.table(record, everything))
+    if (residual := table.residual_table(record)) is not None:
+        console.print(residual)
+        if everything:
+            for note in table.residual_notes(record):
+                console.print(Text(note), soft_wrap=True)
     console.print(Text(record.signature, style="dim"), soft_wrap=True)
 
 

@@ -22,6 +22,7 @@ from unlearn_metrics.records.folder import TOKENS
 from unlearn_metrics.records.verdict import verdict
 from unlearn_metrics.scores import stats
 from unlearn_metrics.scores.composites import digest, stream
+from unlearn_metrics.scores.equal_retention import residuals
 from unlearn_metrics.scores.scoring import score_composites, score_split
 from unlearn_metrics.splits import parse
 
@@ -87,8 +88,9 @@ def rescore(folder: Path, more: Iterable[str] = ()) -> RunRecord:
     for name in {*more} - {"all"} - {name for found in scores.values() for names in found.values() for name in names}:
         raise InputError(f"{folder} holds nothing that {name} could be computed from")
     composed = dict(zip(known, composites, strict=True))
-    said = verdict(scores, record.control, record.headline, record.residual, record.imported)
-    return replace(record, scores=scores, composites=composed, verdict=said)
+    residual = residuals(record.path, record.control.keep, seed) if record.path is not None else {}
+    words = verdict(scores, record.control, record.headline, residual, record.imported)
+    return replace(record, scores=scores, composites=composed, residual=residual, verdict=words)
 
 
 def changed(stored: RunRecord, again: RunRecord) -> tuple[int, list[str]]:

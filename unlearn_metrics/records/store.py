@@ -26,12 +26,15 @@ from unlearn_metrics.records.folder import CURVE, RECORD, TEXTS, TOKENS, claim, 
 from unlearn_metrics.registry import NAME
 from unlearn_metrics.reports import figures
 from unlearn_metrics.scores.composites import COMPOSITES
+from unlearn_metrics.scores.equal_retention import MAX_CLUSTERS
 
 T = TypeVar("T")
 Clusters: TypeAlias = Mapping[tuple[str, str], NDArray[np.integer]]  # (model, split) -> of each document
 ABILITY = re.compile(r"[\w-]{1,100}\.[\w.,@=-]{1,100}", re.ASCII)  # a metric of another lm-eval task: TASK.METRIC
 MAX_RECORD_BYTES = 1 << 26
 MAX_UNKNOWN = 100  # metrics of a record that this installation does not know
+MAX_STRENGTHS = 64  # of a path
+ROUNDING = 1e-9  # relative, of a value against its interval
 OLDER = ("unlearn-metrics/record/1", "unlearn-metrics/record/2")
 # models and splits of older records -> their names today
 RENAMED = {"uncontrolled": "unlearned"} | {name: f"forget_{name}" for name in ("wmdp_bio", "wmdp_cyber", "wmdp_chem")}
@@ -183,6 +186,7 @@ def _contradictions(record: RunRecord) -> Iterable[str]:
         yield "its signature and 'control' disagree on what was kept"
     if control.method == "none" and (control.alpha != 1 or "controlled" in record.scores):
         yield "it has no control, but a controlled model"
+    yield from _path_contradictions(record)
     groups: list[tuple[str, bool, Mapping[str, Score]]] = [
         *((f"{m}, {split}", True, scores) for m, splits in record.scores.items() for split, scores in splits.items()),
         *((m, False, scores) for m, scores in record.composites.items()),
@@ -194,8 +198,37 @@ def _contradictions(record: RunRecord) -> Iterable[str]:
                 yield f"{where[:80]}: {name} has a value, but no document"
             if (low is None) != (high is None) or (low is not None and high is not None and low > high):
                 yield f"{where[:80]}: {name} has no interval from {low} to {high}"
+            # a composite's draws can all lie on one side of it: a distance grows with noise, a clipped share cannot
+            if one_split and score.value is not None and low is not None and high is not None:
+                room = ROUNDING * max(abs(low), abs(high))
+                if not low - room <= score.value <= high + room:
+                    yield f"{where[:80]}: {name} is {score.value:g}, outside its own interval from {low:g} to {high:g}"
         if one_split and len({score.n + score.unscored for score in scores.values()}) > 1:
             yield f"{where[:80]}: its metrics count different documents"
+
+
+def _path_contradictions(record: RunRecord) -> Iterable[str]:
+    path = record.path
+    if record.residual and (path is None or record.residual.keys() != path.forget.keys()):
+        yield "what is still there at equal retention is not of its path"
+    if path is None:
+        return
+    if path.alphas[:1] != [0] or path.alphas != sorted({*path.alphas}) or len(path.alphas) > MAX_STRENGTHS:
+        yield f"its path is not of up to {MAX_STRENGTHS} ascending strengths from 0"
+    if len(path.retain) != 2 or path.retain[0].clusters != path.retain[1].clusters:
+        yield "its path does not have two halves of the same clusters of retain documents"
+    if path.splits.keys() != path.forget.keys() or not path.retain_only.keys() <= path.forget.keys():
+        yield "its path disagrees with itself on the metrics of the forget set"
+    wanted = [(sums, len(path.alphas)) for sums in (*path.retain, *path.forget.values())]
+    for sums, strengths in (*wanted, *((sums, 1) for sums in path.retain_only.values())):
+        k = len(sums.clusters)
+        if not 0 < k <= MAX_CLUSTERS or len({*sums.clusters}) < k:
+            yield f"a sum of its path is not over 1 to {MAX_CLUSTERS} different clusters"
+        if any(len(rows) != strengths or {*map(len, rows)} != {k} for rows in (sums.total, sums.count)):
+            yield "a sum of its path is not of one row for each strength and one column for each cluster"
+    for metric in path.retain_only.keys() & path.forget.keys():
+        if path.retain_only[metric].clusters != path.forget[metric].clusters:
+            yield f"{metric} of the retain-only model is over other clusters"
 
 
 def load_documents(folder: Path) -> Observations:

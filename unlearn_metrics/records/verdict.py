@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from unlearn_metrics.record import Control, Headline, Imported, Residual, RunRecord, Scores
+from unlearn_metrics.record import Control, Estimate, Headline, Imported, Residual, RunRecord, Scores
 from unlearn_metrics.splits import kept_on
 
 
@@ -21,10 +21,10 @@ def describe(control: Control) -> str:
     text = f"control: {control.method}{given}, alpha = {control.alpha:.4g} (0 = original, 1 = unlearned)"
     if control.target is None or control.achieved is None or control.keep is None:
         return text
-    text += f"; {_named(control.metric)}: {control.achieved:.3f} on the calibrating half (target {control.target:.3f}"
+    text += f"; {_named(control.metric)}: {control.achieved:.3f} on the calibration half (target {control.target:.3f}"
     text += f" = {control.keep:g} of the original's)"
     if control.achieved_held_out is not None and control.original_held_out:
-        text += f", {control.achieved_held_out:.3f} on the held-out half"
+        text += f", {control.achieved_held_out:.3f} on the evaluation half"
         text += f" ({control.achieved_held_out / control.original_held_out:.1%} of the original's)"
     return text
 
@@ -72,6 +72,8 @@ def verdict(
         text = f"As published, the unlearned model keeps {forget} of the original's {metric} on the forget set"
         text += f" and {retain}"
         left = share("controlled", "forget", metric)
+    if residual and headline.forget[0] in residual:
+        return f"{text}; {equal_retention(residual, headline, control)}."
     kept = retained("controlled")
     if left is None or kept is None:
         return text + "; without a control the two cannot be told apart."
@@ -83,6 +85,29 @@ def verdict(
     how = "mixed back to" if control.method == "mix" else f"controlled by {control.method} at"
     text += f"; {how} alpha {control.alpha:.2g} it keeps {kept}, and "
     return text + (f"answers {left} right." if headline.chance else f"{left} on the forget set is still there.")
+
+
+def equal_retention(residual: Mapping[str, Residual], headline: Headline, control: Control) -> str:
+    """What is still there at the retention that the models are compared at, in words."""
+    first = residual[headline.forget[0]]
+    if first.alpha is None or first.value.value is None:
+        return f"nowhere on the measured path does retention fall to {first.retention:.0%} of the original's"
+    how = f"{control.method}, alpha {first.alpha:.2g}" + (", extrapolated" if first.alpha > 1 else "")
+    metrics = headline.forget if headline.chance else headline.forget[:1]
+    values = [f"{m} is {interval(residual[m].value)}" for m in metrics if m in residual]
+    text = f"held to {first.retention:.0%} of the original's retention ({how}), its residual {', '.join(values)}"
+    if first.above_floor is not None and first.above_floor.value is not None:
+        share = f"{first.above_floor.value:.0%}"
+        text += f", {share} of the way from a model that never saw the forget set to the original"
+    return text
+
+
+def interval(estimate: Estimate) -> str:
+    """'0.59 [0.46, 0.71]', or a dash where nothing is known."""
+    if estimate.value is None:
+        return "—"
+    ends = "" if estimate.low is None or estimate.high is None else f" [{estimate.low:.2f}, {estimate.high:.2f}]"
+    return f"{estimate.value:.2f}{ends}"
 
 
 def _value(scores: Scores, model: str, split: str, metric: str) -> float | None:

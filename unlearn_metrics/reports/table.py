@@ -9,8 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from unlearn_metrics.metrics import METRICS, good
-from unlearn_metrics.record import RunRecord, Score, Scores
+from unlearn_metrics.record import Estimate, RunRecord, Score, Scores
 from unlearn_metrics.scores.composites import COMPOSITES
+from unlearn_metrics.scores.equal_retention import barrier
 from unlearn_metrics.splits import is_forget, parse
 
 ARROW = {"higher": "↑", "lower": "↓", "zero": "→0", "half": "→½", "neither": "·"}
@@ -159,6 +160,58 @@ def table(record: RunRecord, everything: bool = False) -> Table:
     return result
 
 
+RESIDUAL = ("at {:.0%} retention", "mean, 90 to 100%", "above retain-only", "alpha")
+
+
+def residual_rows(record: RunRecord) -> list[list[str]]:
+    """A row for each metric of the path: its name, and what is still there at equal retention. See RESIDUAL."""
+    rows = []
+    for metric, found in record.residual.items():
+        alpha = "—" if found.alpha is None else f"{found.alpha:.3f}" + (" (extrapolated)" if found.alpha > 1 else "")
+        values = [_estimate(found.value), _estimate(found.average)]
+        rows.append([metric, *values, "—" if found.above_floor is None else _estimate(found.above_floor), alpha])
+    return rows
+
+
+def _estimate(estimate: Estimate) -> str:
+    if estimate.value is None:
+        return "—"
+    if estimate.low is None or estimate.high is None:
+        return number(estimate.value)
+    return f"{number(estimate.value)} [{number(estimate.low)}, {number(estimate.high)}]"
+
+
+def residual_table(record: RunRecord) -> Table | None:
+    """What is still there of the forget set at equal retention; None where no path was measured."""
+    if not record.residual:
+        return None
+    retention = next(iter(record.residual.values())).retention
+    result = Table(title=Text("residual on the forget set, at equal retention"), title_style="bold")
+    result.add_column("metric")
+    for heading in RESIDUAL:
+        result.add_column(heading.format(retention), justify="right")
+    for row in residual_rows(record):
+        result.add_row(*map(Text, row))
+    return result
+
+
+def residual_notes(record: RunRecord) -> list[str]:
+    """Sentences on how far the values at equal retention can be relied on: unknown ones, a barrier, sensitivity."""
+    notes = []
+    if record.path is not None and barrier(record.path):
+        notes.append(
+            "not on a linear path: far less is retained half-way than at either end, as where a model was retrained or "
+            "distilled; it is scored as it is, and ranked apart"
+        )
+    for metric, found in record.residual.items():
+        if found.value.why is not None:
+            notes.append(f"{metric}: {found.value.why}")
+    for metric, found in list(record.residual.items())[:1]:
+        by = ", ".join(f"{part} {'—' if v is None else number(v)}" for part, v in found.sensitivity.items())
+        notes.append(f"{metric} by parts of the retain documents: {by}")
+    return notes
+
+
 def escape_markdown(text: str) -> str:
     """A stranger's text as text: what could be Markdown, HTML or a link becomes a character reference."""
     text = "".join(c if c.isprintable() else "\ufffd" for c in text)
@@ -186,4 +239,9 @@ def markdown(record: RunRecord) -> str:
     for name, found in composites(record):
         cells = ["Composites", f"{name} {ARROW[COMPOSITES[name].better]}", "", *map(cell, found), _documents(found)]
         lines.append("| " + " | ".join(cells) + " |")
+    if record.residual:
+        retention = next(iter(record.residual.values())).retention
+        headings = ["residual on the forget set", *(heading.format(retention) for heading in RESIDUAL)]
+        lines += ["", "| " + " | ".join(headings) + " |", "|---|" + "---:|" * len(RESIDUAL)]
+        lines += ["| " + " | ".join(row) + " |" for row in residual_rows(record)]
     return "\n".join(lines) + "\n"
