@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr, ndtri, stdtr, stdtrit
+from scipy.special import ndtr, stdtr, stdtrit
 
 from unlearn_metrics.documents import Floats
 from unlearn_metrics.record import Estimate
@@ -166,28 +166,35 @@ def estimate(resampled: Floats, clusters: int, level: float = 0.95) -> Estimate:
     return Estimate(value, low, high)
 
 
-def p_value(resampled: Floats, clusters: int) -> float | None:
-    """Two-sided p that a figure is 0: 1 - level of the widest interval of `estimate` that leaves 0 out.
+def difference(resampled: Floats, clusters: int, level: float = 0.95) -> Estimate:
+    """A difference of two figures on the same draws, with an interval from their deviation and Student's t.
 
-    resampled: [1 + draws]. None where there is no interval. Not below what draws and clusters can tell.
+    Unlike a figure by itself it has no end of a range to respect; so interval, p-value and ranks are of one kind, and
+    agree. resampled, clusters: as for `estimate`, which also decides whether there is an interval.
     """
-    drawn = resampled[1:]
-    if estimate(resampled, clusters).low is None:
-        return None
-    unknown = np.isnan(drawn).sum()
-    beyond = min((drawn <= 0).sum(), (drawn >= 0).sum()) + unknown
-    tail = (beyond + 1) / (len(drawn) + 1)
-    return float(min(1, 2 * stdtr(clusters - 1, ndtri(min(tail, 0.5)) / math.sqrt(clusters / (clusters - 1)))))
+    found = estimate(resampled, clusters, level)
+    if found.value is None or found.low is None:
+        return found
+    reach = float(-stdtrit(clusters - 1, (1 - level) / 2)) * _deviation(resampled, clusters)
+    return Estimate(found.value, found.value - reach, found.value + reach)
 
 
-def p_studentised(resampled: Floats, clusters: int) -> float | None:
-    """Two-sided p that a figure is 0, from the deviation of its draws and Student's t."""
+def p_value(resampled: Floats, clusters: int) -> float | None:
+    """Two-sided p that the difference is 0: 1 - level of the widest interval of `difference` that leaves 0 out.
+
+    None where there is no interval.
+    """
     if estimate(resampled, clusters).low is None:
         return None
-    deviation = float(np.nanstd(resampled[1:])) * math.sqrt(clusters / (clusters - 1))
+    deviation = _deviation(resampled, clusters)
     if deviation == 0:
         return float(resampled[0] == 0)
     return float(2 * stdtr(clusters - 1, -abs(resampled[0]) / deviation))
+
+
+def _deviation(resampled: Floats, clusters: int) -> float:
+    """Standard error of a figure: its draws vary too little, by k / (k - 1)."""
+    return float(np.nanstd(resampled[1:])) * math.sqrt(clusters / (clusters - 1))
 
 
 def barrier(alphas: Sequence[float], retained: Sequence[float]) -> bool:
@@ -220,26 +227,31 @@ def propose(seen: Mapping[float, float], low: float = GRID[0], top: float = TOP)
     return [float(walk[widest] + steps[widest] / 2)]
 
 
-def ranks(rows: Floats, clusters: int, level: float = 0.95) -> list[tuple[int, int]] | None:
+def ranks(rows: Floats, clusters: int, level: float = 0.95) -> list[tuple[int, int] | None]:
     """The ranks (best, worst) that each row can have, 1 = least; all of them hold together with this confidence.
 
-    rows: [rows, 1 + draws], figures on the same draws, none of them NaN. Best: 1 + how many rows are significantly
-    less; worst: how many are not significantly more. None with fewer than six clusters. The differences of all pairs
-    are tested together: what the largest of them reaches, in units of its deviation, in 5 % of the draws.
-    Source: Mogstad, Romano, Shaikh & Wilhelm 2024, "Inference for Ranks", Review of Economic Studies 91(1).
+    rows: [rows, 1 + draws], figures on the same draws. Best: 1 + how many rows are significantly less; worst: how many
+    are not significantly more. None for a row without an interval, which is not counted; for all with fewer than six
+    clusters. The differences of all pairs are tested together: what the largest of them reaches, in units of its
+    deviation, in 5 % of the draws. Source: Mogstad, Romano, Shaikh & Wilhelm 2024, "Inference for Ranks", Review of
+    Economic Studies 91(1).
     """
-    if clusters < RANKED:
-        return None
-    centred = rows[:, 1:] - rows[:, 1:].mean(1, keepdims=True)
-    deviations = [np.sqrt(((row - centred) ** 2).mean(1)) for row in centred]  # [rows, rows]
-    largest = np.zeros(centred.shape[1])
-    for i, row in enumerate(centred):
-        pairs = np.flatnonzero(deviations[i][:i])
-        largest = np.maximum(largest, (np.abs(row - centred[pairs]) / deviations[i][pairs, None]).max(0, initial=0))
-    limit = threshold(largest, clusters, level)
-    difference = rows[:, :1] - rows[:, 0]
-    less = difference < -limit * np.array(deviations)
-    return [(1 + int(less[:, i].sum()), len(rows) - int(less[i].sum())) for i in range(len(rows))]
+    found: list[tuple[int, int] | None] = [None] * len(rows)
+    ranked = [i for i, row in enumerate(rows) if estimate(row, clusters).low is not None]
+    if clusters < RANKED or not ranked:
+        return found
+    values, drawn = rows[ranked, 0], rows[ranked, 1:]
+    drawn = drawn[:, ~np.isnan(drawn).any(0)]
+    drawn = drawn - drawn.mean(1, keepdims=True)
+    deviations = np.array([np.sqrt(((row - drawn) ** 2).mean(1)) for row in drawn])  # of all pairs
+    largest = np.zeros(drawn.shape[1])
+    for i, row in enumerate(drawn):
+        others = np.flatnonzero(deviations[i, :i])
+        largest = np.maximum(largest, (np.abs(row - drawn[others]) / deviations[i, others, None]).max(0, initial=0))
+    less = values[:, None] - values < -threshold(largest, clusters, level) * deviations
+    for i, row in enumerate(ranked):
+        found[row] = 1 + int(less[:, i].sum()), len(ranked) - int(less[i].sum())
+    return found
 
 
 def threshold(largest: Floats, clusters: int, level: float = 0.95) -> float:
@@ -254,7 +266,7 @@ def threshold(largest: Floats, clusters: int, level: float = 0.95) -> float:
 
 def signs(figures: Floats, clusters: int, level: float = 0.95) -> NDArray[np.intp]:
     """1, -1, or 0 where it is not established, of figures tested together: [figures, 1 + draws] -> [figures]."""
-    drawn = figures[:, 1:]
+    drawn = figures[:, 1:][:, ~np.isnan(figures[:, 1:]).any(0)]
     deviation = drawn.std(1)
     moving = deviation > 0
     distance = np.abs(drawn - drawn.mean(1, keepdims=True))[moving] / deviation[moving, None]
@@ -268,7 +280,7 @@ def crossings(rho: Sequence[float], difference: Floats) -> list[float]:
     That they do cross is established where `signs` of the difference has both signs.
     """
     d = difference[:, 0]
-    ends = np.flatnonzero(np.abs(d) > 0).tolist()
+    ends: list[int] = np.flatnonzero(np.abs(d) > 0).tolist()
     pairs = [(i, j) for i, j in pairwise(ends) if d[i] * d[j] < 0]
     return [float(rho[i] + (rho[j] - rho[i]) * d[i] / (d[i] - d[j])) for i, j in pairs]
 
