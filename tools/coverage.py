@@ -28,7 +28,7 @@ SCAN, FINE, SMALLEST = (
     0.015,
     1 / 2048,
 )  # of the population: steps in [0, 1], in retention within [.8, 1.1], in alpha
-SEEDS = 8  # sets of draws that are used in turn
+SEEDS = 6  # sets of draws that are used in turn; stats keeps no more
 
 # the population
 
@@ -38,7 +38,7 @@ def measure(shared: File, name: str, file: File) -> None:
     from unlearn_metrics.benchmarks import suites
     from unlearn_metrics.control.controls import trim
     from unlearn_metrics.control.mixing import mix, mix_into
-    from unlearn_metrics.jobs.keep import observer_of
+    from unlearn_metrics.jobs.keep import observer
     from unlearn_metrics.jobs.opening import build_lm, open_pair
     from unlearn_metrics.metrics import values
     from unlearn_metrics.settings import Settings
@@ -48,15 +48,14 @@ def measure(shared: File, name: str, file: File) -> None:
     original, unlearned = open_pair(str(shared / "checkpoints" / "original"), str(folder))
     tasks, settings = suites.load("tofu_forget05", shared / "data" / "tofu"), Settings(device="cpu")
     lm = build_lm(original, settings)
-    observers = {split: observer_of(lm, tasks[split], KEPT, settings) for split in ("retain", "forget")}
+    observe = observer(lm, tasks, {}, settings, {split: [KEPT, OTHER] for split in ("retain", "forget")})
     seen: dict[float, dict[str, Any]] = {}
 
     def retained(alpha: float) -> float:
         if alpha not in seen:
             mix_into(lm.model, original, unlearned, alpha, trim if trimmed else mix)
             seen[alpha] = {}
-            for split, observe in observers.items():
-                documents = observe()
+            for split, documents in observe().items():
                 seen[alpha] |= {f"{split}/{m}": v for m, v in values([KEPT, OTHER], documents).items()}
                 seen[alpha][f"{split}/clusters"] = [document["cluster"] for document in documents]
         return float(np.nanmean(seen[alpha][f"retain/{KEPT}"]) / np.nanmean(seen[0.0][f"retain/{KEPT}"]))
