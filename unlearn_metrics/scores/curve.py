@@ -29,6 +29,7 @@ DRAWS = 20_000  # of cluster sums, which cost nothing: the ends of an interval a
 RANKED = 6  # clusters, at least: with five, all of them in favour of one model is a chance of 1 in 16
 COARSE, TOP, FINEST = 8, 1.5, 1 / 1024  # steps of the scan in [0, 1]; the last alpha; the smallest step
 STEP, POINTS = 0.02, 16  # retention between neighbours on the curve; evaluations at most
+MARGIN = 0.1  # of retention, that redrawn data may have more: so far below the curve the path is followed beyond 1
 BARRIER = 0.1  # by how much less is retained half-way than at both ends
 
 
@@ -207,7 +208,7 @@ def propose(seen: Mapping[float, float], low: float = GRID[0], top: float = TOP)
     """The alphas to evaluate next; none when the path is resolved.
 
     seen: alpha -> retention relative to the original, what is known so far (0: 1.0). First the scan, in steps of 1/8
-    up to 1, and on to 1.5 as long as retention stays above low. Then the step of the walk from 0 in which retention
+    up to 1, and on to top until retention is MARGIN below low. Then the step of the walk from 0 in which retention
     falls furthest, within [low, 1], is halved until none falls by more than STEP, or is as small as FINEST.
     """
     scan = [step / COARSE for step in range(1, COARSE + 1)]
@@ -215,7 +216,7 @@ def propose(seen: Mapping[float, float], low: float = GRID[0], top: float = TOP)
         return missing
     walk = sorted(seen)
     end = next((i for i, alpha in enumerate(walk) if not seen[alpha] >= low), None)
-    if end is None and walk[-1] < top:
+    if walk[-1] < top and min(seen.values()) >= low - MARGIN:
         return [walk[-1] + 1 / COARSE]
     walk = walk[: len(walk) if end is None else end + 1]
     within = np.clip([seen[alpha] for alpha in walk], low, 1)
