@@ -65,18 +65,34 @@ class Weights:
 
 
 def sums(values: Floats, clusters: Sequence[Any]) -> Sums:
-    """Sums over clusters. values: [alphas, n], NaN = unscored; clusters: [n] labels."""
+    """Sums over clusters.
+
+    Args:
+        values: of every document at every alpha, [alphas, n]; NaN = unscored, which is in no sum.
+        clusters: the label of each document, [n].
+
+    Returns:
+        Sums with the labels in ascending order.
+    """
     labels, inverse = np.unique(np.asarray(clusters), return_inverse=True)
-    member = inverse[:, None] == np.arange(len(labels))
     scored = ~np.isnan(values)
-    return Sums(tuple(labels.tolist()), np.where(scored, values, 0.0) @ member, scored.astype(np.float64) @ member)
+    total, count = (
+        np.array([np.bincount(inverse, row, len(labels)) for row in rows])
+        for rows in (np.where(scored, values, 0.0), scored)
+    )
+    return Sums(tuple(labels.tolist()), total, count)
 
 
 def draw(path: Path, seed: int, draws: int = DRAWS) -> Weights:
     """Redraw the clusters of retain and, independently, those of forget.
 
-    Fewer than five clusters of either: row 0 alone. The same for all paths with as many clusters, so that two models
-    are compared on the same draws.
+    Args:
+        path: its numbers of clusters alone decide, so that two models on the same data are compared on the same draws.
+        seed: of the draws.
+        draws: how many.
+
+    Returns:
+        Weights, row 0 the data themselves. Nothing but row 0 for fewer than five clusters of either split.
     """
     retain, forget = len(path.retain.labels), len(next(iter(path.forget.values())).labels)
     draws = draws if path.clusters >= stats.MIN_CLUSTERS else 0
@@ -85,9 +101,14 @@ def draw(path: Path, seed: int, draws: int = DRAWS) -> Weights:
 
 
 def means(of: Sums, weights: NDArray[np.uint8]) -> Floats:
-    """Mean over documents at every alpha in every resampling: [alphas, 1 + draws]; NaN where none is scored.
+    """Mean over documents at every alpha in every resampling, the same to the last bit on any number of threads.
 
-    The same to the last bit on any number of threads: as in stats.resampled_means.
+    Args:
+        of: sums, [alphas, clusters].
+        weights: of its split, [1 + draws, clusters].
+
+    Returns:
+        [alphas, 1 + draws]; NaN where no document is scored.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         step = 2.0 ** (np.ceil(np.log2(np.abs(of.total).max(initial=0) * len(of.labels))) - 52)
@@ -98,7 +119,11 @@ def means(of: Sums, weights: NDArray[np.uint8]) -> Floats:
 
 
 def retention(path: Path, weights: Weights) -> Floats:
-    """What is retained at every alpha as a share of the original's, on the same documents: [alphas, 1 + draws]."""
+    """What is retained at every alpha, as a share of what the original retains on the same documents.
+
+    Returns:
+        [alphas, 1 + draws], 1 in row 0; NaN where the original retains nothing, which has no shares.
+    """
     found = means(path.retain, weights.retain)
     with np.errstate(divide="ignore", invalid="ignore"):
         return found / np.where(found[:1] > 0, found[:1], np.nan)  # an original that retains nothing: unknown
@@ -107,9 +132,18 @@ def retention(path: Path, weights: Weights) -> Floats:
 def along(values: Floats, retained: Floats, rho: float) -> Floats:
     """Values where retention first falls below rho, coming from the original, interpolated between its neighbours.
 
-    values: [alphas, columns] or [alphas, 1]; retained: [alphas, columns], 1 in row 0. Returns [columns]; NaN where
-    retention does not fall so far, or is unknown on the way. With a the first alpha below rho and b the one before,
-    v = v(b) + (r(b) - rho) / (r(b) - r(a)) * (v(a) - v(b)). ValueError unless 0 < rho <= 1.
+    With a the first alpha below rho and b the one before, v = v(b) + (r(b) - rho) / (r(b) - r(a)) * (v(a) - v(b)).
+
+    Args:
+        values: [alphas, columns] or [alphas, 1].
+        retained: as a share of the original's, [alphas, columns].
+        rho: a share, in (0, 1].
+
+    Returns:
+        [columns]; NaN where retention does not fall so far, or is unknown on the way.
+
+    Raises:
+        ValueError: rho is not in (0, 1].
     """
     if not 0 < rho <= 1:
         raise ValueError(f"a retention of {rho:g} is not between 0 and the original's, 1")
@@ -126,21 +160,32 @@ def along(values: Floats, retained: Floats, rho: float) -> Floats:
 
 
 def residual(path: Path, metric: str, weights: Weights, rho: Sequence[float] = (RHO,)) -> Floats:
-    """f(rho): a metric of the forget set at every retention asked for, [rho, 1 + draws]. See `along`."""
+    """f(rho): what is left of the forget set by a metric, at every retention asked for. See `along`.
+
+    Returns:
+        [retentions, 1 + draws], NaN where a retention is not reached.
+    """
     retained, left = retention(path, weights), means(path.forget[metric], weights.forget)
     return np.array([along(left, retained, at) for at in rho])
 
 
 def strength(path: Path, weights: Weights, rho: float = RHO) -> Floats:
-    """The alpha at which retention is rho, [1 + draws]. Above 1 the path is extrapolated."""
+    """The alpha at which retention is rho, [1 + draws], NaN where it is not reached. Above 1 it is extrapolated."""
     return along(np.array(path.alphas, np.float64)[:, None], retention(path, weights), rho)
 
 
 def above_floor(left: Floats, path: Path, metric: str, retain_only: Sums, weights: Weights) -> Floats:
     """(f - f_retain_only) / (f_original - f_retain_only): 0 = as if never trained on it, 1 = nothing forgotten.
 
-    left: f, [..., 1 + draws]. retain_only: the metric of a model that never saw the forget set, one alpha. NaN where
-    the original does not exceed it.
+    Args:
+        left: f, [..., 1 + draws].
+        path: whose alpha 0 is the original.
+        metric: that f is of.
+        retain_only: its sums for a model that never saw the forget set, [1, clusters].
+        weights: the draws that f is on.
+
+    Returns:
+        As left; NaN where the original does not exceed the floor.
     """
     floor, full = means(retain_only, weights.forget)[0], means(path.forget[metric], weights.forget)[0]
     room = np.where(full > floor, full - floor, np.nan)
@@ -150,8 +195,11 @@ def above_floor(left: Floats, path: Path, metric: str, retain_only: Sums, weight
 def estimate(resampled: Floats, clusters: int, level: float = 0.95) -> Estimate:
     """A figure with its interval: expanded percentiles of its draws (stats.interval).
 
-    resampled: [1 + draws], NaN where it is not reached. clusters: the fewest that are drawn from. Unreached draws may
-    lie on either side, so they count against both ends; an end that rests on them is not known.
+    Args:
+        resampled: [1 + draws], NaN where it is not reached. Such draws may lie on either side, so they count against
+            both ends; an end that rests on them is not known.
+        clusters: the fewest that are drawn from.
+        level: of confidence.
     """
     value, drawn = float(resampled[0]), resampled[1:]
     if not math.isfinite(value):
@@ -171,7 +219,12 @@ def difference(resampled: Floats, clusters: int, level: float = 0.95) -> Estimat
     """A difference of two figures on the same draws, with an interval from their deviation and Student's t.
 
     Unlike a figure by itself it has no end of a range to respect; so interval, p-value and ranks are of one kind, and
-    agree. resampled, clusters: as for `estimate`, which also decides whether there is an interval.
+    agree.
+
+    Args:
+        resampled: [1 + draws], as for `estimate`, which also decides whether there is an interval.
+        clusters: the fewest that are drawn from.
+        level: of confidence.
     """
     found = estimate(resampled, clusters, level)
     if found.value is None or found.low is None:
@@ -205,11 +258,16 @@ def barrier(alphas: Sequence[float], retained: Sequence[float]) -> bool:
 
 
 def propose(seen: Mapping[float, float], low: float = GRID[0], top: float = TOP) -> list[float]:
-    """The alphas to evaluate next; none when the path is resolved.
+    """The alphas to evaluate next; none when retention is resolved.
 
-    seen: alpha -> retention relative to the original, what is known so far (0: 1.0). First the scan, in steps of 1/8
-    up to 1, and on to top until retention is MARGIN below low. Then the step of the walk from 0 in which retention
-    falls furthest, within [low, 1], is halved until none falls by more than STEP, or is as small as FINEST.
+    First the scan, in steps of 1/8 up to 1, and on to top until retention is MARGIN below low. Then the step of the
+    walk from 0 in which retention falls furthest, within [low, 1], is halved, until each falls by at most STEP or is no
+    longer than FINEST.
+
+    Args:
+        seen: alpha -> retention as a share of the original's, of what is evaluated; 0: 1.0.
+        low: the least retention of interest.
+        top: the largest alpha.
     """
     scan = [step / COARSE for step in range(1, COARSE + 1)]
     if missing := [alpha for alpha in scan if alpha not in seen]:
@@ -231,11 +289,18 @@ def propose(seen: Mapping[float, float], low: float = GRID[0], top: float = TOP)
 def ranks(rows: Floats, clusters: int, level: float = 0.95) -> list[tuple[int, int] | None]:
     """The ranks (best, worst) that each row can have, 1 = least; all of them hold together with this confidence.
 
-    rows: [rows, 1 + draws], figures on the same draws. Best: 1 + how many rows are significantly less; worst: how many
-    are not significantly more. None for a row without an interval, which is not counted; for all with fewer than six
-    clusters. The differences of all pairs are tested together: what the largest of them reaches, in units of its
-    deviation, in 5 % of the draws. Source: Mogstad, Romano, Shaikh & Wilhelm 2024, "Inference for Ranks", Review of
-    Economic Studies 91(1).
+    Best: 1 + how many rows are significantly less; worst: how many are not significantly more. The differences of all
+    pairs are tested together: what the largest of them reaches, in units of its deviation, in 5 % of the draws.
+
+    Args:
+        rows: figures on the same draws, [rows, 1 + draws].
+        clusters: the fewest that are drawn from.
+        level: of confidence.
+
+    Returns:
+        None for a row without an interval, which is not counted; for all rows with fewer than RANKED clusters.
+
+    Source: Mogstad, Romano, Shaikh & Wilhelm 2024, "Inference for Ranks", Review of Economic Studies 91(1).
     """
     found: list[tuple[int, int] | None] = [None] * len(rows)
     ranked = [i for i, row in enumerate(rows) if estimate(row, clusters).low is not None]
@@ -256,10 +321,14 @@ def ranks(rows: Floats, clusters: int, level: float = 0.95) -> list[tuple[int, i
 
 
 def threshold(largest: Floats, clusters: int, level: float = 0.95) -> float:
-    """How many deviations several figures, tested together, must be from 0.
+    """How many deviations from 0 figures that are tested together must be.
 
-    largest: [draws], of the figures' distances from their means, each in units of its deviation, the largest. Its
-    quantile says how many independent tests they are worth (at least one); Student's t, how far out each must then be.
+    Args:
+        largest: of the figures' distances from their means, each in units of its deviation, the largest, [draws]. Its
+            quantile says how many independent tests they are worth (at least one); Student's t, how far out each must
+            then be.
+        clusters: the fewest that are drawn from.
+        level: of confidence.
     """
     tail = min(float(ndtr(-np.quantile(largest, level))), (1 - level) / 2)
     return float(-stdtrit(clusters - 1, tail) * math.sqrt(clusters / (clusters - 1)))
