@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from unlearn_metrics.documents import Document, Floats
+from unlearn_metrics.errors import InputError
 from unlearn_metrics.metrics import values
 from unlearn_metrics.record import ClusterSums, CurvePoint, MeasuredPath, Residual
 from unlearn_metrics.scores import curve
@@ -115,6 +116,38 @@ def _residual(path: MeasuredPath, metric: str, rho: float, seed: int) -> Residua
             "odd clusters": alone(clusters=EVALUATION),
         },
     )
+
+
+def paired(
+    paths: Sequence[MeasuredPath], metric: str, rho: Sequence[float] = (curve.RHO,), seed: int = 0
+) -> tuple[Floats, int]:
+    """What is still there of several models at the same retention, on the same draws: what ranks and differences need.
+
+    Args:
+        paths: of models that were measured on the same documents.
+        metric: of the forget set.
+        rho: retentions, relative to the original's.
+        seed: of the draws.
+
+    Returns:
+        [models, retentions, 1 + draws], NaN where a retention is not reached (see `curve.residual`), and the fewest
+        clusters that are drawn from. So `found[b, 0] - found[a, 0]` is what `curve.difference` takes.
+
+    Raises:
+        InputError: a path is of other clusters than the first, or lacks the metric.
+    """
+    if any(metric not in path.forget for path in paths):
+        raise InputError(f"{metric[:80]} was not measured along the path of every model")
+    if any(clusters_of(path, metric) != clusters_of(paths[0], metric) for path in paths):
+        raise InputError("the paths are not over the same clusters of documents, so they cannot be paired")
+    of = [path_of(path, metric) for path in paths]
+    weights = curve.draw(of[0], seed)
+    return np.array([curve.residual(path, metric, weights, rho) for path in of]), of[0].clusters
+
+
+def clusters_of(path: MeasuredPath, metric: str) -> tuple[tuple[int, ...], ...]:
+    """The clusters that a path is over: of retain, and of the forget set by a metric."""
+    return tuple(path.retain[0].clusters), tuple(path.forget[metric].clusters)
 
 
 def barrier(path: MeasuredPath) -> bool | None:
