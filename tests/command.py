@@ -1,30 +1,97 @@
-"""The command as a user runs it."""
+"""The command as a user runs it: in this process, which saves importing torch again, or in one of its own."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
+import socket
 import subprocess
 import sys
+import traceback
+import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from unittest import mock
+
+import lm_eval.tasks
+import transformers
 
 from tests import CHECKPOINTS, DATA
+from unlearn_metrics.cli import main
 
 COMMAND = [sys.executable, "-m", "unlearn_metrics"]
-OFFLINE = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "COLUMNS": "200"}
+Done = subprocess.CompletedProcess[str]
 
 
-def run(*args: object, **kwargs: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*COMMAND, *map(str, args)], capture_output=True, text=True, env=OFFLINE, **kwargs)
+def run(*args: object, cwd: Path | None = None, env: dict[str, str] | None = None) -> Done:
+    """What the command prints and exits with. It may not look at the network."""
+    out, err = io.StringIO(), io.StringIO()
+    argv = ["unlearn-metrics", *map(str, args)]
+    with (
+        mock.patch.object(sys, "argv", argv),
+        mock.patch.dict(os.environ, env or {}),
+        contextlib.chdir(cwd or Path.cwd()),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        libraries_as_before(),
+        no_network(),
+    ):
+        code: object = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code or 0
+        except Exception:  # as Python itself ends
+            traceback.print_exc()
+            code = 1
+    assert isinstance(code, int)
+    return subprocess.CompletedProcess(argv, code, out.getvalue(), err.getvalue())
 
 
-def score(
-    out: Path, *more: object, unlearned: Path = CHECKPOINTS / "excessive", **kwargs: object
-) -> subprocess.CompletedProcess[str]:
+@contextlib.contextmanager
+def libraries_as_before() -> Iterator[None]:
+    """The command silences libraries and teaches lm-eval its tasks: for its own process, which is ours."""
+    level = transformers.utils.logging.get_verbosity()
+    with warnings.catch_warnings(), mock.patch.object(lm_eval.tasks, "TaskManager", lm_eval.tasks.TaskManager):
+        yield
+    transformers.utils.logging.set_verbosity(level)
+    transformers.utils.logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def no_network() -> Iterator[None]:
+    asked = []
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        asked.append(args)
+        raise OSError("the network is blocked")
+
+    with (
+        mock.patch.object(socket.socket, "connect", refuse),
+        mock.patch.object(socket.socket, "connect_ex", refuse),
+        mock.patch.object(socket, "getaddrinfo", refuse),
+    ):
+        yield
+    assert not asked
+
+
+def process(*args: object, env: Mapping[str, str] = os.environ) -> Done:
+    """The same in a process of its own, which silences the libraries' bars by itself."""
+    env = {k: v for k, v in env.items() if k != "TQDM_DISABLE"}
+    return subprocess.run([*COMMAND, *map(str, args)], capture_output=True, text=True, env=env)
+
+
+def score_of(out: Path, *more: object, unlearned: Path = CHECKPOINTS / "excessive") -> list[object]:
     given = ("--original", CHECKPOINTS / "original", "--unlearned", unlearned, "--benchmark", "demo", "--data", DATA)
-    return run("score", *given, "--out", out, *more, **kwargs)
+    return ["score", *given, "--out", out, *more]
 
 
-def refused(done: subprocess.CompletedProcess[str], says: str, out: Path) -> None:
+def score(out: Path, *more: object, unlearned: Path = CHECKPOINTS / "excessive") -> Done:
+    return run(*score_of(out, *more, unlearned=unlearned))
+
+
+def refused(done: Done, says: str, out: Path) -> None:
     """Bad input: one line on stderr, exit code 2, nothing written."""
     errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert done.returncode == 2, done.stderr

@@ -1,8 +1,10 @@
-"""Fixtures that several test files share."""
+"""What all tests start with, and fixtures that several test files share."""
 
 import os
+from collections import Counter
 from pathlib import Path
 
+os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TQDM_DISABLE": "1", "COLUMNS": "200"}
 if "PYTEST_XDIST_WORKER" in os.environ:  # a thread each: workers that all use all cores slow one another tenfold
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -10,14 +12,48 @@ import pytest
 import torch
 from lm_eval.models.huggingface import HFLM
 
-import unlearn_metrics
+from tests import DEMO
 
 
 @pytest.fixture(scope="session")
 def demo() -> Path:
-    return Path(unlearn_metrics.__file__).parent / "demo"
+    return DEMO
 
 
 @pytest.fixture(scope="session")
 def lm(demo: Path) -> HFLM:
     return HFLM(str(demo / "checkpoints" / "original"), device="cpu", dtype=torch.float32, batch_size=1)
+
+
+# --- which tests a selection leaves out is said at the end, whichever process left them out
+
+LEFT_OUT = pytest.StashKey[Counter[str]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[LEFT_OUT] = Counter()
+
+
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    for item in items:
+        item.config.stash[LEFT_OUT][item.nodeid.split("[")[0]] += 1
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):  # a worker of pytest-xdist
+        session.config.workeroutput["left_out"] = dict(session.config.stash[LEFT_OUT])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error) -> None:
+    node.config.stash[LEFT_OUT] = Counter(node.workeroutput["left_out"])  # every worker collects everything
+
+
+def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
+    left_out = config.stash[LEFT_OUT]
+    if not left_out:
+        return
+    chosen = config.getoption("markexpr") or config.getoption("keyword")
+    terminalreporter.section(f"left out by this selection ({chosen}): {left_out.total()} tests")
+    for name, count in left_out.items():
+        terminalreporter.line(name if count == 1 else f"{name} ({count})")

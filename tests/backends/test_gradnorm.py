@@ -13,6 +13,7 @@ from lm_eval.api.model import LM
 from lm_eval.models.huggingface import HFLM
 
 from tests import CHECKPOINTS, DATA, DEMO
+from tests.command import score
 from tests.plain import OFFLINE, ask, command, read
 from unlearn_metrics.backends import gradient, hf
 from unlearn_metrics.backends import gradnorm as asked
@@ -94,13 +95,8 @@ def test_a_backend_without_gradients_leaves_it_unscored(caplog):
 
 def test_score_says_how_far_it_separates(tmp_path: Path):
     """The AUC is that of what the record holds; asked for by a flag, computed again, and unknown where nobody asked."""
-    module = (sys.executable, "-m", "unlearn_metrics")
-    pair = [
-        f"--{role}={DEMO / 'checkpoints' / name}"
-        for role, name in (("original", "original"), ("unlearned", "moderate"))
-    ]
-    given = [*module, "score", *pair, "--benchmark", "demo_privacy", "--limit", "6", "--alpha", "0.5"]
-    done = command(*given, "--gradnorm", "--out", "run", folder=tmp_path, env=OFFLINE | {"COLUMNS": "160"})
+    given = ("--benchmark", "demo_privacy", "--limit", 6, "--alpha", 0.5, "--gradnorm")
+    done = score(tmp_path / "run", *given, unlearned=CHECKPOINTS / "moderate")
     assert done.returncode == 0, done.stderr
     record, documents = store.load_record(tmp_path / "run"), store.load_documents(tmp_path / "run")
     assert record.work["backward_passes"] == 3 * 12

@@ -17,6 +17,7 @@ from lm_eval.models.huggingface import HFLM
 from rouge_score import rouge_scorer
 
 from tests import DEMO, ROOT
+from tests.command import run
 from tests.plain import LLAMA3, OFFLINE, ask, command, exact, forward, prob, read, strength, text_of, write
 from tools import benchmarks_page
 from unlearn_metrics.benchmarks import suites
@@ -358,8 +359,7 @@ def test_score_on_a_benchmark_of_several_parts(tmp_path):
     """MUSE: calibrated on knowledge memorization, PrivLeak against the published constant; computed again, the same."""
     given = ["--original", DEMO / "checkpoints" / "original", "--unlearned", DEMO / "checkpoints" / "moderate"]
     given += ["--benchmark", "muse_news", "--data", DATA / "muse", "--alpha", 0.5, "--out", "run"]
-    module = (sys.executable, "-m", "unlearn_metrics")
-    done = command(*module, "score", *map(str, given), folder=tmp_path, env=OFFLINE | {"COLUMNS": "160"})
+    done = run("score", *given, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     record = store.load_record(tmp_path / "run")
     splits = ["forget", "retain", "forget_verbmem", "forget_privleak", "retain_privleak", "holdout_privleak"]
@@ -370,7 +370,7 @@ def test_score_on_a_benchmark_of_several_parts(tmp_path):
         theirs = 1 - found["auc_min_k"].value
         assert found["privleak_published"].value == pytest.approx(100 * (theirs / 0.4772 - 1))
     assert "forget_verbmem" in done.stdout
-    again = command(*module, "rescore", "run", folder=tmp_path, env=OFFLINE)
+    again = run("rescore", "run", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
 
 
@@ -427,8 +427,7 @@ def test_score_on_wmdp(tmp_path, wmdp):
     folder, asked = wmdp
     given = ["--original", DEMO / "checkpoints" / "original", "--unlearned", DEMO / "checkpoints" / "excessive"]
     given += ["--benchmark", "wmdp", "--data", folder, "--batch-size", 16, "--keep", 0.9, "--out", "run"]
-    module = (sys.executable, "-m", "unlearn_metrics")
-    done = command(*module, "score", *map(str, given), folder=tmp_path, env=OFFLINE | {"COLUMNS": "160"})
+    done = run("score", *given, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     record = store.load_record(tmp_path / "run")
     domains = [f"wmdp_{domain}" for domain in DOMAINS]
@@ -456,10 +455,10 @@ def test_score_on_wmdp(tmp_path, wmdp):
     table = " ".join(done.stdout.split())
     assert table.index("Forget quality") < table.index("wmdp_bio.acc ↓")
     assert table.index("General ability") < table.index("mmlu.acc ↑") < table.index("Forget quality")
-    again = command(*module, "rescore", "run", folder=tmp_path, env=OFFLINE)
+    again = run("rescore", "run", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert changed(record, rescore(tmp_path / "run"))[1] == []
-    listed = command(*module, "leaderboard", "run", "--out", "site", folder=tmp_path, env=OFFLINE)
+    listed = run("leaderboard", "run", "--out", "site", cwd=tmp_path)
     assert listed.returncode == 0, listed.stderr
 
 

@@ -3,8 +3,6 @@
 import csv
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import datasets
@@ -15,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import CHECKPOINTS, ROOT
+from tests.command import COMMAND, Done, run
 from tests.plain import OFFLINE, ask, command, read, write
 from unlearn_metrics import tasks_path
 from unlearn_metrics.benchmarks import data, suites
@@ -161,9 +160,11 @@ def test_fields_that_say_too_little(text):
 # --- through the command line -------------------------------------------------------------------------------------
 
 
-def score(folder: Path, *args: object) -> subprocess.CompletedProcess[str]:
-    given = ["--original", CHECKPOINTS / "original", "--unlearned", CHECKPOINTS / "excessive", "--out", "run", *args]
-    return command(sys.executable, "-m", "unlearn_metrics", "score", *map(str, given), folder=folder, env=OFFLINE)
+SCORE = ("score", "--original", CHECKPOINTS / "original", "--unlearned", CHECKPOINTS / "excessive", "--out", "run")
+
+
+def score(folder: Path, *args: object) -> Done:
+    return run(*SCORE, *args, cwd=folder)
 
 
 def test_the_example_of_the_docs_runs(tmp_path):
@@ -174,7 +175,8 @@ def test_the_example_of_the_docs_runs(tmp_path):
     for name, lines in files:
         (tmp_path / name).write_text(lines)
     assert sum(len(read(tmp_path / name)) for name, _ in files) == 5
-    done = score(tmp_path, "--forget", "forget.jsonl", "--retain", "retain.jsonl")
+    args = map(str, (*COMMAND, *SCORE, "--forget", "forget.jsonl", "--retain", "retain.jsonl"))
+    done = command(*args, folder=tmp_path, env=OFFLINE)
     assert done.returncode == 0, done.stderr
     record = store.load_record(tmp_path / "run")
     assert record.benchmark == signature.parse(record.signature)["benchmark"] == "custom"
@@ -235,9 +237,8 @@ def test_no_retain_data_and_no_file(tmp_path):
 
 def test_control_mix_calibrates_on_own_retain_data(tmp_path):
     write(tmp_path / "r.jsonl", read(CHECKPOINTS.parent / "data" / "retain_perturbed.json")[:6])
-    given = ["--original", CHECKPOINTS / "original", "--unlearned", CHECKPOINTS / "excessive", "--retain", "r.jsonl"]
-    mix = [sys.executable, "-m", "unlearn_metrics", "control", "mix", *map(str, given), "--out", "mixed"]
-    done = command(*mix, folder=tmp_path, env=OFFLINE)
+    given = ("--original", CHECKPOINTS / "original", "--unlearned", CHECKPOINTS / "excessive", "--retain", "r.jsonl")
+    done = run("control", "mix", *given, "--out", "mixed", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "mixed" / "model.safetensors").is_file()
 

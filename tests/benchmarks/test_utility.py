@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests import CHECKPOINTS, DATA
-from tests.command import OFFLINE, refused, run, score
+from tests.command import refused, run, score
 from unlearn_metrics.benchmarks import other_tasks
 from unlearn_metrics.documents import Observations
 from unlearn_metrics.errors import InputError
@@ -137,7 +137,6 @@ def test_figures_are_those_of_the_stock_command(scored, tasks, tmp_path):
         + ["--include_path", str(tasks), "--output_path", str(tmp_path)],
         capture_output=True,
         text=True,
-        env=OFFLINE,
     )
     assert stock.returncode == 0, stock.stderr[-2000:]
     theirs = json.loads(next(tmp_path.rglob("results_*.json")).read_text())["results"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import shutil
 import signal
@@ -19,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests import CHECKPOINTS, DATA, ROOT
-from tests.command import COMMAND, OFFLINE, refused, run, score
+from tests.command import COMMAND, process, refused, run, score, score_of
 from tests.plain import heed_ctrl_c
 from unlearn_metrics.metrics import METRICS
 from unlearn_metrics.record import SCHEMA
@@ -31,7 +32,7 @@ from unlearn_metrics.scores.scoring import score_all
 @pytest.fixture(scope="module")
 def scored(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "excessive"
-    done = score(out, "--verbose")
+    done = process(*score_of(out, "--verbose"))
     assert done.returncode == 0, done.stderr
     return out, done
 
@@ -190,7 +191,6 @@ def test_written_mix_runs_under_the_stock_command(mixed, tmp_path):
         + ["--metadata", f"data_dir={DATA}", "--output_path", str(tmp_path)],
         capture_output=True,
         text=True,
-        env=OFFLINE,
     )
     assert stock.returncode == 0, stock.stderr[-2000:]
     results = json.loads(next(tmp_path.rglob("results_*.json")).read_text())["results"]["demo_forget"]
@@ -210,13 +210,14 @@ def test_demo_and_help(tmp_path):
     assert "tofu_forget05" in run("tasks").stdout
 
 
+@pytest.mark.slow
 def test_wheel_carries_tasks_and_demo(tmp_path):
     """What `pip install .` installs: run it from the unpacked wheel alone."""
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path, ROOT]
     subprocess.run([*map(str, build)], check=True, capture_output=True)
     (wheel,) = tmp_path.glob("unlearn_metrics-*.whl")
     shutil.unpack_archive(wheel, tmp_path / "site", "zip")
-    alone = OFFLINE | {"PYTHONPATH": str(tmp_path / "site")}
+    alone = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
     for args, says in (
         (["tasks", "--path"], str(tmp_path / "site" / "unlearn_metrics" / "tasks")),
         (["tasks"], "tofu_forget05_suite"),
@@ -291,6 +292,7 @@ def test_bad_data(tmp_path, line, says):
     refused(score(tmp_path / "out", "--data", data), says, tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_no_run(tmp_path):
     """SIGINT at several moments of a real run: exit code 130, and nothing but what a rerun goes on from."""
     for delay in (2.0, 6.0, 9.0):
@@ -298,7 +300,7 @@ def test_ctrl_c_leaves_no_run(tmp_path):
         args = ("--original", CHECKPOINTS / "original", "--unlearned", CHECKPOINTS / "excessive")
         command = [*COMMAND, "score", *args, "--benchmark", "demo", "--data", DATA, "--out", out]
         pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL}
-        process = subprocess.Popen([*map(str, command)], env=OFFLINE, preexec_fn=heed_ctrl_c, **pipes)
+        process = subprocess.Popen([*map(str, command)], preexec_fn=heed_ctrl_c, **pipes)
         time.sleep(delay)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests import CHECKPOINTS, DATA
-from tests.command import COMMAND, OFFLINE, run
+from tests.command import COMMAND, process, run
 from tests.plain import heed_ctrl_c
 from unlearn_metrics.errors import InputError
 from unlearn_metrics.jobs import opening, plan, score
@@ -56,7 +57,7 @@ def read(out: Path) -> dict[str, dict]:
 def swept(tmp_path_factory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("sweep")
     path = write_plan(folder / "plan.yaml")
-    done = run("sweep", path, "--out", folder / "runs")
+    done = process("sweep", path, "--out", folder / "runs")
     assert done.returncode == 0, done.stderr
     assert "4 of 4 cells" in done.stdout
     assert "left] demo/excessive/mix-keep0.9" in done.stderr
@@ -111,7 +112,7 @@ def test_finished_cells_are_skipped_and_a_broken_one_does_not_stop_the_rest(swep
 def interrupted(path: Path, out: Path, at: str, how: signal.Signals) -> tuple[int, str]:
     """(exit status, what was said after the line in which the signal was sent)."""
     command = [*COMMAND, "sweep", str(path), "--out", str(out), "--verbose"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=OFFLINE, preexec_fn=heed_ctrl_c)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c)
     assert process.stderr is not None
     for line in process.stderr:
         if at in line:
@@ -121,6 +122,7 @@ def interrupted(path: Path, out: Path, at: str, how: signal.Signals) -> tuple[in
     return process.wait(), said
 
 
+@pytest.mark.slow
 def test_a_sweep_that_was_interrupted_and_killed_goes_on(swept, tmp_path):
     path, whole = swept
     out = tmp_path / "runs"
@@ -138,14 +140,12 @@ def test_a_sweep_that_was_interrupted_and_killed_goes_on(swept, tmp_path):
     assert read(out) == read(whole)
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_records_of_one(swept, tmp_path):
     """By --shard, at the same time in the same folder: what both need is computed by one of them."""
     path, whole = swept
     out = tmp_path / "runs"
-    started = [
-        subprocess.Popen([*COMMAND, "sweep", str(path), "--out", str(out), "--shard", f"{i}/2"], env=OFFLINE)
-        for i in (1, 2)
-    ]
+    started = [subprocess.Popen([*COMMAND, "sweep", str(path), "--out", str(out), "--shard", f"{i}/2"]) for i in (1, 2)]
     assert [process.wait() for process in started] == [0, 0]
     assert read(out) == read(whole)
     assert len(list((out / ".observed").glob("*/value.npz"))) == 4  # the original, the retain-only model, two unlearned
@@ -154,6 +154,7 @@ def test_two_processes_give_the_records_of_one(swept, tmp_path):
     assert len(json.loads((site / "leaderboard.json").read_text())["groups"]) >= 1
 
 
+@pytest.mark.slow
 def test_accelerate_gives_the_records_of_one(swept, tmp_path):
     """Each process takes its part. One of them fails early, and does not take the other with it."""
     whole, out = swept[1], tmp_path / "runs"
@@ -169,7 +170,7 @@ def test_accelerate_gives_the_records_of_one(swept, tmp_path):
     launcher += ["--main_process_port", str(port), "-m", "unlearn_metrics", "sweep"]
     threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # the launcher's own choice is 1
     done = subprocess.run(
-        [*launcher, str(failing), "--out", str(out)], capture_output=True, text=True, env=OFFLINE | threads
+        [*launcher, str(failing), "--out", str(out)], capture_output=True, text=True, env=os.environ | threads
     )
     assert done.returncode != 0
     assert "shard 1 of 2: 2 cells" in done.stderr
@@ -177,10 +178,11 @@ def test_accelerate_gives_the_records_of_one(swept, tmp_path):
     assert read(out) == {k: v for k, v in read(whole).items() if "excessive" in k}
 
 
+@pytest.mark.slow
 def test_ray_gives_the_records_of_one(swept, tmp_path):
     pytest.importorskip("ray", reason="Ray is an extra")
     path, whole = swept
-    done = run("sweep", path, "--out", tmp_path / "runs", "--ray", 1)
+    done = process("sweep", path, "--out", tmp_path / "runs", "--ray", 1)
     assert done.returncode == 0, done.stderr
     assert read(tmp_path / "runs") == read(whole)
 

@@ -19,6 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.command import process, run
 from tests.records.test_imports import tofu_log, write
 from tools import fuzz
 from unlearn_metrics.cli.console import plain
@@ -326,9 +327,7 @@ def test_hostile_names_are_shown_not_obeyed(tmp_path, run_folder):
     scores = {**record.scores, "unlearned": {**record.scores["unlearned"]}}
     scores["unlearned"][EVIL] = scores["unlearned"].pop("holdout")
     store.save(tmp_path / "run", replace(record, scores=scores, composites={}, name=EVIL, verdict=EVIL), seen)
-    command = [sys.executable, "-m", "unlearn_metrics", "rescore", "-v", str(tmp_path / "run")]
-    environment = os.environ | {"FORCE_COLOR": "1", "COLUMNS": "250"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    done = process("rescore", "-v", tmp_path / "run", env=os.environ | {"FORCE_COLOR": "1", "COLUMNS": "250"})
     assert done.returncode == 0, done.stderr
     assert "[bold]x[/] \ufffd[2J" in done.stdout
     for escape in ("\x1b]", "\x1b[2J", "\x07", "\u202e", "😄"):
@@ -338,8 +337,7 @@ def test_hostile_names_are_shown_not_obeyed(tmp_path, run_folder):
 def test_hostile_file_names_in_errors(tmp_path):
     path = tmp_path / "a\x1b[31m\nb[bold].json"
     path.write_text("[]")
-    command = [sys.executable, "-m", "unlearn_metrics", "import", "tofu", str(path), "--out", str(tmp_path / "x")]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = run("import", "tofu", path, "--out", tmp_path / "x")
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "\x1b" not in done.stderr

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import pytest
 from scipy.stats import ks_2samp
 
 from tests import SHARED
+from tests.command import run
 from unlearn_metrics.errors import InputError
 from unlearn_metrics.records import foreign_logs, imports, rescore, signature, store
 
@@ -238,11 +237,6 @@ def test_broken_logs_are_refused(tmp_path, break_it, says):
 )
 def test_question_of_a_prompt(prompt: str, asked: str):
     assert foreign_logs.question(prompt) == asked
-
-
-def run(*arguments: Any) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "unlearn_metrics", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True)
 
 
 def test_command_line_and_rescoring(tmp_path):

@@ -29,7 +29,8 @@ from hypothesis import strategies as st
 from rouge_score import rouge_scorer
 
 import unlearn_metrics
-from tests import CHECKPOINTS, DATA
+from tests.command import COMMAND, score_of
+from tests.command import run as run_it
 from unlearn_metrics.documents import OTHER, TOKEN_SCORE_FIELDS, UNKNOWN, Document, MeanLoss, TokenScores
 from unlearn_metrics.errors import InputError
 from unlearn_metrics.metrics import METRICS, retention, value, values
@@ -41,11 +42,6 @@ PACKAGE = Path(unlearn_metrics.__file__).parent
 KILLS = int(os.environ.get("UNLEARN_KILLS", "8"))
 hypothesis = settings(deadline=None, max_examples=300)
 LIMIT = ("--limit", 6)
-
-
-def command(*args: object) -> subprocess.CompletedProcess[str]:
-    run = [sys.executable, "-m", "unlearn_metrics", *map(str, args)]
-    return subprocess.run(run, capture_output=True, text=True)
 
 
 # --- real runs, each in a process of its own; torch is imported once, in the server they are forked from -----------
@@ -75,8 +71,7 @@ def run_cli(args: list[str], log: Path, die_at: int | None) -> None:
 
 
 def start(out: Path, *more: object, die_at: int | None = None) -> tuple[multiprocessing.process.BaseProcess, Path]:
-    given = ("--original", CHECKPOINTS / "original", "--unlearned", CHECKPOINTS / "excessive")
-    args = ["score", *given, "--benchmark", "demo", "--data", DATA, "--out", out, *LIMIT, *more]
+    args = score_of(out, *LIMIT, *more)
     log = out.with_suffix(".log")
     log.unlink(missing_ok=True)
     process = processes.Process(target=run_cli, args=([str(arg) for arg in args], log, die_at))
@@ -109,13 +104,9 @@ def is_whole_or_absent(out: Path) -> bool:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory) -> tuple[Path, float]:
-    out = tmp_path_factory.mktemp("runs") / "undisturbed"
-    warm = processes.Process(target=abs, args=(1,))  # once the server has imported what it should
-    warm.start()
-    warm.join()
-    begun = time.monotonic()
-    code, log = finish(out)
-    assert code == 0, log
+    out, begun = tmp_path_factory.mktemp("runs") / "undisturbed", time.monotonic()
+    done = run_it(*score_of(out, *LIMIT))
+    assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in out.iterdir()) == sorted([store.RECORD, store.TEXTS, store.TOKENS])
     return out, time.monotonic() - begun
 
@@ -123,10 +114,14 @@ def undisturbed(tmp_path_factory) -> tuple[Path, float]:
 # --- resume ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_it_ends_as_if_undisturbed(undisturbed, tmp_path):
     """SIGKILL, up to three times for each run, then left alone. UNLEARN_KILLS=50 for more."""
     expected, seconds = everything(undisturbed[0]), undisturbed[1]
     rng = random.Random(KILLS)
+    warm = processes.Process(target=abs, args=(1,))  # once the server has imported what it should
+    warm.start()
+    warm.join()
     killed = resumed = 0
     for run in itertools.count():
         out = tmp_path / f"run-{run}"
@@ -149,6 +144,7 @@ def test_killed_at_random_moments_it_ends_as_if_undisturbed(undisturbed, tmp_pat
     assert resumed
 
 
+@pytest.mark.slow
 def test_killed_between_writing_and_naming_a_file_it_ends_as_if_undisturbed(undisturbed, tmp_path):
     """Each attempt completes two files and dies with the next written, but not named; the run's own come last."""
     out, attempts, kept = tmp_path / "run", 0, -1
@@ -168,6 +164,7 @@ def test_killed_between_writing_and_naming_a_file_it_ends_as_if_undisturbed(undi
     assert sorted(path.name for path in out.iterdir()) == sorted([store.RECORD, store.TEXTS, store.TOKENS])
 
 
+@pytest.mark.slow
 def test_other_settings_take_nothing_from_an_unfinished_run(tmp_path):
     alone, out = tmp_path / "alone", tmp_path / "run"
     assert finish(alone, "--alpha", 0.4)[0] == 0
@@ -180,6 +177,7 @@ def test_other_settings_take_nothing_from_an_unfinished_run(tmp_path):
     assert not (out / folder.PARTIAL).exists()
 
 
+@pytest.mark.slow
 def test_an_old_run_stays_until_the_new_one_is_written(undisturbed, tmp_path):
     out = Path(shutil.copytree(undisturbed[0], tmp_path / "run"))
     assert finish(out, "--alpha", 0.5, "--overwrite", die_at=4)[0] == -signal.SIGKILL
@@ -191,9 +189,9 @@ def test_an_old_run_stays_until_the_new_one_is_written(undisturbed, tmp_path):
 def test_a_folder_has_one_writer(tmp_path):
     out = tmp_path / "run"
     with folder.claim(out, overwrite=False):
-        code, log = finish(out)
-        assert code == 2
-        assert "another process is writing a run to" in log
+        done = run_it(*score_of(out, *LIMIT))
+        assert done.returncode == 2
+        assert "another process is writing a run to" in done.stderr
     assert not out.exists()  # nothing was done, nothing is left
     out.mkdir()
     (out / store.TOKENS).write_text("somebody's own")
@@ -269,7 +267,7 @@ def test_work_of_a_stage_counts_once_and_a_broken_one_is_done_again(tmp_path):
 
 def test_the_published_schema_is_what_the_command_prints_and_what_records_obey(undisturbed):
     published = json.loads((PACKAGE / "record.schema.json").read_text())
-    assert json.loads(command("schema").stdout) == published
+    assert json.loads(run_it("schema").stdout) == published
     jsonschema.Draft202012Validator.check_schema(published)
     check = jsonschema.Draft202012Validator(published)
     raw = json.loads((undisturbed[0] / store.RECORD).read_text())
@@ -338,7 +336,7 @@ def test_a_run_written_by_version_2_of_the_schema_loads_and_rescores():
 @pytest.mark.parametrize("schema", ["unlearn-metrics/record/99", 2, None])
 def test_unknown_schemas_fail_in_one_line(tmp_path, schema):
     (tmp_path / store.RECORD).write_text(json.dumps(V1 | {"schema": schema}))
-    done = command("rescore", tmp_path)
+    done = run_it("rescore", tmp_path)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert f"has schema '{schema}'; this version reads" in done.stderr
@@ -366,7 +364,7 @@ def run(undisturbed, tmp_path) -> Path:
 
 
 def test_rescore_finds_what_is_stored_bit_for_bit_and_adds_metrics(run, tmp_path):
-    done = command("rescore", run, "--metrics", "zlib, min_k", "--out", tmp_path / "again")
+    done = run_it("rescore", run, "--metrics", "zlib, min_k", "--out", tmp_path / "again")
     assert done.returncode == 0, done.stderr
     stored, again = store.load_record(run), store.load_record(tmp_path / "again")
     total = sum(len(m) for splits in stored.scores.values() for m in splits.values())
@@ -380,24 +378,24 @@ def test_rescore_finds_what_is_stored_bit_for_bit_and_adds_metrics(run, tmp_path
     answers = [d["answer"] for d in store.load_documents(run)["original"]["forget"]]
     by_hand = np.mean([METRICS["min_k"].fn(answer) for answer in answers])
     assert again.scores["original"]["forget"]["min_k"].value == pytest.approx(by_hand)
-    assert command("rescore", run, "--metrics", "min_q").returncode == 2
+    assert run_it("rescore", run, "--metrics", "min_q").returncode == 2
 
 
 def test_a_record_stands_for_its_folder_and_the_signature_for_itself(run, tmp_path):
     """In one line, however narrow the terminal is; and what cannot be written to is told at once."""
-    done = command("rescore", run / "record.json")
+    done = run_it("rescore", run / "record.json")
     assert done.returncode == 0, done.stderr
     assert store.load_record(run).signature in done.stdout.splitlines()
-    assert command("compare", run, run / "record.json").stderr == f"error: {run} is given twice\n"
-    assert command("rescore", run, "--out", run).stderr == f"error: {run} already holds a run; choose another --out\n"
+    assert run_it("compare", run, run / "record.json").stderr == f"error: {run} is given twice\n"
+    assert run_it("rescore", run, "--out", run).stderr == f"error: {run} already holds a run; choose another --out\n"
     never = "/proc/none-such"  # where no folder can be made, though none of its parents says so
-    assert f"{never} cannot be written to" in command("rescore", run, "--out", never).stderr
+    assert f"{never} cannot be written to" in run_it("rescore", run, "--out", never).stderr
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is full")
 def test_a_full_disk_is_told_in_one_line(run):
     with open("/dev/full", "w") as full:
-        asked = [sys.executable, "-m", "unlearn_metrics", "rescore", str(run)]
+        asked = [*COMMAND, "rescore", str(run)]
         done = subprocess.run(asked, stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 2
     assert done.stderr == "error: [Errno 28] No space left on device\n"
@@ -408,7 +406,7 @@ def test_rescore_tells_of_a_score_that_was_changed(run):
     raw["scores"]["unlearned"]["retain"]["rouge"]["value"] += 1e-6
     raw["composites"]["original"]["model_utility"] = raw["scores"]["original"]["retain"]["rouge"]
     (run / store.RECORD).write_text(json.dumps(raw))
-    done = command("rescore", run)
+    done = run_it("rescore", run)
     assert done.returncode == 1
     assert "unlearned, retain: rouge" in done.stderr
     assert "original: model_utility" in done.stderr
@@ -429,7 +427,7 @@ def test_rescore_tells_of_documents_that_were_changed(run, table, column, change
     kind = found.schema.field(column)
     changed = pa.array(change(found.column(column).to_pylist()), kind.type)
     pq.write_table(found.set_column(position, kind, changed), run / table)
-    done = command("rescore", run)
+    done = run_it("rescore", run)
     assert done.returncode == 1, done.stdout
     assert "stored scores are not what the documents give" in done.stderr
 

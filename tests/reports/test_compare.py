@@ -5,9 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import CHECKPOINTS, DATA
+from tests.command import run
 from unlearn_metrics.errors import InputError
 from unlearn_metrics.record import SCHEMA, CheckpointInfo, Control, RunRecord
 from unlearn_metrics.records import store
@@ -23,13 +21,7 @@ from unlearn_metrics.reports.compare import Comparison, compare
 from unlearn_metrics.scores import stats
 from unlearn_metrics.scores.scoring import score_all
 
-OFFLINE = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "COLUMNS": "200"}
 SIGNATURE = "demo|n:all|tmpl:none|ctl:mix.es.keep0.95|data:0|seed:0|v:0.1.0"
-
-
-def cli(*args: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "unlearn_metrics", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, env=OFFLINE)
 
 
 # --- statistics -----------------------------------------------------------------------------------------------------
@@ -219,7 +211,7 @@ def test_perplexities_are_compared_as_ratios(tmp_path):
     assert test.ci_low < 0.7 < test.ci_high < 0.8
     assert test.decided
     assert not test.better  # lower perplexity is
-    shown = cli("compare", a, b).stdout
+    shown = run("compare", a, b).stdout
     assert "×2." in shown
     assert "Fluency: b is worse than a by perplexity (retain)" in shown
 
@@ -303,7 +295,7 @@ def test_signatures_that_differ_in_what_matters_are_refused(tmp_path):
     values = {"forget": {"rouge": [0.1] * 12}}
     a, other = save(tmp_path / "a", values), SIGNATURE.replace("keep0.95", "keep0.5")
     b = save(tmp_path / "b", values, signature=other)
-    done = cli("compare", a, b)
+    done = run("compare", a, b)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "ctl is mix.es.keep0.95 in one, mix.es.keep0.5 in the other; --anyway compares them" in done.stderr
@@ -333,7 +325,7 @@ def test_same_names_are_told_apart_and_strange_ones_are_text(tmp_path):
     values = {"forget": {"rouge": [0.1] * 12}}
     a, b = (save(tmp_path / folder, values, name="org/[red]x") for folder in ("one", "two"))
     assert list(compare([a, b]).signatures) == ["one", "two"]
-    done = cli("compare", a, save(tmp_path / "three", values, name="other/[/]"))
+    done = run("compare", a, save(tmp_path / "three", values, name="other/[/]"))
     assert done.returncode == 0, done.stderr
     assert "[red]x" in done.stdout
 
@@ -368,7 +360,7 @@ def test_composites_are_compared_by_the_same_draws(tmp_path):
     c = save(tmp_path / "c", halved, 4, ids={"retain": range(1, 40, 2), "retain_calibration": range(0, 40, 2)})
     (same,) = compare([a, c], metrics=["model_utility"]).tests
     assert (same.difference, same.ci_low, same.ci_high, same.n) == (0, 0, 0, 120)
-    assert "model_utility ↑" in cli("compare", a, b).stdout
+    assert "model_utility ↑" in run("compare", a, b).stdout
 
 
 # --- through the command line, on real runs -------------------------------------------------------------------------
@@ -390,9 +382,9 @@ def test_the_collapsed_model_beside_the_moderate_one(tmp_path):
             "--out",
             tmp_path / name,
         )
-        done = cli("score", *given, *more)
+        done = run("score", *given, *more)
         assert done.returncode == 0, done.stderr
-    done = cli("compare", tmp_path / "excessive", tmp_path / "moderate", "--json")
+    done = run("compare", tmp_path / "excessive", tmp_path / "moderate", "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["model"] == "unlearned"
@@ -410,5 +402,5 @@ def test_the_collapsed_model_beside_the_moderate_one(tmp_path):
         if test["unscored"] == 0:
             assert test["value_run"] == pytest.approx(stored[test["split"]][test["metric"]].value)
     assert {f.name for f in dataclasses.fields(Comparison)} == result.keys()
-    help_ = cli("compare", "--help").stdout
+    help_ = run("compare", "--help").stdout
     assert "Examples" in help_

@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from pydantic import TypeAdapter
 
+from tests.command import Done, run
 from unlearn_metrics.errors import InputError
 from unlearn_metrics.record import RECORD_TYPE, SCHEMA, CheckpointInfo, Control, Imported, RunRecord, Score, TracePoint
 from unlearn_metrics.reports.leaderboard import files, plots, rows
@@ -128,9 +128,8 @@ def save(folder: Path, *records: RunRecord) -> Path:
     return folder
 
 
-def cli(*args: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "unlearn_metrics", "leaderboard", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, env=os.environ | {"COLUMNS": "200"})
+def cli(*args: object) -> Done:
+    return run("leaderboard", *args)
 
 
 # --- ranks -----------------------------------------------------------------------------------------------------------
@@ -415,6 +414,7 @@ def test_checkpoints_are_called_by_the_end_of_their_path():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
 def test_latex_compiles_and_fits_on_the_page(tmp_path):
     wide = [record(f"/disk/of/somebody/{name}/checkpoint-78", base="/disk/of/somebody/original") for name in "ab"]
@@ -558,6 +558,7 @@ def sorts(page: Any) -> list[str | None]:
     return page.execute_script(script)
 
 
+@pytest.mark.slow
 def test_sorting(page):
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
@@ -583,6 +584,7 @@ def test_sorting(page):
         assert sorted(names(page)) == sorted(ranked)
 
 
+@pytest.mark.slow
 def test_details_by_click_keyboard_and_link(page, site):
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
@@ -601,6 +603,7 @@ def test_details_by_click_keyboard_and_link(page, site):
     assert page.find_element(By.ID, f"{row}-d").is_displayed()
 
 
+@pytest.mark.slow
 def test_filters(page):
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import Select
@@ -626,6 +629,7 @@ def test_filters(page):
     assert page.find_element(By.ID, "nothing").is_displayed()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [375, 1280])
 def test_fits_and_can_be_read(page, width, scheme):

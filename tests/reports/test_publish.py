@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-import subprocess
-import sys
 
 import pytest
 import yaml
@@ -15,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
+from tests.command import Done, process
 from unlearn_metrics.errors import InputError
 from unlearn_metrics.record import RECORD_TYPE, SCHEMA, CheckpointInfo, Control, RunRecord, Score
 from unlearn_metrics.reports import table
@@ -201,9 +200,8 @@ def test_through_the_command_line_without_a_login(tmp_path):
     (run / "record.json").write_bytes(RECORD_TYPE.dump_json(record()))
     env = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))} | {"HF_HOME": str(tmp_path)}
 
-    def cli(*more: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "unlearn_metrics", "publish", str(run), "--model-card", str(card), *more]
-        return subprocess.run(command, capture_output=True, text=True, env=env)
+    def cli(*more: str) -> Done:
+        return process("publish", run, "--model-card", card, *more, env=env)
 
     done = cli()
     assert done.returncode == 0, done.stderr
