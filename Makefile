@@ -2,6 +2,7 @@
 PYTHON ?= python3
 # CPU build by default; for a GPU, for example: make demo TORCH=torch
 TORCH  ?= torch==2.13.0
+XDIST   = -n auto --dist loadfile --no-loadscope-reorder
 PIP     = .venv/bin/python -m pip --disable-pip-version-check
 
 demo: .venv/installed
@@ -11,7 +12,11 @@ test: .venv/installed-test
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
-	.venv/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+	.venv/bin/python -m pytest $(XDIST) -m "not slow"
+
+# What `make test` leaves out: runs really killed, launchers of several processes, real checkpoints, a browser.
+test-all: .venv/installed-test
+	.venv/bin/python -m pytest $(XDIST) -m slow
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -45,4 +50,4 @@ bench: .venv/installed-test
 clean:
 	rm -rf .venv dist build .mypy_cache .ruff_cache .pytest_cache
 
-.PHONY: demo test docs fidelity benchmarks-page bench clean
+.PHONY: demo test test-all docs fidelity benchmarks-page bench clean

@@ -27,14 +27,13 @@ def coverage(draw: Draw, clusters: int, rng: np.random.Generator) -> tuple[float
     many = draw(rng, (2_000_000,))
     truth, within = many.mean(), many.std() / 2
     values = draw(rng, (DATASETS, clusters, 1)) + rng.normal(0, within, (DATASETS, clusters, DOCUMENTS))
-    weights = [stats.bootstrap_weights(np.arange(clusters), seed) for seed in range(20)]
     plain = ours = 0
-    for i, means in enumerate(values.mean(2)):
-        resampled = stats.aggregate(means, weights[i % len(weights)])
-        low, high = np.quantile(resampled, [0.025, 0.975])
-        plain += low <= truth <= high
-        low, high = stats.interval(resampled, clusters)
-        ours += low <= truth <= high
+    for seed, datasets in enumerate(np.split(values.mean(2), 20)):
+        for resampled in stats.resampled_means(datasets, np.arange(clusters), seed):
+            low, high = np.quantile(resampled, [0.025, 0.975])
+            plain += low <= truth <= high
+            low, high = stats.interval(resampled, clusters)
+            ours += low <= truth <= high
     return plain / DATASETS, ours / DATASETS
 
 

@@ -1,4 +1,4 @@
-"""Aggregates against plain numpy, and intervals against what an interval promises."""
+"""Scores and their resampling against plain numpy, and intervals against what an interval promises."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unlearn_metrics.record import Score
-from unlearn_metrics.scores.stats import aggregate, bootstrap_weights, score
+from unlearn_metrics.scores.stats import bootstrap_weights, interval, resampled_means, scores
 
 NAN = np.nan
 hypothesis = settings(deadline=None, max_examples=200)
 
 
-def one_each(n: int) -> np.ndarray:
-    return bootstrap_weights(np.arange(n), seed=0, resamples=200)
+def score(values: np.ndarray, clusters: np.ndarray, seed: int = 0, geometric: bool = False) -> Score:
+    """Of one metric."""
+    (found,) = scores(np.asarray(values, float)[None], clusters, seed, [geometric])
+    return found
 
 
 # --- aggregates -----------------------------------------------------------------------------------------------------
@@ -24,19 +26,21 @@ def one_each(n: int) -> np.ndarray:
 @hypothesis
 @given(
     st.lists(
-        st.tuples(st.floats(0.01, 100) | st.just(NAN), st.integers(0, 3)),
+        st.tuples(st.floats(0.01, 100) | st.just(NAN), st.floats(0.01, 100) | st.just(NAN), st.integers(0, 8)),
         min_size=1,
-        max_size=12,
+        max_size=20,
     )
 )
-def test_a_weight_is_how_often_a_document_stands_in_the_sample(drawn: list[tuple[float, int]]):
-    values, counts = np.array([v for v, _ in drawn]), np.array([c for _, c in drawn])
-    sample = np.repeat(values, counts)
-    sample = sample[~np.isnan(sample)]
-    weights = np.vstack([counts, np.ones(len(values))]).astype(float)
-    mean, geometric = aggregate(values, weights)[0], aggregate(values, weights, geometric=True)[0]
-    assert mean == pytest.approx(np.mean(sample) if len(sample) else NAN, nan_ok=True)
-    assert geometric == pytest.approx(np.prod(sample) ** (1 / len(sample)) if len(sample) else NAN, nan_ok=True)
+def test_a_resampled_mean_is_that_of_the_documents_drawn(documents: list[tuple[float, float, int]]):
+    """Two metrics, drawn alike; by repeating each document as often as it is drawn."""
+    *values, clusters = map(np.array, zip(*documents, strict=True))
+    drawn = bootstrap_weights(clusters, seed=1, resamples=7).astype(int)
+    assert len(drawn) == (7 if len(set(clusters)) >= 5 else 0)
+    samples = [[np.repeat(metric, counts) for counts in drawn] for metric in values]
+    expected = [[np.mean(s[~np.isnan(s)]) if (~np.isnan(s)).any() else NAN for s in drawn_of] for drawn_of in samples]
+    found = resampled_means(np.array(values), clusters, seed=1, resamples=7)
+    assert found.shape == (2, len(drawn))
+    np.testing.assert_allclose(found, np.reshape(expected, found.shape), rtol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +56,7 @@ def test_a_weight_is_how_often_a_document_stands_in_the_sample(drawn: list[tuple
     ],
 )
 def test_score_by_hand(values: list[float], geometric: bool, expected: Score):
-    found = score(np.array(values, float), np.arange(len(values)), one_each(len(values)), geometric)
+    found = score(values, np.arange(len(values)), geometric=geometric)
     assert (found.n, found.unscored) == (expected.n, expected.unscored)
     assert found.value == (None if expected.value is None else pytest.approx(expected.value))
     assert (found.ci_low, found.ci_high) == (None, None)
@@ -63,13 +67,20 @@ def test_unscored_documents_are_in_no_number():
     rng = np.random.default_rng(3)
     values, clusters = rng.random(60), np.repeat(np.arange(10), 6)
     unscored = np.arange(60) % 2 == 0
-    weights = bootstrap_weights(clusters, seed=5)
-    found = score(np.where(unscored, NAN, values), clusters, weights)
-    kept = clusters[~unscored]
-    without = score(values[~unscored], kept, bootstrap_weights(kept, seed=5))
+    found = score(np.where(unscored, NAN, values), clusters, seed=5)
+    without = score(values[~unscored], clusters[~unscored], seed=5)
     assert (found.n, found.unscored) == (30, 30)
     assert found.value == pytest.approx(values[~unscored].mean())
     assert (found.value, found.ci_low, found.ci_high) == pytest.approx((without.value, without.ci_low, without.ci_high))
+
+
+def test_a_geometric_mean_is_the_mean_of_logarithms():
+    rng = np.random.default_rng(4)
+    values, clusters = rng.lognormal(size=60), np.repeat(np.arange(12), 5)
+    values[7] = NAN
+    found, logs = score(values, clusters, geometric=True), score(np.log(values), clusters)
+    assert found.value == pytest.approx(np.prod(values[~np.isnan(values)]) ** (1 / 59))
+    assert np.log([found.ci_low, found.ci_high]) == pytest.approx([logs.ci_low, logs.ci_high], abs=1e-3)
 
 
 # --- resampling -----------------------------------------------------------------------------------------------------
@@ -93,7 +104,7 @@ def test_clusters_are_drawn_whole_evenly_and_with_replacement():
 
 def test_the_seed_fixes_the_result():
     values, clusters = np.random.default_rng(0).random(40), np.repeat(np.arange(8), 5)
-    first, again, other = (score(values, clusters, bootstrap_weights(clusters, seed)) for seed in (1, 1, 2))
+    first, again, other = (score(values, clusters, seed) for seed in (1, 1, 2))
     assert first == again
     assert first.value == other.value
     assert (first.ci_low, first.ci_high) != (other.ci_low, other.ci_high)
@@ -103,7 +114,7 @@ def test_the_seed_fixes_the_result():
 def test_fewer_than_five_clusters_have_no_interval_however_many_documents(clusters: int, interval: bool):
     values = np.random.default_rng(0).random(100)
     labels = np.arange(100) % clusters
-    found = score(values, labels, bootstrap_weights(labels, seed=0))
+    found = score(values, labels)
     assert found.value == pytest.approx(values.mean())
     assert found.n == 100
     if interval:
@@ -117,7 +128,7 @@ def test_fewer_than_five_clusters_with_a_scored_document_have_no_interval(scored
     """The other clusters tell nothing: with one left, every resample has the same mean, which is no certainty."""
     clusters = np.repeat(np.arange(10), 10)
     values = np.where(clusters < scored_clusters, np.random.default_rng(0).random(100), NAN)
-    found = score(values, clusters, bootstrap_weights(clusters, seed=0))
+    found = score(values, clusters)
     assert found.n == 10 * scored_clusters
     assert found.ci_low is found.ci_high is None
 
@@ -125,41 +136,43 @@ def test_fewer_than_five_clusters_with_a_scored_document_have_no_interval(scored
 # --- intervals ------------------------------------------------------------------------------------------------------
 
 
-def test_the_interval_is_the_middle_of_the_resampled_aggregates():
-    """Resample i is document i alone, so the resampled aggregates are the values themselves.
-
-    101 clusters: t(0.975, 100) = 1.98397, sqrt(101 / 100) t = 1.99386, Phi(-1.99386) = 0.023084 of 0..100 at each end;
-    at level 0.5, t(0.75, 100) = 0.67695, 0.68033 and 0.24815.
+def test_the_interval_is_the_middle_of_what_was_resampled():
+    """101 clusters: t(0.975, 100) = 1.98397, sqrt(101 / 100) t = 1.99386, Phi(-1.99386) = 0.023084 of 0..100 at each
+    end; at level 0.5, t(0.75, 100) = 0.67695, 0.68033 and 0.24815.
     """
-    values, each, weights = np.arange(101.0), np.arange(101), np.eye(101)
-    found = score(values, each, weights)
-    assert (found.ci_low, found.ci_high) == pytest.approx((2.3084, 97.6916), abs=2e-4)
-    found = score(values, each, weights, level=0.5)
-    assert (found.ci_low, found.ci_high) == pytest.approx((24.815, 75.185), abs=2e-3)
-    found = score(2.0 ** np.arange(101), each, weights, geometric=True, level=0.5)
-    assert np.log2([found.value, found.ci_low, found.ci_high]) == pytest.approx([50, 24.815, 75.185], abs=0.3)
-    values[0] = NAN  # a resample of unscored documents alone says nothing: 1..100, from 100 clusters
-    found = score(values, each, weights)
-    assert (found.ci_low, found.ci_high) == pytest.approx((1 + 0.023065 * 99, 1 + 0.976935 * 99), abs=1e-3)
+    resampled = np.arange(101.0)
+    assert interval(resampled, 101) == pytest.approx((2.3084, 97.6916), abs=2e-4)
+    assert interval(resampled, 101, level=0.5) == pytest.approx((24.815, 75.185), abs=2e-3)
+    resampled[0] = NAN  # of unscored documents alone: says nothing, so 1..100
+    assert interval(resampled, 100) == pytest.approx((1 + 0.023065 * 99, 1 + 0.976935 * 99), abs=1e-3)
+    assert interval(np.array([NAN, NAN]), 100) == (None, None)
+
+
+def test_clusters_without_a_scored_document_do_not_narrow_the_interval():
+    """Six of ten clusters are scored, so the ends are those of six: t(0.975, 5) = 2.5706, sqrt(6 / 5) t = 2.8159,
+    Phi(-2.8159) = 0.00243 at each end; were it ten, 0.00855."""
+    values, clusters = np.random.default_rng(0).random(100), np.arange(100) % 10
+    values[clusters >= 6] = NAN
+    found, means = score(values, clusters), resampled_means(values[None], clusters, seed=0)[0]
+    of_six, of_ten = (np.nanquantile(means, [tail, 1 - tail]) for tail in (0.00243, 0.00855))
+    assert (found.ci_low, found.ci_high) == pytest.approx(of_six, abs=1e-4)
+    assert (found.ci_low, found.ci_high) != pytest.approx(of_ten, abs=0.01)
 
 
 def test_the_interval_of_few_clusters_reaches_as_far_as_students():
     """Ten clusters, normal values: the half-width is t(0.975, 9) = 2.262 standard errors, where plain percentiles
     give 1.96 * sqrt(9 / 10) = 1.859."""
-    rng = np.random.default_rng(2)
-    widths = []
-    for seed in range(300):
-        values = rng.normal(size=10)
-        found = score(values, np.arange(10), bootstrap_weights(np.arange(10), seed))
-        widths.append((found.ci_high - found.ci_low) / 2 / (values.std(ddof=1) / np.sqrt(10)))
-    assert np.mean(widths) == pytest.approx(2.262, abs=0.08)
+    values = np.random.default_rng(2).normal(size=(20, 15, 10))
+    found = [s for seed, datasets in enumerate(values) for s in scores(datasets, np.arange(10), seed, [False] * 15)]
+    widths = np.reshape([(s.ci_high - s.ci_low) / 2 for s in found], (20, 15))
+    assert np.mean(widths / (values.std(2, ddof=1) / np.sqrt(10))) == pytest.approx(2.262, abs=0.08)
 
 
-def authors(rng: np.random.Generator, count: int) -> np.ndarray:
+def authors(rng: np.random.Generator, count: int | tuple[int, ...]) -> np.ndarray:
     return rng.normal(0, 1, count)
 
 
-def skewed(rng: np.random.Generator, count: int) -> np.ndarray:
+def skewed(rng: np.random.Generator, count: int | tuple[int, ...]) -> np.ndarray:
     """What an unlearned model keeps of an author: little of most, all of some."""
     return rng.beta(0.5, 0.8, count) - 0.5 / 1.3
 
@@ -173,13 +186,14 @@ def test_the_interval_covers_the_truth_as_often_as_it_says_and_only_because_of_t
     rng, datasets = np.random.default_rng(count), 2000
     by_author, spread = np.repeat(np.arange(count), 5), 0.5 * shape(rng, 100_000).std()
     outcome = {}
-    for name, clusters in (("by author", by_author), ("by question", np.arange(len(by_author)))):
-        draws, misses = [bootstrap_weights(clusters, seed) for seed in range(5)], np.zeros(2)
-        for i in range(datasets if name == "by author" else 400):
-            values = shape(rng, count)[by_author] + rng.normal(0, spread, len(by_author))
-            found = score(values, clusters, draws[i % 5])
-            misses += (found.ci_low > 0, found.ci_high < 0)
-        outcome[name] = misses / (i + 1)
+    for name, clusters, n in (("by author", by_author, datasets), ("by question", np.arange(len(by_author)), 400)):
+        values = shape(rng, (n, count))[:, by_author] + rng.normal(0, spread, (n, len(by_author)))
+        found = [
+            s
+            for seed, part in enumerate(np.split(values, 5))
+            for s in scores(part, clusters, seed, [False] * len(part))
+        ]
+        outcome[name] = np.mean([(s.ci_low > 0, s.ci_high < 0) for s in found], axis=0)
     assert 1 - outcome["by author"].sum() == pytest.approx(0.95, abs=3 * np.sqrt(0.95 * 0.05 / datasets))
     assert outcome["by author"].min() >= 0.008  # it errs on both sides
     # design effect 1 + 4 * 0.8 = 4.2: intervals by question are half as wide as they should be

@@ -69,7 +69,7 @@ def _draws(clusters: int, seed: int | tuple[int, ...], resamples: int) -> NDArra
 
 def _blocks(rows: int, columns: int) -> list[int]:
     """How many rows at a time, so that 32 MB hold them."""
-    step = max(1, 4_000_000 // columns)
+    step = max(1, 4_000_000 // max(1, columns))
     return [min(step, rows - start) for start in range(0, rows, step)]
 
 
