@@ -10,12 +10,13 @@ import subprocess
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from unittest import mock
 
 import lm_eval.tasks
 import transformers
+from lm_eval.__main__ import cli_evaluate
 
 from tests import CHECKPOINTS, DATA
 from unlearn_metrics.cli import main
@@ -24,13 +25,22 @@ COMMAND = [sys.executable, "-m", "unlearn_metrics"]
 Done = subprocess.CompletedProcess[str]
 
 
-def run(*args: object, cwd: Path | None = None, env: dict[str, str] | None = None) -> Done:
-    """What the command prints and exits with. It may not look at the network."""
+def run(*args: object, cwd: Path | None = None) -> Done:
+    return here(main, "unlearn-metrics", *args, cwd=cwd)
+
+
+def lm_eval_run(*args: object, cwd: Path | None = None) -> Done:
+    """lm-eval's own command."""
+    return here(cli_evaluate, "lm_eval", *args, cwd=cwd)
+
+
+def here(command: Callable[[], None], *args: object, cwd: Path | None) -> Done:
+    """What a command prints and exits with, in this process. It may not look at the network."""
     out, err = io.StringIO(), io.StringIO()
-    argv = ["unlearn-metrics", *map(str, args)]
+    argv = [*map(str, args)]
     with (
         mock.patch.object(sys, "argv", argv),
-        mock.patch.dict(os.environ, env or {}),
+        mock.patch.dict(os.environ),
         contextlib.chdir(cwd or Path.cwd()),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
@@ -39,7 +49,7 @@ def run(*args: object, cwd: Path | None = None, env: dict[str, str] | None = Non
     ):
         code: object = 0
         try:
-            main()
+            command()
         except SystemExit as end:
             code = end.code or 0
         except Exception:  # as Python itself ends
@@ -53,7 +63,11 @@ def run(*args: object, cwd: Path | None = None, env: dict[str, str] | None = Non
 def libraries_as_before() -> Iterator[None]:
     """The command silences libraries and teaches lm-eval its tasks: for its own process, which is ours."""
     level = transformers.utils.logging.get_verbosity()
-    with warnings.catch_warnings(), mock.patch.object(lm_eval.tasks, "TaskManager", lm_eval.tasks.TaskManager):
+    with (
+        warnings.catch_warnings(),
+        mock.patch.object(lm_eval.tasks, "TaskManager", lm_eval.tasks.TaskManager),
+        mock.patch("lm_eval.__main__.setup_logging"),
+    ):
         yield
     transformers.utils.logging.set_verbosity(level)
     transformers.utils.logging.enable_progress_bar()

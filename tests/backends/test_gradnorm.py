@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,8 @@ from lm_eval.api.model import LM
 from lm_eval.models.huggingface import HFLM
 
 from tests import CHECKPOINTS, DATA, DEMO
-from tests.command import score
-from tests.plain import OFFLINE, ask, command, read
+from tests.command import lm_eval_run, score
+from tests.plain import ask, read
 from unlearn_metrics.backends import gradient, hf
 from unlearn_metrics.backends import gradnorm as asked
 from unlearn_metrics.errors import InputError
@@ -128,13 +127,12 @@ def test_a_task_of_one_s_own_under_the_stock_command(tmp_path: Path, lm: HFLM):
         "metric_list: [{metric: gradnorm, aggregation: mean, higher_is_better: false}]\n"
         "metadata: {version: 1.0, split: holdout, own: true}\n"
     )
-    done = command(
-        *(str(Path(sys.executable).parent / "lm_eval"), "run", "--model", "hf", "--device", "cpu", "--limit", "4"),
+    done = lm_eval_run(
+        *("run", "--model", "hf", "--device", "cpu", "--limit", 4),
         *("--model_args", f"pretrained={DEMO / 'checkpoints' / 'moderate'},dtype=float32"),
         *("--include_path", str(tmp_path / "tasks"), "--tasks", "mine", "--output_path", "out"),
         *("--metadata", json.dumps({"holdout_file": str(DATA / "holdout.json"), "fields": FIELDS})),
-        folder=tmp_path,
-        env=OFFLINE,
+        cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     (path,) = (tmp_path / "out").glob("*/results_*.json")

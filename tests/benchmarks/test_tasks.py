@@ -21,6 +21,7 @@ from lm_eval.tasks import TaskManager
 from rouge_score import rouge_scorer
 
 from tests import CHECKPOINTS, DATA
+from tests.command import run
 from tests.plain import LLAMA3, OFFLINE, ask, command, exact, forward, generate, prob, read, strength, text_of, write
 from unlearn_metrics import tasks_path
 from unlearn_metrics.backends import hf
@@ -584,9 +585,8 @@ def test_lm_evals_own_command_with_the_plugin_loaded(demo: Path, tmp_path: Path)
     own.mkdir()
     (own / "mine.yaml").write_text(f"include: {tasks_path()}/demo/demo_forget.yaml\ntask: mine\n")
     model = f"pretrained={demo / 'checkpoints' / 'original'},dtype=float32"
-    run = ["run", "--model", "hf", "--model_args", model, "--device", "cpu", "--tasks", "demo_forget,mine"]
-    start = (sys.executable, "-m", "unlearn_metrics", "lm-eval", *run, "--limit", "2", "--include_path", str(own))
-    done = command(*start, folder=tmp_path, env=OFFLINE)
+    stock = ["run", "--model", "hf", "--model_args", model, "--device", "cpu", "--tasks", "demo_forget,mine"]
+    done = run("lm-eval", *stock, "--limit", 2, "--include_path", own, cwd=tmp_path)
     rows = re.findall(r"\|extraction_strength +\|↓ +\|(.*)\|", done.stdout)
     assert len(rows) == 2, done.stdout
     assert rows[0] == rows[1]

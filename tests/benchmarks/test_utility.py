@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests import CHECKPOINTS, DATA
-from tests.command import refused, run, score
+from tests.command import lm_eval_run, refused, run, score
 from unlearn_metrics.benchmarks import other_tasks
 from unlearn_metrics.documents import Observations
 from unlearn_metrics.errors import InputError
@@ -131,12 +129,10 @@ def test_every_model_has_them_with_intervals_in_record_and_table(scored):
 
 
 def test_figures_are_those_of_the_stock_command(scored, tasks, tmp_path):
-    stock = subprocess.run(
-        [sys.executable, "-m", "lm_eval", "run", "--model", "hf", "--tasks", "tiny,tiny_saying"]
-        + ["--model_args", f"pretrained={CHECKPOINTS / 'excessive'},dtype=float32", "--device", "cpu"]
-        + ["--include_path", str(tasks), "--output_path", str(tmp_path)],
-        capture_output=True,
-        text=True,
+    stock = lm_eval_run(
+        *("run", "--model", "hf", "--tasks", "tiny,tiny_saying", "--device", "cpu"),
+        *("--model_args", f"pretrained={CHECKPOINTS / 'excessive'},dtype=float32"),
+        *("--include_path", tasks, "--output_path", tmp_path),
     )
     assert stock.returncode == 0, stock.stderr[-2000:]
     theirs = json.loads(next(tmp_path.rglob("results_*.json")).read_text())["results"]

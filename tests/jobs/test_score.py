@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests import CHECKPOINTS, DATA, ROOT
-from tests.command import COMMAND, process, refused, run, score, score_of
+from tests.command import COMMAND, lm_eval_run, process, refused, run, score
 from tests.plain import heed_ctrl_c
 from unlearn_metrics.metrics import METRICS
 from unlearn_metrics.record import SCHEMA
@@ -31,8 +31,9 @@ from unlearn_metrics.scores.scoring import score_all
 
 @pytest.fixture(scope="module")
 def scored(tmp_path_factory):
+    """The demo: `score` of two checkpoints, of which it keeps the excessive one's run."""
     out = tmp_path_factory.mktemp("runs") / "excessive"
-    done = process(*score_of(out, "--verbose"))
+    done = process("demo", "--verbose", "--out", out)
     assert done.returncode == 0, done.stderr
     return out, done
 
@@ -164,7 +165,9 @@ def test_alpha_none_limit_and_overwrite(tmp_path):
 def mixed(tmp_path_factory):
     out = tmp_path_factory.mktemp("mixed") / "ckpt"
     args = ("--original", CHECKPOINTS / "original", "--unlearned", CHECKPOINTS / "moderate")
-    done = run("control", "mix", *args, "--keep", 0.9, "--benchmark", "demo", "--data", DATA, "--out", out)
+    done = run(
+        "control", "mix", *args, "--keep", 0.9, "--benchmark", "demo", "--data", DATA, "--limit", 20, "--out", out
+    )
     assert done.returncode == 0, done.stderr
     return out, done
 
@@ -172,8 +175,8 @@ def mixed(tmp_path_factory):
 def test_control_mix_writes_what_score_would_have_scored(mixed, tmp_path):
     """Scored raw, the written checkpoint gives the numbers that `score --keep` gives under control."""
     out, done = mixed
-    kept = score(tmp_path / "a", "--keep", 0.9, unlearned=CHECKPOINTS / "moderate")
-    raw = score(tmp_path / "b", "--control", "none", unlearned=out)
+    kept = score(tmp_path / "a", "--keep", 0.9, "--limit", 20, unlearned=CHECKPOINTS / "moderate")
+    raw = score(tmp_path / "b", "--control", "none", "--limit", 20, unlearned=out)
     assert kept.returncode == raw.returncode == 0, kept.stderr + raw.stderr
     a, b = store.load_record(tmp_path / "a"), store.load_record(tmp_path / "b")
     assert f"alpha {a.control.alpha:g}" in done.stdout
@@ -185,23 +188,18 @@ def test_control_mix_writes_what_score_would_have_scored(mixed, tmp_path):
 
 def test_written_mix_runs_under_the_stock_command(mixed, tmp_path):
     include = run("tasks", "--path").stdout.strip()
-    stock = subprocess.run(
-        [sys.executable, "-m", "lm_eval", "run", "--model", "hf", "--tasks", "demo_forget", "--limit", "3"]
-        + ["--model_args", f"pretrained={mixed[0]},dtype=float32", "--device", "cpu", "--include_path", include]
-        + ["--metadata", f"data_dir={DATA}", "--output_path", str(tmp_path)],
-        capture_output=True,
-        text=True,
+    stock = lm_eval_run(
+        *("run", "--model", "hf", "--tasks", "demo_forget", "--limit", 3, "--device", "cpu"),
+        *("--model_args", f"pretrained={mixed[0]},dtype=float32", "--include_path", include),
+        *("--metadata", f"data_dir={DATA}", "--output_path", tmp_path),
     )
     assert stock.returncode == 0, stock.stderr[-2000:]
     results = json.loads(next(tmp_path.rglob("results_*.json")).read_text())["results"]["demo_forget"]
     assert 0 < results["extraction_strength,none"] < 1
 
 
-def test_demo_and_help(tmp_path):
-    done = run("demo", "--out", tmp_path / "run")
-    assert done.returncode == 0, done.stderr
-    assert "By raw numbers excessive forgot most; at the same usefulness moderate did." in done.stdout
-    assert (tmp_path / "run" / "record.json").exists()
+def test_demo_and_help(scored):
+    assert "By raw numbers excessive forgot most; at the same usefulness moderate did." in scored[1].stdout
     for command in ((), ("score",), ("control",), ("tasks",), ("demo",)):
         shown = run(*command, "--help")
         assert shown.returncode == 0
