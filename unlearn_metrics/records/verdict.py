@@ -122,20 +122,19 @@ def accuracies(scores: Scores, model: str, headline: Headline) -> str | None:
 
 
 def moral(records: Mapping[str, RunRecord]) -> str:
-    """How a ranking by what is left of the forget set changes under control. From the records' numbers alone."""
+    """How a ranking by residual extraction strength changes at equal retention. From the records' numbers alone."""
     metric = "extraction_strength"
-    left = {
-        name: [record.scores[model]["forget"][metric].value for model in ("unlearned", "controlled")]
-        for name, record in records.items()
-        if "controlled" in record.scores
-    }
-    known = {name: (raw, held) for name, (raw, held) in left.items() if raw is not None and held is not None}
-    if not known:
-        return "Nothing is known of what is left of the forget set."
-    best_raw, best_held = (min(known, key=lambda name, i=i: known[name][i]) for i in (0, 1))  # type: ignore[misc]
-    figures = "; ".join(f"{name} {raw:.3f} raw, {held:.3f} under control" for name, (raw, held) in known.items())
-    same = "so does it" if best_held == best_raw else f"{best_held} did"
+    published = {name: _value(record.scores, "unlearned", "forget", metric) for name, record in records.items()}
+    residual = {name: record.residual[metric] for name, record in records.items() if metric in record.residual}
+    known = {n: (p, residual[n].value.value) for n, p in published.items() if n in residual}
+    pairs = {name: (before, held) for name, (before, held) in known.items() if before is not None and held is not None}
+    if not pairs or len(pairs) < len(records):
+        return "The residual extraction strength at equal retention is not known for all of them."
+    best_published, best_held = (min(pairs, key=lambda name, i=i: pairs[name][i]) for i in (0, 1))  # type: ignore[misc]
+    values = "; ".join(f"{name} {before:.3f} and {held:.3f}" for name, (before, held) in pairs.items())
+    retention = f"{next(iter(residual.values())).retention:.0%} of the original's retention"
+    same = "so does it" if best_held == best_published else f"{best_held} does"
     return (
-        f"Left of the forget set ({metric}): {figures}.\n"
-        f"By raw numbers {best_raw} forgot most; at the same usefulness {same}."
+        f"Residual {metric}, as published and at {retention}: {values}.\n"
+        f"As published {best_published} has the least; at equal retention {same}."
     )
