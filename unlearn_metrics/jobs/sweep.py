@@ -21,6 +21,7 @@ from unlearn_metrics.jobs.opening import Warm
 from unlearn_metrics.jobs.plan import Cell
 from unlearn_metrics.records import store
 from unlearn_metrics.records.folder import RECORD, claim
+from unlearn_metrics.reports import figures
 
 COMMON = ".observed"  # what models said that more than one cell asks: OUT/.observed/<fingerprint>/
 
@@ -84,6 +85,7 @@ def _score(cell: Cell, out: Path, kept: Path, warm: Warm, say: Callable[[str], N
         given = (cell.original, cell.unlearned, cell.benchmark, cell.data, cell.settings)
         record, observations = score.run(*given, say, kept, warm)
         store.put(out / cell.folder, record, observations)
+        figures.put(out / cell.folder, record)
     except Exception as error:
         known = isinstance(error, InputError)
         plan.note(out, cell, str(error) if known else traceback.format_exc())

@@ -23,6 +23,7 @@ from unlearn_metrics.record import Control, RunRecord
 from unlearn_metrics.records import store
 from unlearn_metrics.records.folder import claim
 from unlearn_metrics.records.verdict import describe
+from unlearn_metrics.reports import figures
 from unlearn_metrics.scores.scoring import with_more
 from unlearn_metrics.settings import OwnData, Settings
 
@@ -51,6 +52,7 @@ def score(
         record = with_more(record, observations, more, settings.seed)
         if out is not None:
             store.put(out, record, observations)
+            figures.put(out, record)
     return record, observations
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 from collections import Counter
@@ -24,7 +23,6 @@ from unlearn_metrics.record import MODELS, RECORD_TYPE, SCHEMA, RunRecord, Score
 from unlearn_metrics.records import signature, tables
 from unlearn_metrics.records.folder import CURVE, RECORD, TEXTS, TOKENS, claim, prepared
 from unlearn_metrics.registry import NAME
-from unlearn_metrics.reports import figures
 from unlearn_metrics.scores.composites import COMPOSITES
 from unlearn_metrics.scores.equal_retention import MAX_CLUSTERS
 
@@ -47,18 +45,16 @@ def save(out: Path, record: RunRecord, observations: Observations, overwrite: bo
 
 
 def put(out: Path, record: RunRecord, observations: Observations) -> None:
-    """Write a run to a folder that is claimed: record, tables, and of `select` the curve of its trajectory.
+    """Write a run to a folder that is claimed: record and tables. A picture of an earlier run there goes.
 
     record.json comes last and vouches for the rest.
     """
     text = RECORD_TYPE.dump_json(record, indent=2) + b"\n"
     tokens, texts = tables.of_tokens(observations), tables.of_texts(observations)
-    picture = figures.svg(record)
     with (
         prepared(out / RECORD, lambda file: file.write(text)),
         prepared(out / TEXTS, lambda file: pq.write_table(texts, file, compression="zstd")),
         prepared(out / TOKENS, lambda file: pq.write_table(tokens, file, compression="zstd")),
-        prepared(out / CURVE, lambda file: file.write(picture)) if picture else contextlib.nullcontext(),
     ):
         (out / RECORD).unlink(missing_ok=True)
         (out / CURVE).unlink(missing_ok=True)

@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 from unlearn_metrics.record import RunRecord
+from unlearn_metrics.records.folder import CURVE, write
+
+
+def put(out: Path, record: RunRecord) -> None:
+    """Write the picture of a run of the control `select` beside its record; of another there is none."""
+    if (picture := svg(record)) is not None:
+        write(out / CURVE, lambda file: file.write(picture))
 
 
 def svg(record: RunRecord) -> bytes | None:
