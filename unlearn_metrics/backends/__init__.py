@@ -207,7 +207,9 @@ def _cached(
     store = lm.cache_hook.dbdict
     if store is None:
         return compute(requests)
-    hashes = [hash_args(kind, request.args) for request in requests]
+    # a rendered prompt keeps its white space: see hf.encode
+    kinds = [f"{kind} rendered" if _rendered(r) and kind != "generate_until" else kind for r in requests]
+    hashes = [hash_args(kind, request.args) for kind, request in zip(kinds, requests, strict=True)]
     missing = [request for request, h in zip(requests, hashes, strict=True) if h not in store]
     if missing:
         fresh = iter(compute(missing))

@@ -12,7 +12,7 @@ from lm_eval import evaluator
 from lm_eval.api.metrics import mean
 from lm_eval.api.model import LM
 
-from unlearn_metrics.benchmarks.suites import OurTaskManager, quiet, split_of
+from unlearn_metrics.benchmarks.suites import OurTaskManager, alone, quiet, split_of
 from unlearn_metrics.documents import Document
 from unlearn_metrics.errors import InputError, did_you_mean, first_line
 from unlearn_metrics.splits import is_forget
@@ -83,7 +83,7 @@ def _run(
     samples: dict[str, list[int]] | None,
 ) -> Mapping[str, Any]:
     chosen = {name: task for name, task in tasks["tasks"].items() if samples is None or name in samples}
-    with quiet():
+    with quiet(), alone(lm):
         results = evaluator.evaluate(
             lm=lm,
             task_dict={"tasks": chosen},

@@ -123,7 +123,7 @@ def evaluate(
 
     samples: lm-eval's; the task's name -> ids of the documents wanted, instead of a limit.
     """
-    with quiet():
+    with quiet(), alone(lm):
         results = evaluator.evaluate(
             lm=lm,
             task_dict={"tasks": {task.task_name: task for task in tasks.values()}},
@@ -142,6 +142,18 @@ def evaluate(
             for s in rows
         ]
     return documents
+
+
+@contextlib.contextmanager
+def alone(lm: LM) -> Iterator[None]:
+    """Keep lm-eval from dealing out the documents among the processes of a launcher: each evaluates all of them, and
+    each has the results, which lm-eval gives to the first alone."""
+    before = lm._rank, lm._world_size
+    lm._rank, lm._world_size = 0, 1
+    try:
+        yield
+    finally:
+        lm._rank, lm._world_size = before
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ and registers the metrics, so that lm-eval does not look for them on the network
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import random
 from collections.abc import Iterable, Mapping, Sequence
@@ -37,6 +38,8 @@ from unlearn_metrics.documents import Document, scores_from_lists
 from unlearn_metrics.errors import InputError
 from unlearn_metrics.metrics import JUDGED, METRICS, value
 from unlearn_metrics.settings import PREFIX
+
+log = logging.getLogger(__name__)
 
 LM.token_scores = token_scores
 LM.greedy_until = greedy_until
@@ -195,6 +198,12 @@ class TokenScoreTask(ConfigurableTask):
         return [first.setdefault(doc[by], len(first)) for doc in docs]
 
     # --- prompts and requests
+
+    def build_all_requests(self, **kwargs: Any) -> None:
+        # lm-eval's --cache_requests goes by the task's name, whatever data, fields and prefix --metadata names
+        if kwargs.pop("cache_requests", False):
+            log.warning("%s is not taken from lm-eval's cache of requests", self.config.task)
+        super().build_all_requests(**kwargs)
 
     def doc_to_text(self, doc: Document, doc_to_text: Any = None) -> str:
         # a chat template brings its own "Question:" and "Answer:"

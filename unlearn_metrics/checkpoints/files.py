@@ -8,6 +8,7 @@ import math
 import os
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -201,6 +202,14 @@ def read_config(checkpoint: Checkpoint) -> dict[str, Any]:
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{checkpoint.name}: config.json cannot be used: {first_line(error)}") from None
     return config
+
+
+def precision(checkpoint: Checkpoint) -> str:
+    """The dtype that transformers loads it in by itself: its config's, else that of most of its tensors."""
+    if said := checkpoint.changes.get("dtype") or read_config(checkpoint).get("dtype"):
+        return str(said)
+    dtypes = Counter(t.dtype for t in checkpoint.tensors.values() if t.dtype.is_floating_point)
+    return str(dtypes.most_common(1)[0][0]).removeprefix("torch.")
 
 
 def identify(checkpoint: Checkpoint) -> CheckpointInfo:

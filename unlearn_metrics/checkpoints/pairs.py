@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import functools
-import json
 import logging
 from collections import Counter
 from dataclasses import replace
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from unlearn_metrics.checkpoints.files import TOKENIZER_FILES, Checkpoint, read_config
+from unlearn_metrics.checkpoints.files import Checkpoint, read_config
 from unlearn_metrics.checkpoints.tensors import LazyTensor, from_memory
+from unlearn_metrics.checkpoints.tokenizers import check_tokenizers
 from unlearn_metrics.errors import InputError, first_line
 
 log = logging.getLogger(__name__)
@@ -71,14 +71,13 @@ def align(original: Checkpoint, unlearned: Checkpoint) -> tuple[Checkpoint, Chec
             raise InputError(f"{names} differ: {tensor} has shape {list(a)} in one, {list(b)} in the other")
     if rows[0] != rows[1] and not resized:
         raise InputError(f"{names} differ in architecture: vocab_size is {rows[0]} in one, {rows[1]} in the other")
-    common = min(rows) if resized else None
     if resized:
         note = (
             f"the vocabulary has {rows[0]} rows in the original, {rows[1]} in the unlearned model: the first "
-            f"{common} are mixed, what the unlearned model has more is taken as it is ({', '.join(resized)})"
+            f"{min(rows)} are mixed, what the unlearned model has more is taken as it is ({', '.join(resized)})"
         )
         unlearned = replace(unlearned, notes=(*unlearned.notes, note))
-    _check_tokenizers(original, unlearned, common)
+    check_tokenizers(original, unlearned)
     return original, unlearned
 
 
@@ -158,34 +157,3 @@ def in_memory(checkpoint: Checkpoint) -> Checkpoint:
     if missing := sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]])):
         raise InputError(f"{checkpoint.name}: transformers finds no parameter {missing[0]} in it")
     return replace(checkpoint, tensors={name: from_memory(tensor) for name, tensor in model.state_dict().items()})
-
-
-def _check_tokenizers(original: Checkpoint, unlearned: Checkpoint, rows: int | None) -> None:
-    if not any((unlearned.folder / file).is_file() for file in TOKENIZER_FILES[:2]):
-        return  # many published checkpoints come without one: the original's is used
-    try:
-        a, b = (AutoTokenizer.from_pretrained(c.folder) for c in (original, unlearned))
-    except Exception as error:  # the tokenizers library raises bare Exception
-        raise InputError(
-            f"the tokenizer of {original.name} or {unlearned.name} cannot be loaded: {first_line(error)}"
-        ) from None
-    va, vb = a.get_vocab(), b.get_vocab()
-    for token in sorted(va.keys() | vb.keys()):
-        if rows is not None and min(va.get(token, rows), vb.get(token, rows)) >= rows:
-            continue  # one of those that a resized vocabulary has more
-        if va.get(token) != vb.get(token):
-            raise InputError(
-                f"the tokenizers of {original.name} and {unlearned.name} differ: token {token!r} has id "
-                f"{va.get(token)} in one, {vb.get(token)} in the other"
-            )
-    for what in ("eos_token", "bos_token"):
-        if getattr(a, what) != getattr(b, what):
-            raise InputError(
-                f"the tokenizers of {original.name} and {unlearned.name} differ: {what} is {getattr(a, what)!r} "
-                f"in one, {getattr(b, what)!r} in the other"
-            )
-    parts = [json.loads(t.backend_tokenizer.to_str()) for t in (a, b) if hasattr(t, "backend_tokenizer")]
-    if len(parts) == 2:
-        for key in ("normalizer", "pre_tokenizer", "model", "post_processor", "decoder"):
-            if parts[0].get(key) != parts[1].get(key):
-                raise InputError(f"the tokenizers of {original.name} and {unlearned.name} differ in their {key}")

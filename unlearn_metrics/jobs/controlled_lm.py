@@ -6,10 +6,11 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
 from lm_eval.api.registry import register_model
 from lm_eval.models.huggingface import HFLM
 
-from unlearn_metrics.checkpoints.files import read_config
+from unlearn_metrics.checkpoints.files import precision
 from unlearn_metrics.control.mixing import mix_into
 from unlearn_metrics.errors import InputError
 from unlearn_metrics.jobs.opening import family_of, open_pair
@@ -56,11 +57,14 @@ class ControlledLM(HFLM):
         )
         o, u = open_pair(original, unlearned)
         models = family_of(settings, o, u)
-        kwargs.setdefault("dtype", read_config(u).get("dtype") or "auto")  # as a written checkpoint would be loaded
+        kwargs.setdefault("dtype", precision(u))  # as a written checkpoint would be loaded
         super().__init__(pretrained=str(o.folder), **kwargs)
         if benchmark is not None:
             source = None if data is None else Path(data)
-            alpha = calibrate_only(self, models, benchmark, source, settings, log.info).alpha
+            found = [calibrate_only(self, models, benchmark, source, settings, log.info).alpha]
+            if dist.is_initialized():  # rounding may have led the processes of a launcher apart
+                dist.broadcast_object_list(found, src=0)
+            (alpha,) = found
             log.warning("unlearn-mix: %s calibrated on %s, alpha %.6g", control, benchmark, alpha)
         assert alpha is not None
         mix_into(self.model, o, u, alpha, models.fn)

@@ -20,6 +20,7 @@ from unlearn_metrics import __version__
 from unlearn_metrics.backends import hf
 from unlearn_metrics.benchmarks import other_tasks, suites
 from unlearn_metrics.benchmarks.suites import TokenScoreTask
+from unlearn_metrics.checkpoints.tokenizers import DATE_MACRO, TEMPLATE_DATE, other_templates
 from unlearn_metrics.documents import Document
 from unlearn_metrics.jobs.job import Job, Tasks
 from unlearn_metrics.record import (
@@ -109,6 +110,7 @@ def resolved(lm: HFLM, settings: Settings) -> dict[str, str | int | float | bool
         "attention": getattr(lm.model.config, "_attn_implementation", None),
         "apply_chat_template": settings.apply_chat_template,
         "chat_template_sha256": chat_template_hash(lm) if settings.apply_chat_template else None,
+        "template_date": template_date(lm) if settings.apply_chat_template else None,
         "max_length": lm.max_length,
         "batch_size": settings.batch_size,
         "gibberish_model": settings.gibberish_model,
@@ -123,20 +125,42 @@ def fingerprint(
     checkpoints: Mapping[str, CheckpointInfo],
     settings: Settings,
     others: other_tasks.Loaded,
+    requests: str,
 ) -> str:
-    """sha256 over everything that determines what is observed: two runs with the same would see the same."""
+    """sha256 over everything that determines what is observed: two runs with the same would see the same.
+
+    requests: see requests_hash.
+    """
     code = [path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parent.parent.rglob("*.py"))]
     parts = {
         "checkpoints": {role: asdict(info) | {"path": None} for role, info in checkpoints.items()},
         "data": {split: task.data_sha256 for split, task in tasks.items()},
         "tasks": {split: task.dump_config() for split, task in tasks.items()},
         "others": {name: other_tasks.data_hash(loaded) for name, loaded in others.items()},
+        "other tasks": [task.dump_config() for loaded in others.values() for task in loaded["tasks"].values()],
+        "requests": requests,
         "settings": asdict(settings)
         | dict.fromkeys(("name", "retain_model", "reference_record"))
         | resolved(lm, settings),
         "software": software() | {"code": short_hash(code)},
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def requests_hash(tasks: Tasks, lm: HFLM, settings: Settings, others: other_tasks.Loaded) -> str:
+    """sha256 over all that the models are sent: prompts, examples and all, as templates render them, and answers."""
+    digest = hashlib.sha256()
+    ours = [(task, settings.limit) for task in tasks.values()]
+    theirs = [(task, settings.utility_limit) for loaded in others.values() for task in loaded["tasks"].values()]
+    chat = (
+        {"apply_chat_template": True, "chat_template": lm.apply_chat_template} if settings.apply_chat_template else {}
+    )
+    for task, limit in [*ours, *theirs]:
+        with suites.quiet():
+            task.build_all_requests(limit=limit, rank=0, world_size=1, **chat)
+        for request in task.instances:
+            digest.update(repr((request.request_type, request.args)).encode())
+    return digest.hexdigest()
 
 
 # settings that choose the control, the reference, the intervals and the name, and change nothing that a model says
@@ -164,7 +188,12 @@ def dtype(lm: HFLM) -> str:
 
 
 def chat_template_hash(lm: HFLM) -> str:
-    return hashlib.sha256(str(lm.chat_template(True)).encode()).hexdigest()
+    return hashlib.sha256(str(lm.chat_template(True)).removeprefix(DATE_MACRO).encode()).hexdigest()
+
+
+def template_date(lm: HFLM) -> str | None:
+    """The day that a chat template writes as today's, if it writes one."""
+    return f"{TEMPLATE_DATE:%Y-%m-%d}" if "strftime_now" in str(lm.chat_template(True)) else None
 
 
 def prompt_of(task: TokenScoreTask, first: Document) -> Prompt:

@@ -36,6 +36,7 @@ class Job:
 
     published: model -> the pair of checkpoints whose second is the model as published. models: what the control makes
     of the pair; None: no control. checkpoints: what identifies each model. reader: a classifier of generations.
+    requests: the hash of all that the models are sent.
     """
 
     benchmark: str
@@ -49,5 +50,6 @@ class Job:
     reference: Reference | None
     reader: Classifier | None
     lm: HFLM
+    requests: str
     stage: Stages
     say: Callable[[str], None]

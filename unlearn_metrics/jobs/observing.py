@@ -33,7 +33,7 @@ def observe_as_published(job: Job, model: str) -> Splits:
     of = {"original": job.checkpoints["original"]}
     if model != "original":
         of["checkpoint"] = job.checkpoints[model]
-    key = identity.fingerprint(job.tasks, job.lm, of, identity.asked(job.settings), job.others)
+    key = identity.fingerprint(job.tasks, job.lm, of, identity.asked(job.settings), job.others, job.requests)
     alpha = float(model != "original")
     return job.stage.shared(model, key, lambda: observe(job, job.published[model], alpha))
 

@@ -12,8 +12,9 @@ from lm_eval.models.huggingface import HFLM
 
 from unlearn_metrics.backends import classifier, hf
 from unlearn_metrics.benchmarks import other_tasks, suites
-from unlearn_metrics.checkpoints.files import Checkpoint, check_finite, identify, open_checkpoint
+from unlearn_metrics.checkpoints.files import Checkpoint, check_finite, identify, open_checkpoint, precision
 from unlearn_metrics.checkpoints.pairs import align
+from unlearn_metrics.checkpoints.tokenizers import check_chat_template, other_templates, with_fixed_date
 from unlearn_metrics.control.controls import Family, family
 from unlearn_metrics.errors import InputError, first_line
 from unlearn_metrics.jobs import identity, keep
@@ -44,16 +45,16 @@ class Warm:
         made: T = self.made[key]
         return made
 
-    def lm(self, original: Checkpoint, info: CheckpointInfo, settings: Settings) -> HFLM:
+    def lm(self, original: Checkpoint, unlearned: Checkpoint, info: CheckpointInfo, settings: Settings) -> HFLM:
         """The model of the original. One is held at a time; each run rewrites its parameters.
 
-        One whose vocabulary or head a run has changed is built anew.
+        One whose vocabulary or head a run has changed is built anew. info: identifies the original.
         """
-        key = ("lm", info, settings.device, settings.dtype, settings.batch_size)
+        key = ("lm", info, settings.device, settings.dtype, precision(unlearned), settings.batch_size)
         if key not in self.made or self.made[key][1] != _structure(self.made[key][0]):
             for other in [other for other in self.made if other[0] == "lm"]:
                 del self.made[other]
-            lm = build_lm(original, settings)
+            lm = build_lm(original, unlearned, settings)
             self.made[key] = lm, _structure(lm)
         lm = self.made[key][0]
         hf.work(lm).clear()
@@ -97,9 +98,23 @@ def open_job(
     for _, checkpoint in published.values():
         for note in checkpoint.notes:
             say(note)
-    lm = warm.lm(o, checkpoints["original"], settings)
+    if settings.apply_chat_template:
+        check_chat_template(o)
+        if differing := other_templates(published):
+            say(f"the chat templates differ: {' and '.join(differing)}; all are asked in the original's")
+    lm = warm.lm(o, u, checkpoints["original"], settings)
     along = {} if models is None else {f"at {a!r}": identify(models.at(a)) for a in models.strengths or ()}
-    fingerprint = identity.fingerprint(tasks, lm, checkpoints | along, settings, others)
+    # asked for once: rendering all prompts of many tasks takes seconds
+    texts = (
+        settings.limit,
+        settings.utility_limit,
+        settings.apply_chat_template,
+        settings.gradnorm,
+        settings.include_path,
+    )
+    known = ("requests", benchmark, repr(data), settings.utility_tasks, texts, checkpoints["original"])
+    requests = warm(*known, make=lambda: identity.requests_hash(tasks, lm, settings, others))
+    fingerprint = identity.fingerprint(tasks, lm, checkpoints | along, settings, others, requests)
     stage = stages(partial, fingerprint, hf.work(lm), say, warm.common)
     return Job(
         benchmark=benchmark,
@@ -113,6 +128,7 @@ def open_job(
         reference=reference,
         reader=reader,
         lm=lm,
+        requests=requests,
         stage=stage,
         say=say,
     )
@@ -134,8 +150,11 @@ def family_of(settings: Settings, original: Checkpoint, unlearned: Checkpoint) -
     return family(settings.control, original, unlearned, settings.layers, settings.trajectory, metric)
 
 
-def build_lm(checkpoint: Checkpoint, settings: Settings) -> HFLM:
-    """lm-eval's Hugging Face model. Default: a GPU if there is one; float32 on a CPU, else the checkpoint's dtype."""
+def build_lm(original: Checkpoint, unlearned: Checkpoint, settings: Settings) -> HFLM:
+    """lm-eval's Hugging Face model of the original. Default: a GPU if there is one; float32 on a CPU, else the dtype of
+    the unlearned checkpoint, in which `control` writes, so that both are measured in it."""
+    if settings.apply_chat_template:
+        check_chat_template(original)
     try:
         device = torch.device(settings.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(1, device=device)
@@ -144,14 +163,17 @@ def build_lm(checkpoint: Checkpoint, settings: Settings) -> HFLM:
     dtype = settings.dtype or ("float32" if device.type == "cpu" else "auto")
     try:
         with suites.quiet():
-            return HFLM(
-                pretrained=str(checkpoint.folder),
+            lm = HFLM(
+                pretrained=str(original.folder),
                 device=str(device),
-                dtype=dtype,
+                dtype=precision(unlearned) if dtype == "auto" else dtype,
                 batch_size=settings.batch_size,
             )
     except (OSError, ValueError, AttributeError, KeyError) as error:
-        raise InputError(f"{checkpoint.name} cannot be loaded by transformers: {first_line(error)}") from None
+        raise InputError(f"{original.name} cannot be loaded by transformers: {first_line(error)}") from None
+    if settings.apply_chat_template:
+        lm.tokenizer.chat_template = with_fixed_date(lm.tokenizer.chat_template)
+    return lm
 
 
 def open_tasks(
