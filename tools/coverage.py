@@ -47,7 +47,7 @@ def measure(shared: File, name: str, file: File) -> None:
     folder = shared / "checkpoints" / ("retain" if checkpoint == "retain" else f"ga/checkpoint-{checkpoint}")
     original, unlearned = open_pair(str(shared / "checkpoints" / "original"), str(folder))
     tasks, settings = suites.load("tofu_forget05", shared / "data" / "tofu"), Settings(device="cpu")
-    lm = build_lm(original, settings)
+    lm = build_lm(original, original, settings)
     observe = observer(lm, tasks, {}, settings, {split: [KEPT, OTHER] for split in ("retain", "forget")})
     seen: dict[float, dict[str, Any]] = {}
 

@@ -13,10 +13,9 @@ from lm_eval.models.huggingface import HFLM
 from tests import CHECKPOINTS, DATA
 from unlearn_metrics.benchmarks import other_tasks, suites
 from unlearn_metrics.checkpoints.files import open_checkpoint, precision
-from unlearn_metrics.cli import models
 from unlearn_metrics.control.mixing import cast
 from unlearn_metrics.errors import InputError
-from unlearn_metrics.jobs import identity
+from unlearn_metrics.jobs import identity, whole
 from unlearn_metrics.jobs.controlled_lm import ControlledLM
 from unlearn_metrics.jobs.opening import build_lm
 from unlearn_metrics.settings import Settings
@@ -106,8 +105,11 @@ def test_a_limit_is_part_of_what_is_sent(lm):
 def test_one_process_is_told_from_many(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
-    with pytest.raises(InputError, match="a launcher started 2 processes, and this command is one"):
-        models._settings(None, None, None, None, "cpu", None, False, 1)
+    names = [str(CHECKPOINTS / name) for name in ("original", "moderate")]
+    with pytest.raises(InputError, match="a launcher started 2 processes for a job of one"):
+        whole.score(*names, "demo", DATA, Settings(), None, False, print)
+    with pytest.raises(InputError, match="a launcher started 2 processes for a job of one"):
+        whole.control(*names, None, None, Settings(keep=None, alpha=0.5), None, None, print)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -340,11 +339,6 @@ def _names(listed: str) -> tuple[str, ...]:
 
 def _settings(**given: Any) -> Settings:
     settings = chosen(given, _option)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ:
-        raise InputError(
-            f"a launcher started {os.environ['WORLD_SIZE']} processes, and this command is one: start it without, or "
-            "score several checkpoints by `sweep`, which deals them out"
-        )
     hush()
     return settings
 

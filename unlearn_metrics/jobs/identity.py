@@ -20,7 +20,7 @@ from unlearn_metrics import __version__
 from unlearn_metrics.backends import hf
 from unlearn_metrics.benchmarks import other_tasks, suites
 from unlearn_metrics.benchmarks.suites import TokenScoreTask
-from unlearn_metrics.checkpoints.tokenizers import DATE_MACRO, TEMPLATE_DATE, other_templates
+from unlearn_metrics.checkpoints.tokenizers import DATE_MACRO, TEMPLATE_DATE
 from unlearn_metrics.documents import Document
 from unlearn_metrics.jobs.job import Job, Tasks
 from unlearn_metrics.record import (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,6 +46,7 @@ def score(
     A run that was interrupted goes on from the stages that it left in `out`. more: metrics beyond the benchmark's.
     InputError for bad input.
     """
+    _check_alone()
     given = (original, _latest(unlearned, settings), benchmark, data, settings, say)
     _check_more(more, benchmark, data, settings)
     with contextlib.nullcontext() if out is None else claim(out, overwrite) as kept:
@@ -83,6 +85,7 @@ def control(
     benchmark, data: what calibrates; None where another lm-eval task does, or nothing. dtype: of the tensors written,
     by default the unlearned checkpoint's. InputError for bad input.
     """
+    _check_alone()
     if settings.control == "none":
         raise InputError(
             "control none leaves the unlearned checkpoint as it is: there is nothing to calibrate or write"
@@ -102,7 +105,7 @@ def control(
     if settings.alpha is None:
         if elsewhere:
             benchmark, data = None, None
-        lm = build_lm(o, settings)
+        lm = build_lm(o, u, settings)
         found = main_job.calibrate_only(lm, models, benchmark, data, settings, say)
         note = f"- {describe(found)}{'' if elsewhere else f'; benchmark {benchmark}'}\n"
     else:
@@ -114,6 +117,15 @@ def control(
         what = CONTROLS[settings.control].what
         write_mix(o, u, found.alpha, out, note, stored, control=models.fn, what=what)
     return found
+
+
+def _check_alone() -> None:
+    """InputError under torchrun or `accelerate launch`, whose processes would all do the same."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ:
+        raise InputError(
+            f"a launcher started {os.environ['WORLD_SIZE']} processes for a job of one: start it without, or score "
+            "several checkpoints by `sweep`, which deals them out"
+        )
 
 
 def _latest(unlearned: str | None, settings: Settings) -> str:
