@@ -204,7 +204,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Coverage and size of control's intervals and tests.")
     parser.add_argument("cache", type=File, help="folder of the measured paths, one .npz each; made where missing")
     parser.add_argument("--shared", type=File, default=File(os.environ.get("UNLEARN_SHARED", "../shared")))
-    parser.add_argument("--paths", nargs="+", default=["26", "39", "52", "78", "39-trim"])
+    parser.add_argument("--paths", nargs="+", default=["26", "39", "52", "78"])
     parser.add_argument("--datasets", type=int, default=1000)
     parser.add_argument("--draws", type=int, default=4000)
     given = parser.parse_args()
