@@ -22,6 +22,7 @@ from unlearn_metrics.settings import Settings
 from unlearn_metrics.splits import CALIBRATION, EVALUATION, halves, is_forget, kept_on
 
 RESOLUTION = 1 / 128  # of the strength that is chosen
+MARGIN = 0.05  # of retention, below what is kept, that is resolved too: redrawn documents may have less
 Wanted: TypeAlias = Mapping[str, list[str]]
 
 
@@ -172,7 +173,8 @@ def calibrated(
             retained(alpha)
         chosen = max(filter(holds, tried), default=0.0)
     else:
-        chosen, tried = search(retained, holds, min(keep, curve.GRID[0]), curve.TOP if models.extrapolates else 1.0)
+        low = min(keep - MARGIN, curve.GRID[0])
+        chosen, tried = search(retained, holds, low, curve.TOP if models.extrapolates else 1.0)
     primary = next(((split, names[0]) for split, names in wanted.items() if is_forget(split)), None)
     control = Control(
         method=models.method,
