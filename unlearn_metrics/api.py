@@ -152,6 +152,7 @@ def score(
     device: str | None = None,
     dtype: DType | None = None,
     apply_chat_template: bool = False,
+    model_args: str = "",
     batch_size: int = 1,
     seed: int = 0,
     out: Place | None = None,
@@ -190,6 +191,7 @@ def score(
         device: "cpu", "cuda", "cuda:1", ...; by default a GPU if there is one.
         dtype: by default float32 on a CPU, the checkpoint's own elsewhere.
         apply_chat_template: prompt through the tokenizer's chat template.
+        model_args: how the model is loaded, as lm-eval spells it: "parallelize=True,attn_implementation=sdpa", ...
         batch_size: rows in a batch at most; 1: as many as memory allows.
         seed: of resampling.
         out: folder to write the run to. An interrupted run goes on from there when the same call is made again. None:
@@ -233,6 +235,7 @@ def score(
             "device": device,
             "dtype": dtype,
             "apply_chat_template": apply_chat_template,
+            "model_args": model_args,
             "batch_size": batch_size,
             "seed": seed,
         }
@@ -314,6 +317,7 @@ def calibrate(
     device: str | None = None,
     dtype: DType | None = None,
     apply_chat_template: bool = False,
+    model_args: str = "",
     batch_size: int = 1,
     progress: Progress = True,
 ) -> Control:
@@ -324,8 +328,8 @@ def calibrate(
         benchmark: whose retain split calibrates; or your own data, of which the file for "retain" does. None where
             retention_metric is one of another lm-eval task.
         data, keep, control, retention_metric, layers, trajectory: as in `score`.
-        utility_tasks, include_path, utility_limit, limit, device, dtype, apply_chat_template, batch_size: as in
-            `score`.
+        utility_tasks, include_path, utility_limit, limit, device, dtype, apply_chat_template, model_args, batch_size:
+            as in `score`.
         progress: as in `score`.
 
     Returns:
@@ -350,6 +354,7 @@ def calibrate(
             "device": device,
             "dtype": dtype,
             "apply_chat_template": apply_chat_template,
+            "model_args": model_args,
             "batch_size": batch_size,
         }
     )

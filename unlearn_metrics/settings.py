@@ -12,13 +12,30 @@ from annotated_types import Ge, Gt, Le
 from pydantic import AfterValidator, TypeAdapter, ValidationError
 
 from unlearn_metrics.control import CONTROLS
-from unlearn_metrics.errors import InputError
+from unlearn_metrics.errors import InputError, did_you_mean
 
 
 def _known(control: str) -> str:
     if control != "none" and control not in CONTROLS:
         raise ValueError(f"input should be {', '.join(CONTROLS)} or none")
     return control
+
+
+# lm-eval's arguments of its `hf` model that do not say which model it is, or in what precision
+MODEL_ARGS = (
+    *("parallelize", "device_map", "max_memory_per_gpu", "max_cpu_memory", "attn_implementation"),
+    *("trust_remote_code", "max_length", "add_bos_token"),
+)
+
+
+def _loadable(model_args: str) -> str:
+    for part in filter(None, model_args.split(",")):
+        key, given, _ = part.partition("=")
+        if key not in MODEL_ARGS:
+            raise ValueError(f"there is no '{key}' to set; {did_you_mean(key, MODEL_ARGS)}")
+        if not given:
+            raise ValueError(f"'{key}' has no value; it is written {key}=VALUE")
+    return model_args
 
 
 DType: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
@@ -38,6 +55,7 @@ class Settings:
     retain_model: the checkpoint that never saw the forget set; or reference_record, an earlier run whose model
     reference_from stands for it. utility_tasks: lm-eval tasks beside the benchmark, from include_path too.
     gibberish_model: a text classifier for the generations. gradnorm: the attack that takes a backward pass, too.
+    model_args: how the model is loaded, as lm-eval spells it: KEY=VALUE,... of MODEL_ARGS.
     """
 
     keep: Annotated[float, Gt(0), Le(1)] | None = 0.95
@@ -60,6 +78,7 @@ class Settings:
     gradnorm: bool = False
     apply_chat_template: bool = False
     batch_size: Count = 1
+    model_args: Annotated[str, AfterValidator(_loadable)] = ""
     seed: Annotated[int, Ge(0)] = 0
 
     @property

@@ -116,6 +116,14 @@ Precision = Annotated[
     DType | None, typer.Option(help="Default: float32 on a CPU, the checkpoint's own dtype elsewhere.")
 ]
 Chat = Annotated[bool, typer.Option("--apply-chat-template", help="Prompt through the tokenizer's chat template.")]
+ModelArgs = Annotated[
+    str,
+    typer.Option(
+        help="How the model is loaded, as lm-eval spells it: parallelize=True, attn_implementation=sdpa, "
+        "max_length=4096, trust_remote_code=True (then code of the checkpoint's author runs), ...",
+        metavar="KEY=VALUE,...",
+    ),
+]
 Batch = Annotated[int, typer.Option(help="Rows in a batch at most; 1 = as many as memory allows.", min=1)]
 GIBBERISH = "madhurjindal/autonlp-Gibberish-Detector-492513457"
 Gibberish = Annotated[
@@ -185,6 +193,7 @@ def score(
     device: Device = None,
     dtype: Precision = None,
     apply_chat_template: Chat = False,
+    model_args: ModelArgs = "",
     batch_size: Batch = 1,
     overwrite: Overwrite = False,
     verbose: Verbose = False,
@@ -240,6 +249,7 @@ def control(
     device: Device = None,
     dtype: Precision = None,
     apply_chat_template: Chat = False,
+    model_args: ModelArgs = "",
     batch_size: Batch = 1,
     out_dtype: Annotated[
         StoredDType | None, typer.Option(help="Store the tensors so. Default: as the unlearned checkpoint does.")

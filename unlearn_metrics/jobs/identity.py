@@ -113,6 +113,7 @@ def resolved(lm: HFLM, settings: Settings) -> dict[str, str | int | float | bool
         "template_date": template_date(lm) if settings.apply_chat_template else None,
         "max_length": lm.max_length,
         "batch_size": settings.batch_size,
+        "model_args": settings.model_args,
         "gibberish_model": settings.gibberish_model,
         "gradnorm": settings.gradnorm,
         "seed": settings.seed,

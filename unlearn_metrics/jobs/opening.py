@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 from lm_eval.models.huggingface import HFLM
+from lm_eval.utils import simple_parse_args_string
 
 from unlearn_metrics.backends import classifier, hf
 from unlearn_metrics.benchmarks import other_tasks, suites
@@ -50,7 +51,8 @@ class Warm:
 
         One whose vocabulary or head a run has changed is built anew. info: identifies the original.
         """
-        key = ("lm", info, settings.device, settings.dtype, precision(unlearned), settings.batch_size)
+        chosen = settings.device, settings.dtype, settings.batch_size, settings.model_args
+        key = ("lm", info, precision(unlearned), *chosen)
         if key not in self.made or self.made[key][1] != _structure(self.made[key][0]):
             for other in [other for other in self.made if other[0] == "lm"]:
                 del self.made[other]
@@ -168,8 +170,9 @@ def build_lm(original: Checkpoint, unlearned: Checkpoint, settings: Settings) ->
                 device=str(device),
                 dtype=precision(unlearned) if dtype == "auto" else dtype,
                 batch_size=settings.batch_size,
+                **simple_parse_args_string(settings.model_args),
             )
-    except (OSError, ValueError, AttributeError, KeyError) as error:
+    except (OSError, ValueError, AttributeError, KeyError, TypeError, ImportError) as error:
         raise InputError(f"{original.name} cannot be loaded by transformers: {first_line(error)}") from None
     if settings.apply_chat_template:
         lm.tokenizer.chat_template = with_fixed_date(lm.tokenizer.chat_template)
