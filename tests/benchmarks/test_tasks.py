@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import lm_eval
 import pytest
@@ -26,7 +27,7 @@ from tests.plain import LLAMA3, OFFLINE, ask, command, exact, forward, generate,
 from unlearn_metrics import tasks_path
 from unlearn_metrics.backends import hf
 from unlearn_metrics.benchmarks import suites
-from unlearn_metrics.benchmarks.task import mean_scored
+from unlearn_metrics.benchmarks.task import TokenScoreTask, mean_scored
 from unlearn_metrics.errors import InputError
 from unlearn_metrics.metrics import METRICS, good
 
@@ -332,6 +333,21 @@ def test_limit_as_a_count_a_share_or_not_at_all(moderate, data):
     for limit, count in ((2, 2), (0.5, 4), (None, 7), (100, 7)):
         results = simple(moderate, ["tofu_world_facts"], data, limit=limit)
         assert results["n-samples"]["tofu_world_facts"] == {"original": 7, "effective": count}
+
+
+@pytest.mark.parametrize(
+    ("documents", "setting", "clusters"),
+    [
+        ([{"subject": who} for who in "aba"], "subject", [0, 1, 0]),
+        ([{"subject": "a"}] * 3, "subject", [0, 1, 2]),  # one person: questions, since nothing else could be redrawn
+        ([{"cluster": "a"}] * 3, "subject", [0, 0, 0]),  # the user's own word
+        ([{}] * 3, 2, [0, 0, 1]),
+        ([{}] * 3, 20, [0, 0, 0]),
+    ],
+)
+def test_clusters_of_people(documents, setting, clusters):
+    task = SimpleNamespace(_setting=lambda name, default: {"cluster": setting}[name])
+    assert TokenScoreTask._group(task, documents) == clusters
 
 
 def test_documents_of_an_author_share_a_cluster(moderate, data):

@@ -128,6 +128,20 @@ def test_every_model_has_them_with_intervals_in_record_and_table(scored):
     assert {"tiny", "tiny_saying"} <= record.data.keys()
 
 
+@pytest.mark.parametrize(("subjects", "clusters"), [(9, [*range(18)]), (10, [i // 2 for i in range(20)])])
+def test_subjects_of_a_large_group_are_its_clusters(monkeypatch, subjects, clusters):
+    names = [f"task_{i}" for i in range(subjects)]
+    monkeypatch.setattr(other_tasks, "_means", lambda name, tasks: {"acc"})
+    sample = {"filter": "none", "metrics": ["acc"], "acc": 1}
+    results = {"samples": {name: [sample | {"doc_id": i} for i in (1, 0)] for name in reversed(names)}}
+    documents = other_tasks._documents("all", {"tasks": dict.fromkeys(names)}, results)
+    assert [d["cluster"] for d in documents] == clusters
+    # of some documents alone, each keeps its subject
+    results["samples"] = {names[-1]: [sample | {"doc_id": 0}]}
+    (document,) = other_tasks._documents("all", {"tasks": dict.fromkeys(names)}, results)
+    assert document["cluster"] == (9 if subjects == 10 else 0)
+
+
 def test_figures_are_those_of_the_stock_command(scored, tasks, tmp_path):
     stock = lm_eval_run(
         *("run", "--model", "hf", "--tasks", "tiny,tiny_saying", "--device", "cpu"),

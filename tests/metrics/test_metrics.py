@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rouge_score import rouge_scorer
 
-from unlearn_metrics.documents import TokenScores
+from unlearn_metrics.documents import MeanLoss, TokenScores
 from unlearn_metrics.metrics import ATTACKS, JUDGED, METRICS, fluency, good, retention
 from unlearn_metrics.metrics.fluency import perplexity
 from unlearn_metrics.metrics.forget_quality import ks_forget_quality
@@ -28,6 +28,7 @@ from unlearn_metrics.metrics.memorization import (
     probability_normalised,
     probability_wrong,
     truth_ratio,
+    truth_ratio_arithmetic,
 )
 from unlearn_metrics.metrics.privacy import loss, min_k, min_k_plus_plus, weighted_aucs, zlib
 
@@ -154,8 +155,21 @@ def test_truth_ratio_by_hand(true: TokenScores, wrong: list[TokenScores], forget
         assert truth_ratio(true, wrong, split) == pytest.approx(elsewhere, rel=1e-6, abs=1e-6)
 
 
+def test_arithmetic_truth_ratio_by_hand():
+    """p = 2/5; wrong answers 1/2 and 1/8: their arithmetic mean is 5/16, their geometric one 1/4."""
+    true, wrong = MeanLoss(math.log(5 / 2)), [MeanLoss(math.log(2)), MeanLoss(math.log(8))]
+    assert truth_ratio_arithmetic(true, wrong, "forget") == pytest.approx(25 / 32)
+    assert truth_ratio_arithmetic(true, wrong, "retain") == pytest.approx(7 / 32)
+    assert truth_ratio(true, wrong, "forget") == pytest.approx(5 / 8)
+    likely = [MeanLoss(0.0), MeanLoss(math.log(2))]  # 3/4 against 2/5: the wrong ones are likelier
+    assert truth_ratio_arithmetic(true, likely, "forget") == pytest.approx(8 / 15)
+    assert truth_ratio_arithmetic(true, likely, "retain") == 0
+
+
 def test_losses_900_nats_apart_have_their_limits():
     sure, lost = losing(1, 1), losing(901, 901)
+    assert truth_ratio_arithmetic(lost, [sure, lost], "forget") == 0
+    assert truth_ratio_arithmetic(sure, [lost, lost], "retain") == 1
     assert probability_normalised(lost, [sure] * 3) == 0
     assert truth_ratio(lost, [sure], "forget") == 0
     assert truth_ratio(lost, [sure], "retain") == 0
@@ -170,6 +184,8 @@ def test_losses_900_nats_apart_have_their_limits():
 )
 def test_truth_ratio_of_an_unknown_loss_is_unknown(split: str):
     assert math.isnan(truth_ratio(losing(math.nan, 1), [losing(1, 1)], split))
+    assert math.isnan(truth_ratio_arithmetic(losing(math.nan, 1), [losing(1, 1)], split))
+    assert math.isnan(truth_ratio_arithmetic(losing(1, 1), [losing(1, 1), losing(math.nan, 1)], split))
 
 
 @pytest.mark.parametrize(
@@ -434,6 +450,9 @@ def test_probabilities_and_ratios_stay_within_0_and_1(answer: TokenScores, wrong
     assert 0 <= probability_normalised(answer, wrong) <= 1
     assert 0 <= truth_ratio(answer, wrong, "forget") <= 1
     assert 0 <= truth_ratio(answer, wrong, "retain") <= 1
+    assert 0 <= truth_ratio_arithmetic(answer, wrong, "forget") <= 1
+    # an arithmetic mean is no less than a geometric one, so the truth stands out less
+    assert 0 <= truth_ratio_arithmetic(answer, wrong, "retain") <= truth_ratio(answer, wrong, "retain") + 1e-12
 
 
 @hypothesis
@@ -544,6 +563,7 @@ def test_every_metric_reads_its_own_fields():
         "probability_wrong": 1 / 8,
         "probability_normalised": 2 / 3,  # 1/2 / (1/2 + 1/8 + 1/8)
         "truth_ratio": 11 / 16,  # 1 - (1/8) / (2/5)
+        "truth_ratio_arithmetic": 11 / 16,  # two wrong answers of one probability
         "rouge": 1 / 3,  # a b of six; precision would be 2/5
         "rouge_f1": 4 / 11,  # 2 x 2 / (5 + 6)
         "repetition": 0,  # abab, baba

@@ -18,6 +18,7 @@ from unlearn_metrics.errors import InputError, did_you_mean, first_line
 from unlearn_metrics.splits import is_forget
 
 Loaded = Mapping[str, Mapping[str, Any]]
+SUBJECTS = 10  # tasks in a group, at least, whose documents are redrawn together
 
 
 def load(
@@ -66,11 +67,13 @@ def evaluate(
 ) -> dict[str, list[Document]]:
     """split (suites.split_of) -> documents, of a group those of all its tasks, with their metrics in "logged" as
     NAME.METRIC, or NAME.METRIC,FILTER. A metric stays out if lm-eval's own figure is not the mean of these values.
+    Clusters are the tasks of a group that has SUBJECTS or more of them, such as the subjects of MMLU, since what a
+    model lost of one subject shows in all its questions; otherwise each document is its own.
 
     samples: lm-eval's; a task's name -> ids of the documents wanted, instead of a limit; other tasks stay out.
     """
     return {
-        split_of(name): _documents(name, _run(lm, tasks, limit, apply_chat_template, samples), _means(name, tasks))
+        split_of(name): _documents(name, tasks, _run(lm, tasks, limit, apply_chat_template, samples))
         for name, tasks in loaded.items()
     }
 
@@ -109,7 +112,8 @@ def _means(name: str, loaded: Mapping[str, Any]) -> set[str]:
     return shared & {how.metric for how in weighed if how.weight_by_size}
 
 
-def _documents(name: str, results: Mapping[str, Any], means: set[str]) -> list[Document]:
+def _documents(name: str, tasks: Mapping[str, Any], results: Mapping[str, Any]) -> list[Document]:
+    means = _means(name, tasks)
     rows: dict[tuple[str, int], dict[str, float]] = {}  # in the order of `places`
     for task, samples in results["samples"].items():
         for sample in samples:
@@ -118,7 +122,11 @@ def _documents(name: str, results: Mapping[str, Any], means: set[str]) -> list[D
                 logged[f"{name}.{metric}" + ("" if sample["filter"] == "none" else f",{sample['filter']}")] = float(
                     sample[metric]
                 )
-    return [{"id": i, "split": split_of(name), "cluster": i, "logged": rows[key]} for i, key in enumerate(sorted(rows))]
+    subjects = {task: i for i, task in enumerate(sorted(tasks["tasks"]))} if len(tasks["tasks"]) >= SUBJECTS else {}
+    return [
+        {"id": i, "split": split_of(name), "cluster": subjects.get(key[0], i), "logged": rows[key]}
+        for i, key in enumerate(sorted(rows))
+    ]
 
 
 def places(tasks: Mapping[str, Any], limit: int | None) -> list[tuple[str, int]]:

@@ -190,12 +190,17 @@ class TokenScoreTask(ConfigurableTask):
         return data.documents(source, data.numbered(source, self.dataset[split]), fields, prefix)
 
     def _group(self, docs: list[Document]) -> list[int]:
-        """The cluster of each document."""
+        """The cluster of each document.
+
+        Of one person of RWKU, all documents would be one cluster, and nothing could have an interval: there each
+        document is its own, and what an interval says is about further questions on this person, not further people.
+        """
         by = "cluster" if "cluster" in docs[0] else self._setting("cluster", 1)
         if isinstance(by, int):
             return [i // by for i in range(len(docs))]
         first: dict[str, int] = {}
-        return [first.setdefault(doc[by], len(first)) for doc in docs]
+        clusters = [first.setdefault(doc[by], len(first)) for doc in docs]
+        return clusters if len(first) > 1 or by == "cluster" else list(range(len(docs)))
 
     # --- prompts and requests
 

@@ -30,6 +30,7 @@ from unlearn_metrics.metrics.memorization import (
     probability_normalised,
     probability_wrong,
     truth_ratio,
+    truth_ratio_arithmetic,
 )
 from unlearn_metrics.metrics.privacy import gradnorm, loss, min_k, min_k_plus_plus, zlib
 from unlearn_metrics.metrics.retention import rouge, rouge_f1
@@ -63,6 +64,7 @@ __all__ = [
     "rouge_f1",
     "token_entropy",
     "truth_ratio",
+    "truth_ratio_arithmetic",
     "value",
     "values",
     "zlib",
@@ -144,6 +146,12 @@ _OWN: dict[str, Metric] = {
     "truth_ratio": Metric(
         memorization.truth_ratio, ("true_answer", "wrong_answers", "split"), "memorization", loss_is_enough=True
     ),
+    "truth_ratio_arithmetic": Metric(
+        memorization.truth_ratio_arithmetic,
+        ("true_answer", "wrong_answers", "split"),
+        "memorization",
+        loss_is_enough=True,
+    ),
     "rouge": Metric(retention.rouge, ("generation", "reference"), "retention", columns=True),
     "rouge_f1": Metric(retention.rouge_f1, ("generation", "reference"), "retention", columns=True),
     "repetition": Metric(fluency.repetition, ("generation",), "fluency", better="lower", columns=True),
@@ -168,13 +176,14 @@ METRICS: Registry[Metric] = Registry("metric", "unlearn_metrics.metrics", _OWN)
 ATTACKS = tuple(name for name, metric in _OWN.items() if metric.facet == "privacy")
 # What needs a look at the generation once it is there; a stock lm-eval run has no second round.
 _LATER = {"judged_generation", "self_judged_generation", "clean_probability"}
+TRUTH_RATIOS = ("truth_ratio", "truth_ratio_arithmetic")
 JUDGED = frozenset(name for name, metric in _OWN.items() if _LATER & {*metric.needs})
 
 
 def good(name: str, split: str) -> Literal["higher", "lower", "neither"]:
     """Which way is good on a split: on forget, what the model still holds of the text is bad.
 
-    truth_ratio has a form of its own there (1 = true and wrong answers look alike); fluency is good anywhere, but
+    Truth ratios have a form of their own there (1 = true and wrong answers look alike); fluency is good anywhere, but
     whether to refuse what is to be forgotten is a matter of taste. Attack scores are high where a text looks new to the
     model. Of a metric that is not known here, nobody can say: "neither".
     """
@@ -183,7 +192,7 @@ def good(name: str, split: str) -> Literal["higher", "lower", "neither"]:
     metric = METRICS[name]
     if is_forget(split) and name == "refusal":
         return "neither"
-    if not is_forget(split) or metric.facet == "fluency" or name == "truth_ratio":
+    if not is_forget(split) or metric.facet == "fluency" or name in TRUTH_RATIOS:
         return metric.better
     return "higher" if metric.facet == "privacy" else "lower"
 

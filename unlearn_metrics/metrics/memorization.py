@@ -98,10 +98,28 @@ def truth_ratio(
     """R = exp(L_true - mean_j L_wrong_j), L = mean loss: how much likelier the wrong answers are than the true one.
 
     Returned in the form that is better when higher: min(R, 1/R) on the forget split (1 = the model can't tell
-    them apart), max(0, 1 - R) elsewhere (1 = the truth stands out).
-    Source: Maini et al. 2024 (TOFU), eq. 1 and section 2.2.2, with OpenUnlearning's aggregation.
+    them apart), max(0, 1 - R) elsewhere (1 = the truth stands out). The wrong answers' probabilities have a geometric
+    mean here: see `truth_ratio_arithmetic`.
+    Source: Maini et al. 2024 (TOFU), section 2.2.2, with the geometric mean of their published
+    aggregates and of OpenUnlearning.
     """
-    log_ratio = log_truth_ratio(true_answer, wrong_answers)
+    return _higher_is_better(log_truth_ratio(true_answer, wrong_answers), split)
+
+
+def truth_ratio_arithmetic(true_answer: Losses, wrong_answers: Sequence[Losses], split: str) -> float:
+    """As truth_ratio, of R = mean_j p_wrong_j / p_true, p = exp(-L): the wrong answers' arithmetic mean.
+
+    Never less than the geometric R, and far more where one wrong answer is likely and the others are not.
+    Source: Maini et al. 2024 (TOFU, arXiv 2401.06121), eq. 1; `get_model_utility` of their code. The aggregates that
+    they published have the geometric mean.
+    """
+    wrong = -np.array([mean_loss(w) for w in wrong_answers])
+    with np.errstate(invalid="ignore"):  # an unknown loss is NaN
+        log_ratio = float(np.logaddexp.reduce(wrong)) - math.log(len(wrong)) + mean_loss(true_answer)
+    return _higher_is_better(log_ratio, split)
+
+
+def _higher_is_better(log_ratio: float, split: str) -> float:
     return math.exp(-abs(log_ratio)) if is_forget(split) else -math.expm1(min(log_ratio, 0))
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from unlearn_metrics.documents import Document, Floats, MeanLoss
-from unlearn_metrics.metrics import ATTACKS, METRICS, available, privacy, values
+from unlearn_metrics.metrics import ATTACKS, METRICS, TRUTH_RATIOS, available, privacy, values
 from unlearn_metrics.metrics.forget_quality import ks_forget_quality
 from unlearn_metrics.metrics.memorization import log_truth_ratio
 from unlearn_metrics.record import Score
@@ -214,11 +214,13 @@ def harmonic(*parts: Floats) -> Floats:
 # --- the figures ------------------------------------------------------------------------------------------------------
 
 
-def model_utility(m: Model) -> Floats:
+def model_utility(m: Model, ratio: str = "truth_ratio") -> Floats:
     """Harmonic mean of nine: {retain, real authors, world facts} x {probability (normalised but for retain), ROUGE-L
     recall, truth ratio}; 0 if one of them is. Source: Maini et al. 2024 (TOFU, arXiv 2401.06121), section 2.2.2.
+
+    ratio: which truth ratio; the one of their eq. 1 is truth_ratio_arithmetic.
     """
-    return harmonic(*(m.mean(split, metric) for split, metric in UTILITY))
+    return harmonic(*(m.mean(split, ratio if metric == "truth_ratio" else metric) for split, metric in UTILITY))
 
 
 def forget_quality(m: Model) -> Floats:
@@ -284,7 +286,7 @@ def memorization_score(m: Model) -> Floats:
     ratio} on forget; the truth ratio here is p_true / (p_true + p_wrong). 1 = nothing memorized.
 
     Source: Dorna et al. 2025 (OpenUnlearning, arXiv 2506.12618), appendix F.1, its truth ratio as in the report (page
-    18; open-unlearning issue #138), which is not the one of its code.
+    18; open-unlearning issue #138); since commit d3d7cf9 its code has that one as the aggregator `prob_mean`.
     """
     parts = [1 - m.mean("forget", name) for name in MEMORIZATION]
     truth = expit(-np.array(list(m.log_ratios("forget").values())))
@@ -355,6 +357,7 @@ class Composite:
 _NINE = ("retain", "real_authors", "world_facts")
 COMPOSITES: dict[str, Composite] = {
     "model_utility": Composite(model_utility, _NINE),
+    "model_utility_arithmetic": Composite(partial(model_utility, ratio="truth_ratio_arithmetic"), _NINE),
     "forget_quality": Composite(forget_quality, ("forget",), compares=True),
     "privleak": Composite(privleak, MEMBERSHIP, "zero", compares=True),
     "privleak_published": Composite(privleak_published, MEMBERSHIP, "zero", only=PUBLISHED),
@@ -413,7 +416,10 @@ def applicable(model: Model, is_reference: bool) -> Iterator[tuple[str, Composit
 
 def averaged(split: str) -> set[str]:
     """The metrics whose means over a split composites take."""
-    return {*FORGETTING} if is_forget(split) else {metric for s, metric in UTILITY if s == split}
+    if is_forget(split):
+        return {*FORGETTING}
+    found = {metric for s, metric in UTILITY if s == split}
+    return found | {*TRUTH_RATIOS} if "truth_ratio" in found else found
 
 
 def stream(split: str, seed: int) -> list[int]:
