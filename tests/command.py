@@ -18,7 +18,7 @@ import lm_eval.tasks
 import transformers
 from lm_eval.__main__ import cli_evaluate
 
-from tests import CHECKPOINTS, DATA
+from tests import CHECKPOINTS, DATA, ROOT
 from unlearn_metrics.cli import main
 
 COMMAND = [sys.executable, "-m", "unlearn_metrics"]
@@ -90,10 +90,10 @@ def no_network() -> Iterator[None]:
     assert not asked
 
 
-def process(*args: object, env: Mapping[str, str] = os.environ) -> Done:
-    """The same in a process of its own, which silences the libraries' bars by itself."""
-    env = {k: v for k, v in env.items() if k != "TQDM_DISABLE"}
-    return subprocess.run([*COMMAND, *map(str, args)], capture_output=True, text=True, env=env)
+def process(*args: object, cwd: Path | None = None, env: Mapping[str, str] = os.environ) -> Done:
+    """The same in a process of its own: without what other tests have imported or silenced."""
+    env = {"PYTHONPATH": str(ROOT)} | {k: v for k, v in env.items() if k != "TQDM_DISABLE"}
+    return subprocess.run([*COMMAND, *map(str, args)], cwd=cwd, env=env, capture_output=True, text=True)
 
 
 def score_of(out: Path, *more: object, unlearned: Path = CHECKPOINTS / "excessive") -> list[object]:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from tests import CHECKPOINTS, DATA
-from tests.command import refused, run, score
+from tests.command import process, refused, run, score
 from unlearn_metrics.checkpoints import tensors
 from unlearn_metrics.checkpoints.tensors import from_memory
 from unlearn_metrics.control.controls import CONTROLS, family, steps, trim
@@ -322,7 +322,7 @@ def test_unlearn_mix_is_the_checkpoint_that_would_be_written(tmp_path):
     mixed = lm_eval(tmp_path, "unlearn-mix", f"{pair},alpha=0.6")
     assert mixed == lm_eval(tmp_path, "hf", f"pretrained={tmp_path / 'm'}")
     assert mixed != lm_eval(tmp_path, "unlearn-mix", f"{pair},keep=0.5,benchmark=demo,data={DATA},limit=8")
-    refused = run("lm-eval", "run", "--model", "unlearn-mix", "--model_args", pair, "--tasks", "demo_forget")
+    refused = process("lm-eval", "run", "--model", "unlearn-mix", "--model_args", pair, "--tasks", "demo_forget")
     assert refused.returncode == 2
     assert "error: unlearn-mix needs alpha, or benchmark" in refused.stderr
 

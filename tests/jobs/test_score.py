@@ -165,7 +165,7 @@ def test_alpha_none_limit_and_overwrite(tmp_path):
 def mixed(tmp_path_factory):
     out = tmp_path_factory.mktemp("mixed") / "ckpt"
     args = ("--original", CHECKPOINTS / "original", "--unlearned", CHECKPOINTS / "moderate")
-    done = run(
+    done = process(
         "control", "mix", *args, "--keep", 0.9, "--benchmark", "demo", "--data", DATA, "--limit", 20, "--out", out
     )
     assert done.returncode == 0, done.stderr

@@ -13,7 +13,7 @@ import pytest
 from scipy.stats import ks_2samp
 
 from tests import SHARED
-from tests.command import run
+from tests.command import process, run
 from unlearn_metrics.errors import InputError
 from unlearn_metrics.records import foreign_logs, imports, rescore, signature, store
 
@@ -242,7 +242,7 @@ def test_question_of_a_prompt(prompt: str, asked: str):
 def test_command_line_and_rescoring(tmp_path):
     """Both commands write runs that rescore reproduces bit for bit."""
     mine, theirs = write(tmp_path / "a.json", tofu_log()), write(tmp_path / "b.json", tofu_log(shift=0.1))
-    done = run("import", "tofu", mine, "--retain-log", theirs, "--out", tmp_path / "tofu")
+    done = process("import", "tofu", mine, "--retain-log", theirs, "--out", tmp_path / "tofu")
     assert done.returncode == 0, done.stderr
     assert any(line.count("forget_quality") and "│" in line for line in done.stdout.splitlines())
     muse = write(tmp_path / "MUSE_EVAL.json", muse_log())

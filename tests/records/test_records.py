@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 from rouge_score import rouge_scorer
 
 import unlearn_metrics
-from tests.command import COMMAND, score_of
+from tests.command import COMMAND, process, score_of
 from tests.command import run as run_it
 from unlearn_metrics.documents import OTHER, TOKEN_SCORE_FIELDS, UNKNOWN, Document, MeanLoss, TokenScores
 from unlearn_metrics.errors import InputError
@@ -267,7 +267,7 @@ def test_work_of_a_stage_counts_once_and_a_broken_one_is_done_again(tmp_path):
 
 def test_the_published_schema_is_what_the_command_prints_and_what_records_obey(undisturbed):
     published = json.loads((PACKAGE / "record.schema.json").read_text())
-    assert json.loads(run_it("schema").stdout) == published
+    assert json.loads(process("schema").stdout) == published
     jsonschema.Draft202012Validator.check_schema(published)
     check = jsonschema.Draft202012Validator(published)
     raw = json.loads((undisturbed[0] / store.RECORD).read_text())

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import CHECKPOINTS, DATA
-from tests.command import run
+from tests.command import process, run
 from unlearn_metrics.errors import InputError
 from unlearn_metrics.record import SCHEMA, CheckpointInfo, Control, RunRecord
 from unlearn_metrics.records import store
@@ -211,7 +211,7 @@ def test_perplexities_are_compared_as_ratios(tmp_path):
     assert test.ci_low < 0.7 < test.ci_high < 0.8
     assert test.decided
     assert not test.better  # lower perplexity is
-    shown = run("compare", a, b).stdout
+    shown = process("compare", a, b).stdout
     assert "×2." in shown
     assert "Fluency: b is worse than a by perplexity (retain)" in shown
 

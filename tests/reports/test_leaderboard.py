@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from pydantic import TypeAdapter
 
-from tests.command import Done, run
+from tests.command import Done, process, run
 from unlearn_metrics.errors import InputError
 from unlearn_metrics.record import RECORD_TYPE, SCHEMA, CheckpointInfo, Control, Imported, RunRecord, Score, TracePoint
 from unlearn_metrics.reports.leaderboard import files, plots, rows
@@ -433,7 +433,8 @@ def test_latex_compiles_and_fits_on_the_page(tmp_path):
 
 def test_two_hundred_records(tmp_path):
     records = [record(f"m{i}", (i / 200, i / 200, i / 200 + 0.1), base=f"base {i % 7}") for i in range(200)]
-    done = cli(save(tmp_path / "deep" / "er", *records).parent, "--out", tmp_path / "site")
+    runs = save(tmp_path / "deep" / "er", *records).parent
+    done = process("leaderboard", runs, "--out", tmp_path / "site")
     assert done.returncode == 0, done.stderr
     assert "200 rows in 7 tables, 200 ranked" in done.stdout
     assert sorted(p.name for p in (tmp_path / "site").iterdir()) == sorted(files.FILES)
