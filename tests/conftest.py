@@ -8,11 +8,15 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TQDM_DISABLE"
 if "PYTEST_XDIST_WORKER" in os.environ:  # a thread each: workers that all use all cores slow one another tenfold
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import hypothesis
 import pytest
 import torch
 from lm_eval.models.huggingface import HFLM
 
 from tests import DEMO
+
+hypothesis.settings.register_profile("tests", deadline=None)  # a loaded machine is no fault
+hypothesis.settings.load_profile("tests")
 
 
 @pytest.fixture(scope="session")

@@ -150,6 +150,7 @@ def include_path(folder: Path) -> str:
     return command(str(BIN / "unlearn-metrics"), "tasks", "--path", folder=folder, env={}).stdout.strip()
 
 
+@pytest.mark.slow  # each of the three indexes all 14,000 YAML files of lm-eval
 def test_stock_ls_and_validate_know_all_tasks_and_groups(tmp_path):
     every = SUITES | LM_EVAL_OWN
     names = sorted({task for members in every.values() for task in members} | {f"{name}_suite" for name in every})
