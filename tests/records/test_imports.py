@@ -302,6 +302,8 @@ def test_published_forget_quality_and_interval():
     assert composites["model_utility"].value == pytest.approx(published_values["model_utility"], abs=1e-6)
     quality = published_values["forget_quality_vs_retain90"]
     assert composites["forget_quality"].value == pytest.approx(quality, rel=1e-6, abs=0)
+    distance = reference["forget_quality"]["llama2-7b wd0.01 full vs retain90"]["ks"]
+    assert composites["ks_distance"].value == pytest.approx(distance)
     low, high = reference["bootstrap_model_utility_llama_full"]["result"]["author_clustered_retain"]["ci95"]
     assert composites["model_utility"].ci_low == pytest.approx(low, abs=0.01)
     assert composites["model_utility"].ci_high == pytest.approx(high, abs=0.01)

@@ -13,9 +13,10 @@ from unlearn_metrics.documents import MeanLoss, TokenScores
 from unlearn_metrics.metrics import METRICS
 from unlearn_metrics.record import Score
 from unlearn_metrics.scores import stats
-from unlearn_metrics.scores.composites import COMPOSITES, compose
+from unlearn_metrics.scores.composites import COMPOSITES, compose, equivalence
 
 NINE = ("retain", "real_authors", "world_facts")
+QUALITY = ("forget_quality", "forget_quality_paired", "log_truth_ratio_difference", "ks_distance")
 
 
 def losing(*losses: float, right: bool = True) -> TokenScores:
@@ -91,7 +92,77 @@ def test_forget_quality_by_hand():
         return {"forget": [document(i, "forget", true=r + 10, wrong=10) for i, r in enumerate(log_ratios)]}
 
     assert value("forget_quality", forget(1, 2, 3), forget(2, 3, 4)) == 1
+    assert value("ks_distance", forget(1, 2, 3), forget(2, 3, 4)) == pytest.approx(1 / 3)
     assert value("forget_quality", forget(1, 2, 3), forget(5, 6, 4)) == pytest.approx(2 / math.comb(6, 3))
+    assert value("ks_distance", forget(1, 2, 3), forget(5, 6, 4)) == 1
+    assert value("log_truth_ratio_difference", forget(1, 2, 3), forget(5, 6, 1)) == pytest.approx(-2)  # -4, -4, 2
+
+
+def log_ratios(values: np.ndarray) -> dict[str, Any]:
+    """Documents of the forget set with these log R, five to a cluster."""
+    pairs = enumerate(values.ravel().tolist())
+    return {"forget": [document(i, "forget", true=0) | {"wrong_answers": [MeanLoss(-r)]} for i, r in pairs]}
+
+
+def test_paired_truth_ratios_by_hand():
+    """Six clusters that all differ by 0.05: 2 of 64 flips reach their sum; with one of them -0.05, 2 + 2 x 6 do."""
+    retain = np.random.default_rng(0).normal(0, 1, (6, 5))
+    shift = np.full((6, 1), 0.05)
+    found = compose(log_ratios(retain + shift), log_ratios(retain))
+    assert found["log_truth_ratio_difference"].value == pytest.approx(0.05)
+    assert found["forget_quality_paired"].value == 2 / 64
+    shift[3] = -0.05
+    assert value("forget_quality_paired", log_ratios(retain + shift), log_ratios(retain)) == 14 / 64
+    assert value("forget_quality_paired", log_ratios(retain), log_ratios(retain)) == 1
+    few = compose(log_ratios(retain[:5] + 9), log_ratios(retain[:5]))
+    assert few["forget_quality_paired"].undefined == "cannot be decided with 5 clusters of forget"
+    assert few["log_truth_ratio_difference"].value == pytest.approx(9)
+
+
+def test_a_small_shift_that_the_ks_test_does_not_see():
+    """Ten authors of twenty questions, as in forget05, answered alike but for 0.05 nats and a little noise."""
+    rng = np.random.default_rng(1)
+    retain = rng.normal(0, 1, (40, 5))
+    mine, theirs = log_ratios(retain + 0.05 + rng.normal(0, 0.05, (40, 5))), log_ratios(retain)
+    for splits in (mine, theirs):
+        for d in splits["forget"]:
+            d["cluster"] //= 4
+    found = compose(mine, theirs)
+    assert found["forget_quality"].value > 0.4
+    assert found["forget_quality_paired"].value < 0.005
+    assert found["log_truth_ratio_difference"].ci_low > 0
+
+
+def test_a_shift_of_nothing_is_rejected_as_seldom_as_said():
+    rng, p = np.random.default_rng(2), []
+    for _ in range(200):
+        shifts = rng.normal(0, 0.1, (8, 1)) + rng.normal(0, 0.1, (8, 5))
+        p.append(value("forget_quality_paired", log_ratios(shifts), log_ratios(np.zeros((8, 5)))))
+    assert 0.01 <= np.mean(np.array(p) <= 0.05) <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 200)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "says"),
+    [
+        (-0.05, 0.09, "equivalent to the retain-only model's within 0.1 nats (mean log R +0.020 [-0.050, +0.090])"),
+        (0.01, 0.1, "equivalent to the retain-only model's within 0.1 nats, though not equal ("),
+        (0.11, 0.3, "further than 0.1 nats from the retain-only model's ("),
+        (-0.3, -0.11, "further than 0.1 nats from the retain-only model's ("),
+        (0.01, 0.3, "unlike the retain-only model's; whether by more than 0.1 nats is not established ("),
+        (
+            -0.3,
+            0.02,
+            "not shown to differ from the retain-only model's, nor to be equivalent within 0.1 nats (",
+        ),
+    ],
+)
+def test_what_is_said_of_equivalence(low, high, says):
+    assert f"truth ratios on forget are {says}" in equivalence(Score((low + high) / 2, low, high, 40, 0))
+
+
+def test_nothing_is_said_of_equivalence_without_an_interval():
+    assert equivalence(Score(0.0, None, None, 40, 0)) is None
+    assert equivalence(Score(None, None, None, 0, 40, "needs a retain-only model")) is None
 
 
 def test_openunlearnings_aggregates_by_hand():
@@ -192,8 +263,12 @@ def naive(name: str, mine: dict[str, Any], retain: dict[str, Any], original: dic
             a, r, o = (area(model, attack) for model in (mine, retain, original))
             scaled.append(max(0, 1 - abs(a - r) / abs(o - r)))
         return 4 / sum(1 / s for s in scaled) if all(scaled) else 0
-    if name == "forget_quality":
-        return ks_2samp(*([log_ratio(d) for d in model["forget"]] for model in (mine, retain))).pvalue
+    if name == "log_truth_ratio_difference":
+        mean = [np.mean([log_ratio(d) for d in model["forget"]]) for model in (mine, retain)]
+        return float(mean[0] - mean[1])
+    if name in ("forget_quality", "ks_distance"):
+        found = ks_2samp(*([log_ratio(d) for d in model["forget"]] for model in (mine, retain)))
+        return float(found.pvalue if name == "forget_quality" else found.statistic)
     if name == "model_utility":
         parts = []
         for split in NINE:
@@ -215,7 +290,7 @@ def naive(name: str, mine: dict[str, Any], retain: dict[str, Any], original: dic
 
 @pytest.mark.parametrize(
     "name",
-    ["auc_loss", "auc_reference", "privleak", "privacy_score", "forget_quality", "model_utility", "memorization_score"],
+    ["auc_loss", "auc_reference", "privleak", "log_truth_ratio_difference", "model_utility", "memorization_score"],
 )
 def test_value_and_interval_are_those_of_a_loop_over_drawn_documents(name, monkeypatch):
     """Each draw takes whole clusters, the same for all three models and all metrics of a split."""
@@ -239,6 +314,16 @@ def test_value_and_interval_are_those_of_a_loop_over_drawn_documents(name, monke
         resampled.append(naive(name, *models))
     assert (found.ci_low, found.ci_high) == pytest.approx(stats.interval(np.array(resampled), 8), rel=1e-5)
     assert found.ci_low < found.ci_high
+
+
+@pytest.mark.parametrize("name", ["privacy_score", "forget_quality", "ks_distance"])
+def test_what_lies_at_the_end_of_its_range_or_estimates_nothing_has_no_interval(name):
+    original = benchmark(np.random.default_rng(5))
+    mine, retain = splits_of(original, 6), splits_of(original, 7)
+    found = compose(mine, retain, original, seed=3)[name]
+    assert found.value == pytest.approx(naive(name, mine, retain, original), rel=1e-5)
+    assert (found.ci_low, found.ci_high, found.undefined) == (None, None, None)
+    assert COMPOSITES[name].no_interval
 
 
 def muse(*forget: float) -> dict[str, list[dict[str, Any]]]:
@@ -275,10 +360,10 @@ def test_what_is_missing_is_named():
     splits = benchmark(np.random.default_rng(0))
     alone = compose(splits, None, splits)
     assert alone.keys() == {name for name, composite in COMPOSITES.items() if composite.only is None}
-    for name in ("forget_quality", "privleak", "auc_reference", "privacy_score"):
+    for name in (*QUALITY, "privleak", "auc_reference", "privacy_score"):
         assert alone[name].value is None
         assert alone[name].undefined == "needs a retain-only model (--retain-model or --reference-record)"
-    assert compose({"forget": splits["forget"]}).keys() == {"forget_quality", "memorization_score"}
+    assert compose({"forget": splits["forget"]}).keys() == {*QUALITY, "memorization_score"}
     only_forget = compose(splits, {"forget": splits["forget"]}, splits)
     assert only_forget["forget_quality"].value == 1
     assert only_forget["privleak"].undefined == "needs holdout documents of the model compared with"

@@ -34,6 +34,8 @@ def show(record: RunRecord, everything: bool) -> None:
 
     console = wide()
     console.print(table.table(record, everything))
+    for note in table.composite_notes(record):
+        console.print(Text(note), soft_wrap=True)
     if (residual := table.residual_table(record)) is not None:
         console.print(residual)
         if everything:

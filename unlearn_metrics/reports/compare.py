@@ -320,7 +320,7 @@ def _composites(a: Run, b: Run, model: str, metrics: Collection[str], seed: int)
             continue
         rows = min(len(mine), len(theirs))
         clusters = models[0].clusters(about)
-        low, high = stats.interval((theirs[:rows] - mine[:rows])[1:], clusters)
+        low, high = composite.interval((theirs[:rows] - mine[:rows])[1:], clusters)
         tests.append(
             Test(
                 baseline=a.label,

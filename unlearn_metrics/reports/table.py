@@ -10,7 +10,7 @@ from rich.text import Text
 
 from unlearn_metrics.metrics import METRICS, good
 from unlearn_metrics.record import Estimate, RunRecord, Score, Scores
-from unlearn_metrics.scores.composites import COMPOSITES
+from unlearn_metrics.scores.composites import COMPOSITES, equivalence
 from unlearn_metrics.scores.equal_retention import barrier
 from unlearn_metrics.splits import is_forget, parse
 
@@ -126,6 +126,13 @@ def undefined(record: RunRecord) -> list[str]:
                 where = "" if everywhere else f" ({COLUMNS[model]})"
                 why.setdefault(score.undefined, {})[name + where] = None
     return [f"{', '.join(names)}: {reason}" for reason, names in why.items()]
+
+
+def composite_notes(record: RunRecord) -> list[str]:
+    """What composites establish of each model, and what not, in words."""
+    found = {model: record.composites.get(model, {}).get("log_truth_ratio_difference") for model in COLUMNS}
+    said = {model: equivalence(score) for model, score in found.items() if score is not None}
+    return [f"{COLUMNS[model]}: {words}" for model, words in said.items() if words is not None]
 
 
 def table(record: RunRecord, everything: bool = False) -> Table:

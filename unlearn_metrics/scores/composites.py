@@ -20,7 +20,7 @@ from scipy.special import expit
 
 from unlearn_metrics.documents import Document, Floats, MeanLoss
 from unlearn_metrics.metrics import ATTACKS, METRICS, TRUTH_RATIOS, available, privacy, values
-from unlearn_metrics.metrics.forget_quality import ks_forget_quality
+from unlearn_metrics.metrics.forget_quality import ks_distance, ks_forget_quality
 from unlearn_metrics.metrics.memorization import log_truth_ratio
 from unlearn_metrics.record import Score
 from unlearn_metrics.scores import stats
@@ -43,6 +43,7 @@ FORGETTING = (*MEMORIZATION, "gibberish")  # what composites take of the forget 
 # 1 - the AUC of forget against holdout by Min-40 % of the models that MUSE's authors retrained without the forget set
 # (Shi et al. 2024, the constants of their code; 7B models)
 PUBLISHED = {"muse_news": 0.4772, "muse_books": 0.5393}
+EQUIVALENT = 0.1  # nats of mean log truth ratio, that is R within 10 % of the retain-only model's: see `equivalence`
 SCALED_ATTACKS = ("loss", "zlib", "min_k", "min_k_plus_plus")
 
 
@@ -225,26 +226,47 @@ def model_utility(m: Model, ratio: str = "truth_ratio") -> Floats:
 
 def forget_quality(m: Model) -> Floats:
     """p-value of the exact two-sample KS test on the truth ratios, against the retain-only model's on the same
-    questions; then those of resamples, in which both models are asked the questions drawn.
+    questions. It has no interval, since a p-value estimates nothing. See `ks_forget_quality` for what it assumes.
 
-    Source: Maini et al. 2024 (TOFU), section 2.2.3. Drawn by clusters, a resample of n questions has about n: its p is
-    that of its distance between the distribution functions, at n.
+    Source: Maini et al. 2024 (TOFU), section 2.2.3.
     """
-    from scipy.stats import ks_2samp
+    return np.array([ks_forget_quality(m.log_ratios("forget"), m.reference.log_ratios("forget"))])
 
+
+def forget_ks_distance(m: Model) -> Floats:
+    """The statistic of the test of `forget_quality`, without an interval: resamples are further apart than the data,
+    so for two models that are alike no interval of theirs holds the truth, 0.
+    """
+    return np.array([ks_distance(m.log_ratios("forget"), m.reference.log_ratios("forget"))])
+
+
+def log_truth_ratio_difference(m: Model) -> Floats:
+    """Mean over the forget questions of log R minus the retain-only model's on the same question, in nats."""
+    return m.average("forget", "log_truth_ratio_difference", _paired_log_ratios(m))
+
+
+def forget_quality_paired(m: Model) -> Floats:
+    """Two-sided p-value that log_truth_ratio_difference is 0, from sign flips of whole clusters.
+
+    Unlike the KS test's it takes into account that both models answer the same questions, by author. Undefined where
+    the clusters are so few that no p can be small.
+    """
+    differences = _paired_log_ratios(m)
+    labels, member = np.unique([d["cluster"] for d in m.documents("forget")], return_inverse=True)
+    if stats.smallest_p(len(labels)) > stats.LEVEL:
+        raise Undefined(f"cannot be decided with {len(labels)} clusters of forget")
+    return stats.sign_flip(np.bincount(member, differences).astype(np.float64)[None], m.seed)
+
+
+def _paired_log_ratios(m: Model) -> Floats:
+    """log R of each forget document minus the retain-only model's, [n]."""
     mine, theirs = m.log_ratios("forget"), m.reference.log_ratios("forget")
-    point = ks_forget_quality(mine, theirs)
-    both = np.array([[mine[q], theirs[q]] for q in mine])
-    order = np.argsort(both, axis=None, kind="stable")
-    values = both.ravel()[order]
-    last = np.append(values[1:] != values[:-1], True)  # of equal values, where a distribution function has its step
-    weights = m.weights("forget")[1:]
-    steps = weights[:, order // 2] * np.where(order % 2 == 0, 1, -1)
-    distance = np.abs(steps.cumsum(1)[:, last]).max(1, initial=0) / weights.sum(1)
-    n = len(mine)
-    hops, which = np.unique(np.rint(distance * n).astype(int), return_inverse=True)
-    p = np.array([ks_2samp(np.arange(n), np.arange(n) + h - 0.5 if h else np.arange(n)).pvalue for h in hops])
-    return np.array([point, *(p[which] if len(hops) else [])])
+    if mine.keys() != theirs.keys():
+        raise ValueError("truth ratios are compared on the same questions; those of forget differ")
+    differences = np.array([ratio - theirs[question] for question, ratio in mine.items()])
+    if not np.isfinite(differences).all():
+        raise Undefined("a truth ratio on forget is 0 or infinite")
+    return differences
 
 
 def auc(m: Model, attack: str) -> Floats:
@@ -301,6 +323,9 @@ def privacy_score(m: Model) -> Floats:
     model aligns with the retain model", but not how s is computed; its code was not released (open-unlearning issues
     #150, #172). This s is the reading proposed in #172. It is not the authors': theirs gives the original model 0.10
     (Table 3), this one 0 by definition.
+
+    It has no interval. Where a model is as private as the retain-only one, the truth is 1, the end of the range, and
+    every sample lies below: of 25 simulated data sets no interval held it.
     """
     parts = []
     for attack in SCALED_ATTACKS:
@@ -327,7 +352,7 @@ def utility_score(m: Model) -> Floats:
 
 def overall_score(m: Model) -> Floats:
     """Harmonic mean of memorization_score, privacy_score and utility_score (open-unlearning issue #150; the rows of
-    Table 3 in Dorna et al. 2025 agree).
+    Table 3 in Dorna et al. 2025 agree). It has no interval, since privacy_score has none.
     """
     return harmonic(memorization_score(m), privacy_score(m), utility_score(m))
 
@@ -345,6 +370,7 @@ class Composite:
     """fn gives the figure and its resamples. splits: what a benchmark must have for it to be a question at all.
 
     compares: with the retain-only model, which is not compared with itself. only: the benchmarks it is defined for.
+    no_interval: why it has none.
     """
 
     fn: Callable[[Model], Floats]
@@ -352,22 +378,32 @@ class Composite:
     better: Literal["higher", "zero", "half"] = "higher"
     compares: bool = False
     only: Collection[str] | None = None
+    no_interval: str = ""
+
+    def interval(self, resampled: Floats, clusters: int) -> tuple[float | None, float | None]:
+        """The 95 % interval of its value, or of a difference of two, from resamples."""
+        return (None, None) if self.no_interval else stats.interval(resampled, clusters)
 
 
+_P_VALUE = "a p-value estimates nothing that an interval could hold"
+_BOUNDARY = "resamples do not tell how far the truth is from the end of its range"
 _NINE = ("retain", "real_authors", "world_facts")
 COMPOSITES: dict[str, Composite] = {
     "model_utility": Composite(model_utility, _NINE),
     "model_utility_arithmetic": Composite(partial(model_utility, ratio="truth_ratio_arithmetic"), _NINE),
-    "forget_quality": Composite(forget_quality, ("forget",), compares=True),
+    "forget_quality": Composite(forget_quality, ("forget",), compares=True, no_interval=_P_VALUE),
+    "forget_quality_paired": Composite(forget_quality_paired, ("forget",), compares=True, no_interval=_P_VALUE),
+    "log_truth_ratio_difference": Composite(log_truth_ratio_difference, ("forget",), "zero", compares=True),
+    "ks_distance": Composite(forget_ks_distance, ("forget",), "zero", compares=True, no_interval=_BOUNDARY),
     "privleak": Composite(privleak, MEMBERSHIP, "zero", compares=True),
     "privleak_published": Composite(privleak_published, MEMBERSHIP, "zero", only=PUBLISHED),
     **{f"auc_{attack}": Composite(partial(auc, attack=attack), MEMBERSHIP, "half") for attack in ATTACKS},
     "auc_reference": Composite(partial(auc, attack="reference"), MEMBERSHIP, "half", compares=True),
     "memorization_score": Composite(memorization_score, ("forget",)),
-    "privacy_score": Composite(privacy_score, MEMBERSHIP, compares=True),
+    "privacy_score": Composite(privacy_score, MEMBERSHIP, compares=True, no_interval=_BOUNDARY),
     "utility_score": Composite(utility_score, ("forget", *_NINE)),
     "tradeoff_score": Composite(tradeoff_score, ("forget", *_NINE)),
-    "overall_score": Composite(overall_score, (*MEMBERSHIP, *_NINE), compares=True),
+    "overall_score": Composite(overall_score, (*MEMBERSHIP, *_NINE), compares=True, no_interval=_BOUNDARY),
 }
 
 
@@ -397,8 +433,29 @@ def compose(
         except Undefined as why:
             result[name] = Score(None, None, None, 0, n, str(why))
         else:
-            result[name] = Score(float(values[0]), *stats.interval(values[1:], model.clusters(about)), n, 0)
+            result[name] = Score(float(values[0]), *composite.interval(values[1:], model.clusters(about)), n, 0)
     return result
+
+
+def equivalence(difference: Score) -> str | None:
+    """What a log_truth_ratio_difference with its interval says of the truth ratios of two models, in words.
+
+    Equivalent: the 95 % interval lies within EQUIVALENT of 0, so that a difference as large is rejected on either side
+    (two one-sided tests, at 2.5 % each). None where there is no interval.
+    """
+    low, high = difference.ci_low, difference.ci_high
+    if difference.value is None or low is None or high is None:
+        return None
+    apart = low > 0 or high < 0
+    if max(-low, high) <= EQUIVALENT:
+        said = f"equivalent to the retain-only model's within {EQUIVALENT} nats" + ", though not equal" * apart
+    elif max(low, -high) > EQUIVALENT:
+        said = f"further than {EQUIVALENT} nats from the retain-only model's"
+    elif apart:
+        said = f"unlike the retain-only model's; whether by more than {EQUIVALENT} nats is not established"
+    else:
+        said = f"not shown to differ from the retain-only model's, nor to be equivalent within {EQUIVALENT} nats"
+    return f"truth ratios on forget are {said} (mean log R {difference.value:+.3f} [{low:+.3f}, {high:+.3f}])"
 
 
 def applicable(model: Model, is_reference: bool) -> Iterator[tuple[str, Composite, Sequence[str]]]:

@@ -15,6 +15,7 @@ from unlearn_metrics.record import Score
 
 RESAMPLES = 2000
 PERMUTATIONS = 9999  # up to 13 clusters all sign flips are fewer, and are enumerated
+LEVEL = 0.05  # of tests
 MIN_CLUSTERS = 5  # resampling fewer gives intervals that are far too narrow: better none
 
 
