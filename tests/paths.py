@@ -6,37 +6,30 @@ from collections.abc import Sequence
 
 from unlearn_metrics.record import ClusterSums, MeasuredPath
 
-ALPHAS = [0.0, 0.5, 1.0, 1.5]
+METRIC = "extraction_strength"
 
 
 def path(
-    left: Sequence[float], own: float = 0.9, documents: int = 10, retain_only: float | None = None, half: float = 0.0
+    left: Sequence[float], own: float = 0.9, retain_only: float | None = None, half: float = 0.0, documents: int = 10
 ) -> MeasuredPath:
-    """Every cluster of retain falls in a straight line from 1 to `own` at alpha 1, less `half` at alpha 1/2. A cluster
-    of the forget set, of `documents`, falls from 1 through its value at alpha 1/2 as steeply on, to 0 at most. So with
-    the default `own`, the residual at a retention of 0.95 is the mean of `left`, in every draw that of what is drawn.
+    """A path on which the residual at a retention of 0.95 is the mean of `left`, in every draw that of what is drawn.
+
+    Every cluster of retain falls in a straight line from 1 to `own` at alpha 1, and on; less `half` at alpha 1/2. A
+    cluster of the forget set falls with it from 1 through its value where retention is 0.95, and on, to 0 at most.
     """
-    clusters = list(range(max(5, len(left))))
-    kept = [1 - (1 - own) * alpha - half * (alpha == 0.5) for alpha in ALPHAS]
-    retain = ClusterSums(clusters, [[5 * of] * len(clusters) for of in kept], [[5] * len(clusters)] * len(ALPHAS))
-    there = [[max(0.0, 1 - 2 * alpha * (1 - of)) for of in left] for alpha in ALPHAS]
-    forget = ClusterSums(
-        list(range(len(left))),
-        [[documents * of for of in row] for row in there],
-        [[documents] * len(left)] * len(ALPHAS),
-    )
-    floor = {}
-    if retain_only is not None:
-        floor = {
-            "extraction_strength": ClusterSums(
-                forget.clusters, [[documents * retain_only] * len(left)], [[documents] * len(left)]
-            )
-        }
-    return MeasuredPath(
-        "extraction_strength",
-        ALPHAS,
-        [retain, retain],
-        {"extraction_strength": forget},
-        {"extraction_strength": "forget"},
-        floor,
+    reached = round(0.05 / (1 - own), 12)
+    alphas = sorted({0.0, 0.5, 1.0, 1.5} | ({reached} if reached <= 1.5 else set()))
+    there = [1 - (1 - own) * alpha for alpha in alphas]
+    kept = [max(0.0, at - half * (alpha == 0.5)) for alpha, at in zip(alphas, there, strict=True)]
+    forget = [[max(0.0, 1 - (1 - at) / 0.05 * (1 - of)) for of in left] for at in there]
+    retain = _sums([[of] * max(5, len(left)) for of in kept], 5)
+    floor = {} if retain_only is None else {METRIC: _sums([[retain_only] * len(left)], documents)}
+    return MeasuredPath(METRIC, alphas, [retain, retain], {METRIC: _sums(forget, documents)}, {METRIC: "forget"}, floor)
+
+
+def _sums(means: Sequence[Sequence[float]], documents: int) -> ClusterSums:
+    """Of as many documents in each cluster; means: [strengths][clusters]."""
+    k = len(means[0])
+    return ClusterSums(
+        list(range(k)), [[documents * mean for mean in row] for row in means], [[documents] * k for _ in means]
     )

@@ -11,11 +11,13 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,9 +25,24 @@ from markdown_it import MarkdownIt
 from pydantic import TypeAdapter
 
 from tests.command import Done, process, run
+from tests.paths import path as path_of
 from unlearn_metrics.errors import InputError
-from unlearn_metrics.record import RECORD_TYPE, SCHEMA, CheckpointInfo, Control, Imported, RunRecord, Score, TracePoint
-from unlearn_metrics.reports.leaderboard import files, plots, rows
+from unlearn_metrics.record import (
+    RECORD_TYPE,
+    SCHEMA,
+    CheckpointInfo,
+    Control,
+    Estimate,
+    Headline,
+    Imported,
+    MeasuredPath,
+    Residual,
+    RunRecord,
+    Score,
+    TracePoint,
+)
+from unlearn_metrics.reports.leaderboard import columns, files, papers, plots, reading, rows, words
+from unlearn_metrics.scores import curve, equal_retention
 
 SIGNATURE = (
     "demo|n:all|tmpl:none|prompt:1|eos:prob+|ctl:mix.es.keep0.95|dtype:float32|data:1|seed:0|lm-eval:0.4.13|v:0.1.0"
@@ -53,9 +70,21 @@ def score(
     return Score(value, low, high, n, unscored)
 
 
-def record(name: str = "npo", left: Any = (0.5, 0.4, 0.6), kept: Any = (0.96, 0.92, 0.99), **more: Any) -> RunRecord:
-    """A record as `score` makes them. left, kept: (value, low, high) under control."""
+SPREAD = [0.05, -0.05, 0.03, -0.03, 0.01, -0.01, 0.04, -0.04, 0.02, -0.02]  # of clusters around their mean
+
+
+@lru_cache
+def measured(left: tuple[float, ...], own: float, **more: float) -> tuple[MeasuredPath, dict[str, Residual]]:
+    of = path_of(left, own, **more)
+    return of, equal_retention.residuals(of, 0.95, 0)
+
+
+def record(name: str = "npo", left: float | Sequence[float] = 0.5, own: float = 0.9, **more: Any) -> RunRecord:
+    """A record as `score` makes them. left: the residual at 95 % retention, the mean of ten clusters or of each."""
     perplexity = more.pop("perplexity", 1.5)
+    clusters = tuple(left) if isinstance(left, Sequence) else tuple(left + part for part in SPREAD)
+    along = {key: more.pop(key) for key in ("retain_only", "half") if key in more}
+    path, residual = measured(clusters, own, **along)
     base, signature = more.pop("base", "org/base"), more.pop("signature", SIGNATURE)
 
     def model(forget: Score, retain: Score, fluent: float) -> dict[str, dict[str, Score]]:
@@ -65,7 +94,7 @@ def record(name: str = "npo", left: Any = (0.5, 0.4, 0.6), kept: Any = (0.96, 0.
     scores = {
         "original": model(score(1.0, 1.0, 1.0), score(1.0, 1.0, 1.0), 1.0),
         "unlearned": model(score(0.01, 0.0, 0.02), score(0.03, 0.01, 0.05), 9000.0),
-        "controlled": model(score(*left), score(*kept), perplexity),
+        "controlled": model(score(0.5, 0.4, 0.6), score(0.96, 0.92, 0.99), perplexity),
     }
 
     def sha(text: str) -> str:
@@ -97,26 +126,33 @@ def record(name: str = "npo", left: Any = (0.5, 0.4, 0.6), kept: Any = (0.96, 0.
         "work": {},
         "wall_seconds": 1.0,
         "created": "2026-11-01T00:00:00+00:00",
+        "path": path,
+        "residual": residual,
     }  # fmt: skip
     return RunRecord(**made | more)
 
 
+def older(name: str = "older", **more: Any) -> RunRecord:
+    """A record without a path."""
+    return record(name, path=None, residual={}, **more)
+
+
 def unlearned(name: str = "raw") -> RunRecord:
-    plain = record(name, signature=SIGNATURE.replace("mix.es.keep0.95", "none"), control=Control("none", 1.0))
+    plain = older(name, signature=SIGNATURE.replace("mix.es.keep0.95", "none"), control=Control("none", 1.0))
     return dataclasses.replace(plain, scores={m: s for m, s in plain.scores.items() if m != "controlled"})
 
 
 def imported(name: str = "log") -> RunRecord:
     signature = "demo|n:all|data:1|src:tofu|v:0.1.0"
-    log = record(name, signature=signature, control=Control("none", 1.0), imported=Imported("tofu", name, "0" * 64))
+    log = older(name, signature=signature, control=Control("none", 1.0), imported=Imported("tofu", name, "0" * 64))
     unknown = CheckpointInfo("base", None, None, None, None)
     scores = {"unlearned": {"forget": {"probability": score(0.5, 0.4, 0.6)}}}
     return dataclasses.replace(log, scores=scores, checkpoints={"original": unknown, "unlearned": unknown})
 
 
-def found(*records: RunRecord) -> list[rows.Found]:
+def found(*records: RunRecord) -> list[reading.Found]:
     return [
-        rows.Found(f"runs/{i}/record.json", hashlib.sha256(RECORD_TYPE.dump_json(r)).hexdigest(), r)
+        reading.Found(f"runs/{i}/record.json", hashlib.sha256(RECORD_TYPE.dump_json(r)).hexdigest(), r)
         for i, r in enumerate(records)
     ]
 
@@ -135,51 +171,71 @@ def cli(*args: object) -> Done:
 # --- ranks -----------------------------------------------------------------------------------------------------------
 
 
-def test_ranks_by_hand():
-    intervals = [(0.1, 0.2), (0.15, 0.3), (0.25, 0.4), (0.2, 0.22), (0.9, 0.95)]
-    #  0 beats 2 and 4, and touches 3; 1 overlaps all but 4; 3 beats 2 and 4
-    assert rows.ranks(intervals) == [(1, 3), (1, 4), (3, 4), (1, 3), (5, 5)]
-    assert rows.ranks([]) == []
-    assert rows.ranks([(0, 0), (0, 0)]) == [(1, 2), (1, 2)]
+def places(*records: RunRecord) -> list[tuple[str, int | None, int | None]]:
+    (table,) = rows.groups(found(*records))
+    return [(row.name, row.rank, row.rank_worst) for row in table.rows]
 
 
-INTERVALS = st.lists(st.tuples(st.integers(0, 12), st.integers(0, 6)).map(lambda p: (p[0] / 12, (p[0] + p[1]) / 12)))
+def test_rows_that_cannot_be_told_apart_share_a_rank_and_are_listed_by_residual():
+    same = [record("b", 0.5), record("a", 0.5), record("nearly", [0.5 - part for part in SPREAD])]
+    listed = places(*same, record("best", 0.2), record("worst", 0.8))
+    shared = [("a", 2, 4), ("b", 2, 4), ("nearly", 2, 4)]
+    assert sorted(listed) == sorted([("best", 1, 1), *shared, ("worst", 5, 5)])
+    assert [listed[0][0], listed[-1][0]] == ["best", "worst"]
+    assert places(*same[::-1], record("worst", 0.8), record("best", 0.2)) == listed
 
 
-@given(INTERVALS, st.randoms(use_true_random=False))
-def test_ranks_always(intervals: list[tuple[float, float]], random: Any):
-    places = rows.ranks(intervals)
-    for (low, high), (best, worst) in zip(intervals, places, strict=True):  # brute force
-        assert best == 1 + sum(h < low for _, h in intervals)
-        assert worst == len(intervals) - sum(other > high for other, _ in intervals)
-        assert 1 <= best <= worst <= len(intervals)
-    assert not intervals or min(places)[0] == 1  # somebody is first
-    order = list(range(len(intervals)))
-    random.shuffle(order)
-    assert rows.ranks([intervals[i] for i in order]) == [places[i] for i in order]
-    for (a, one), (b, two) in (
-        (x, y) for x in zip(intervals, places, strict=True) for y in zip(intervals, places, strict=True)
-    ):
-        assert one[0] != two[0] or not a[1] < b[0]  # who shares a rank can't be told apart
-    assert rows.ranks([*intervals, (7.0, 8.0)])[:-1] == places  # a far worse row changes nobody's place
+def test_ten_rows_close_together():
+    """Rows .05 apart whose clusters vary far more, but together: pairs of them tell what their intervals do not."""
+    rng = np.random.default_rng(3)
+    shared = rng.uniform(-0.2, 0.2, 10)
+    lefts = [0.25 + 0.05 * i + shared + rng.normal(0, 0.01, 10) for i in range(10)]
+    (table,) = rows.groups(found(*(record(f"m{i}", left.tolist()) for i, left in enumerate(lefts))))
+    ranks = [row.rank or 0 for row in table.rows]
+    assert [row.name for row in table.rows] == [f"m{i}" for i in range(10)]
+    assert np.mean(ranks) == pytest.approx(5.5, abs=0.5)
+    assert all(
+        best <= i <= (row.rank_worst or 0) for i, (best, row) in enumerate(zip(ranks, table.rows, strict=True), 1)
+    )
+    values = [row.values["residual"] for row in table.rows]
+    by_intervals = [1 + sum((v.ci_high or 0) < (mine.ci_low or 0) for v in values) for mine in values]
+    assert np.mean(by_intervals) < 3.5
 
 
-def test_rows_that_share_a_rank_are_listed_by_retention_then_fluency():
-    tied = [
-        record("c", (0.50, 0.4, 0.6), (0.96, 0.9, 1.0), perplexity=2.0),
-        record("b", (0.51, 0.4, 0.6), (0.96, 0.9, 1.0), perplexity=1.5),
-        record("a", (0.52, 0.4, 0.6), (0.97, 0.9, 1.0), perplexity=3.0),
-        record("best", (0.1, 0.05, 0.15), (0.95, 0.9, 1.0), perplexity=4.0),
-        record("worst", (0.9, 0.85, 0.95), (0.99, 0.9, 1.0)),
-    ]
-    (table,) = rows.groups(found(*tied))
-    assert [(r.name, r.rank, r.rank_worst) for r in table.rows] == [
-        ("best", 1, 1), ("a", 2, 4), ("b", 2, 4), ("c", 2, 4), ("worst", 5, 5),
-    ]  # fmt: skip
-    (again,) = rows.groups(reversed(found(*tied)))
-    assert [dataclasses.replace(r, source="") for r in again.rows] == [
-        dataclasses.replace(r, source="") for r in table.rows
-    ]
+@pytest.mark.parametrize("more", [0.0, 0.01, 0.03, 0.1])
+def test_two_rows_are_ranked_as_their_paired_difference_says(more: float):
+    """The same function gives a comparison of two runs its interval."""
+    a, b = ([0.4 + more * of + part * way for part, way in zip(SPREAD, [1, -1] * 5, strict=True)] for of in (0, 1))
+    b[0] += 0.02
+    one, two = record("a", a), record("b", b)
+    assert one.path
+    assert two.path
+    found, clusters = equal_retention.paired([one.path, two.path], "extraction_strength")
+    difference = curve.difference(found[1, 0] - found[0, 0], clusters)
+    assert difference.low is not None
+    apart = places(one, two) == [("a", 1, 1), ("b", 2, 2)]
+    assert apart == (difference.low > 0)
+
+
+def test_the_residual_is_that_of_the_record():
+    made = record(left=[0.1, 0.2, 0.3, 0.4, 0.5, 0.9], own=0.96, retain_only=0.2)
+    (table,) = rows.groups(found(made))
+    (row,) = table.rows
+    said = made.residual["extraction_strength"]
+    for column, estimate in [("residual", said.value), ("average", said.average), ("above_floor", said.above_floor)]:
+        value = row.values[column]
+        assert estimate is not None
+        assert (value.value, value.ci_low, value.ci_high) == (estimate.value, estimate.low, estimate.high)
+    assert row.values["residual"].value == pytest.approx(0.4)
+    assert row.values["above_floor"].value == pytest.approx((0.4 - 0.2) / (1 - 0.2))
+    assert row.values["alpha"].value == pytest.approx(1.25)  # beyond the unlearned model
+    assert row.values["own_retention"].value == pytest.approx(0.96)
+    for text in (files.as_markdown([table]), files.as_latex([table]), files.as_html([table])):
+        assert "extrapolated" in text.split("0.400")[1]
+
+
+OTHER_VALUE = dataclasses.replace(record().residual["extraction_strength"], value=Estimate(0.1, 0.0, 0.2))
+OUTSIDE = dataclasses.replace(record().residual["extraction_strength"], value=Estimate(0.5, 0.6, 0.7))
 
 
 @pytest.mark.parametrize(
@@ -187,11 +243,15 @@ def test_rows_that_share_a_rank_are_listed_by_retention_then_fluency():
     [
         (unlearned(), "scored without control"),
         (imported(), "imported from a log"),
-        (record(left=(0.5,)), "residual extraction strength under control: no interval: fewer than 5"),
-        (record(left=(None, None, None, 0, 60)), "none of 60 documents could be scored"),
-        (record(kept=(0.96,)), "retention under control: no interval"),
-        (record(kept=(0.7, 0.6, 0.94)), "misses its retention target: on the evaluation split 0.700 [0.600, 0.940]"),
-        (record(control=Control("mix", 0.5), signature=SIGNATURE.replace("keep0.95", "alpha0.5")), "at a given alpha"),
+        (older(), "holds no path of its control"),
+        (record(left=[0.4, 0.5, 0.6, 0.4, 0.5]), "5 clusters of documents are too few"),
+        (record(left=[0.4, 0.5]), "2 clusters of documents are too few"),
+        (record(own=0.99), "retention does not fall so far"),
+        (record(half=0.3), "retrained or distilled?"),
+        (record(headline=Headline(["probability"])), "probability was not measured along the path"),
+        (record(residual={"extraction_strength": OTHER_VALUE}), "says 0.100, its path 0.500"),
+        (record(residual={"extraction_strength": OUTSIDE}), "outside its own interval"),
+        (older(control=Control("mix", 0.5), signature=SIGNATURE.replace("keep0.95", "alpha0.5")), "at a given alpha"),
         (record(checkpoints={}), "lacks the weight hash"),
     ],
 )  # fmt: skip
@@ -201,35 +261,119 @@ def test_not_ranked_and_why(bad: RunRecord, why: str):
     assert row.unranked is not None
     assert why in row.unranked
     for make in (files.as_markdown, files.as_html):
-        assert why.split(": ")[-1].split(" [")[0] in make(rows.groups(found(bad)))
+        assert why in make(rows.groups(found(bad)))
 
 
-def test_retention_is_what_the_control_kept():
-    """The evaluation split of another task: the original has 0.6, of which 0.95 is 0.57."""
-    made = record(kept=(0.2, 0.1, 0.3), signature=SIGNATURE.replace("es.keep", "mmlu.acc.keep"))
-    scores = {
-        model: splits | {"mmlu": {"mmlu.acc": score(*acc)}}
-        for (model, splits), acc in zip(
-            made.scores.items(), [(0.6, 0.5, 0.7), (0.3, 0.2, 0.4), (0.55, 0.5, 0.6)], strict=True
-        )
-    }
-    made = dataclasses.replace(
-        made,
-        scores=scores,
-        ability={"mmlu.acc": "higher"},
-        control=dataclasses.replace(made.control, metric="mmlu.acc"),
-    )
+def test_other_clusters_are_not_ranked_with_most_rows():
+    (table,) = rows.groups(found(record("a"), record("b"), record("c", [0.1] * 7)))
+    assert [(row.name, row.rank) for row in table.rows] == [("a", 1), ("b", 1), ("c", None)]
+    assert "other clusters" in (table.rows[2].unranked or "")
+
+
+def test_a_model_that_is_on_no_path_is_listed_apart_as_published():
+    (table,) = rows.groups(found(record("last", 0.9), record("distilled", 0.1, half=0.3), older("z")))
+    assert [row.name for row in table.rows] == ["last", "distilled", "z"]
+    apart = table.rows[1]
+    assert apart.values["residual"].value is None  # along such a path it says nothing
+    assert apart.values["residual_unlearned"].value == 0.01
+    assert apart.values["own_retention"].value == pytest.approx(0.9)
+    assert "listed apart" in files.as_markdown([table])
+
+
+def test_where_all_rows_retain_the_same():
+    """One keeps 97 % by itself: without extrapolation all are compared there. Of both, 1 falls to the residual at 95 %
+    in a straight line."""
+    (table,) = rows.groups(found(record("a", 0.5), record("b", 0.3, own=0.97), record("c", 0.4, own=0.96)))
+    assert (table.retention, table.common) == (0.95, 0.97)
+    values = {row.name: row.values["common"].value for row in table.rows}
+    assert values == {name: pytest.approx(1 - 0.6 * (1 - at)) for name, at in [("a", 0.5), ("b", 0.3), ("c", 0.4)]}
+    by_name = {row.name: row for row in table.rows}
+    assert by_name["b"].rank is None
+    assert [by_name[name].rank for name in "ca"] == [1, 2]
+    for text in (files.as_markdown([table]), files.as_html([table])):
+        assert "The highest retention that all rows reach without extrapolation is 97 %" in text
+        assert "residual at 97 %" in text
+    assert rows.groups(found(record("a")))[0].common is None
+
+
+def crossing(name: str, at_95: float, at_90: float) -> RunRecord:
+    """A residual that falls in two straight lines. The path of `record` is at 95 % at alpha 1/2, at 90 % at alpha 1."""
+    made = record(name)
+    assert made.path
+    sums = made.path.forget["extraction_strength"]
+    total = [[10.0] * 10, *([10 * (at + part) for part in SPREAD] for at in (at_95, at_90, at_90))]
+    changed = dataclasses.replace(made.path, forget={"extraction_strength": dataclasses.replace(sums, total=total)})
+    return dataclasses.replace(made, path=changed, residual=equal_retention.residuals(changed, 0.95, 0))
+
+
+def test_curves_that_cross_are_named():
+    """0.3 throughout, and from 0.7 at 95 % to 0.1 at 90 %: equal at 90 + 5 / 3 %."""
+    (table,) = rows.groups(found(crossing("flat", 0.3, 0.3), crossing("steep", 0.7, 0.1), record("beside", 0.9)))
+    (one,) = table.crossings
+    assert one.retentions == [pytest.approx(0.90 + 0.05 / 3)]
+    sentence = "Which of flat (1) and steep (2) has less depends on the retention: their curves cross at 91.7 %."
+    assert sentence in files.as_html([table])
+    assert sentence in files.as_markdown([table]).replace("\\", "")
+
+
+def test_seeds_of_one_method():
+    names = [("npo-seed1", 0.3), ("npo-seed2", 0.5), ("npo-seed3", 0.4), ("ga-seed1", 0.6), ("other", 0.2)]
+    made = found(*(record(name, left) for name, left in names), older("npo-seed4"))
+    (table,) = rows.groups(made, rows.seed_pattern("(.*)-seed[0-9]"))
+    ga, npo = table.methods
+    assert (npo.name, npo.seeds, npo.without) == ("npo", 3, 1)
+    assert [npo.mean, npo.least, npo.most, npo.deviation] == [pytest.approx(x) for x in (0.4, 0.3, 0.5, 0.1)]
+    assert (ga.name, ga.seeds, ga.mean, ga.deviation) == ("ga", 1, pytest.approx(0.6), None)
+    for text in (files.as_markdown([table]), files.as_html([table]), files.as_latex([table])):
+        assert "0.300 to 0.500" in text
+    assert json.loads(files.as_json([table]))["groups"][0]["methods"][1]["seeds"] == 3
+    assert rows.groups(made)[0].methods == []
+    for bad, why in [("(", "not a regular expression"), ("seed", "no group")]:
+        with pytest.raises(InputError, match=why):
+            rows.seed_pattern(bad)
+
+
+@pytest.mark.parametrize(
+    ("repetition", "perplexity", "retain", "seen"),
+    [
+        (0.78, 535.0, 1.5, "repetition 0.780 on forget; perplexity 535.0 on forget, 1.500 on retain"),
+        (0.5, 1.5, 1.5, "repetition 0.500"),
+        (0.49, 99.0, 1.5, None),
+        (0.1, 100.0, 10.0, "perplexity 100.0"),
+        (0.1, 535.0, 60.0, None),  # retain is no better
+        (None, None, 1.5, None),
+    ],
+)
+def test_degenerate_answers_are_flagged(repetition, perplexity, retain, seen):
+    made = record(perplexity=retain)
+    fluency = {"repetition": score(repetition), "perplexity": score(perplexity)}
+    controlled = {split: dict(scores) for split, scores in made.scores["controlled"].items()}
+    controlled["forget"] |= fluency
+    made = dataclasses.replace(made, scores=made.scores | {"controlled": controlled})
     (table,) = rows.groups(found(made))
     (row,) = table.rows
-    assert (row.rank, row.target) == (1, pytest.approx(0.57))
-    assert [row.values["retention"][side].value for side in rows.SIDES] == [0.55, 0.3]
-    drawn = files.as_html([table])
-    assert "the metric that the control kept" in drawn
+    assert row.rank == 1  # it is said, not judged
+    assert row.values["perplexity_forget"].value == perplexity
+    assert row.values["perplexity_retain"].value == retain
+    if seen is None:
+        assert row.degenerate is None
+    else:
+        assert seen in (row.degenerate or "")
+        assert f"degenerate: {row.degenerate}" in files.as_html([table])
+        assert "it babbles" in files.as_markdown([table])
 
 
-def test_target_just_reached_is_ranked():
-    (table,) = rows.groups(found(record(kept=(0.9, 0.85, 0.95))))
-    assert table.rows[0].rank == 1
+def test_retention_without_a_path_is_of_what_the_control_kept():
+    made = older(signature=SIGNATURE.replace("es.keep", "mmlu.acc.keep"))
+    accuracies = [(0.6, 0.5, 0.7), (0.3, 0.2, 0.4), (0.55, 0.5, 0.6)]
+    scores = {
+        model: splits | {"mmlu": {"mmlu.acc": score(*acc)}}
+        for (model, splits), acc in zip(made.scores.items(), accuracies, strict=True)
+    }
+    control = dataclasses.replace(made.control, metric="mmlu.acc")
+    made = dataclasses.replace(made, scores=scores, ability={"mmlu.acc": "higher"}, control=control)
+    (table,) = rows.groups(found(made))
+    assert table.rows[0].values["own_retention"].value == pytest.approx(0.3 / 0.6)
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------
@@ -267,56 +411,94 @@ def test_of_one_run_the_newest_record_counts():
         record(created="2026-02-01T00:00:00+02:00", wall_seconds=2.0),
     )
     odd = record(created="yesterday")
-    other = record(left=(0.4, 0.3, 0.5), control=dataclasses.replace(old.control, alpha=0.5))  # another control
-    (table,) = rows.groups(found(old, new, odd, other))
-    assert len(table.rows) == 2
-    (kept,) = (row for row in table.rows if row.alpha == 0.25)
+    (table,) = rows.groups(found(old, new, odd))
+    (kept,) = table.rows
     assert kept.record == new
     assert kept.replaces == ["runs/0/record.json", "runs/2/record.json"]
+    assert kept.rank == 1
     assert "newest of 3 records of this run" in files.as_html([table])
+
+
+def test_records_of_one_run_that_contradict_each_other_are_contested():
+    """Each has a row, none is ranked, the newest is not preferred; and a difference of 1e-7 is none."""
+    first = record("a", 0.5, created="2026-01-01T00:00:00+00:00")
+    scores = {model: dict(splits) for model, splits in first.scores.items()}
+    scores["unlearned"]["forget"] = {"extraction_strength": score(0.01 + 1e-7, 0.0, 0.02)}
+    nearly = dataclasses.replace(first, scores=scores, created="2026-01-02T00:00:00+00:00")
+    other = record("a", 0.2, created="2026-02-01T00:00:00+00:00")
+    (table,) = rows.groups(found(first, nearly, other, record("b", 0.9)))
+    assert [(row.name, row.rank, row.source) for row in table.rows] == [
+        ("b", 1, "runs/3/record.json"),
+        ("a", None, "runs/2/record.json"),
+        ("a", None, "runs/1/record.json"),
+    ]
+    assert table.rows[1].contested == ["runs/0/record.json", "runs/1/record.json"]
+    assert (table.rows[2].contested, table.rows[2].replaces) == (["runs/2/record.json"], ["runs/0/record.json"])
+    assert "contested by 2 other records" in (table.rows[1].unranked or "")
+    for text in (files.as_html([table]), files.as_csv([table])):
+        assert "runs/0/record.json" in text
+    (agreed,) = rows.groups(found(first, nearly))
+    assert [(row.rank, row.contested) for row in agreed.rows] == [(1, [])]
 
 
 def test_unknown_is_never_zero():
     tables = rows.groups(found(record("a"), unlearned("raw"), imported("log")))
     raw = next(row for table in tables for row in table.rows if row.name == "raw")
-    for column in rows.COLUMNS:
-        figure = raw.values[column]["controlled"]
-        assert (figure.value, figure.ci_low, figure.ci_high) == (None, None, None)
-        assert figure.why
+    known = {"own_retention", "residual_unlearned"}
+    for column in columns.COLUMNS.keys() - known:
+        value = raw.values[column]
+        assert (value.value, value.ci_low, value.ci_high) == (None, None, None)
+        assert value.why
     (flat,) = (line for line in csv.DictReader(io.StringIO(files.as_csv(tables))) if line["name"] == "raw")
-    assert flat["residual_controlled"] == flat["alpha"] == flat["rank"] == ""
-    assert "residual_controlled: not put under control" in flat["unknown"]
+    assert flat["residual"] == flat["alpha"] == flat["rank"] == ""
+    assert "perplexity_forget: not put under control" in flat["unknown"]
     loaded = TypeAdapter(files.Board).validate_json(files.as_json(tables))
     assert loaded.groups == tables
     line = next(line for line in files.as_markdown(tables).splitlines() if "`raw`" in line)
-    assert line.startswith("| — (1) | `raw` | — (2) | — (2) | — (2) |")
+    assert line.startswith("| — (1) | `raw` | 0.030 (2) | 0.010 [0.000, 0.020] |")
 
 
-def test_plot_shows_the_measured_points():
-    """The markers in the SVG lie at retention and residual extraction strength, on the scale of the axes' ticks."""
-    (table,) = rows.groups(
-        found(record("a", (0.5, 0.4, 0.6), (0.96, 0.92, 0.99)), record("b", (0.2, 0.1, 0.3), (0.9, 0.8, 1)))
-    )
-    svg = ET.fromstring(plots.trade_off(table, [row.name for row in table.rows]) or "")
-    places = {  # data-row -> [(x, y)] of its markers; the last is on top: under control
-        part: [(float(u.get("x", 0)), float(u.get("y", 0))) for u in svg.iter("use") if u.get("data-row") == part]
-        for part in ("0", "1")
-    }
-    (x0, y0), (x1, y1) = places["0"]
-    (_, _), (x2, y2) = places["1"]
+def scale(svg: ET.Element) -> list[Callable[[float], float]]:
+    """Where the axes' ticks say that an x and a y lie."""
+    ticks: dict[str, list[tuple[float, float]]] = {"x": [], "y": []}
+    for tick in svg.iter("g"):
+        use, text = tick.find("./g/g/use"), tick.find("./g/text")
+        if use is not None and text is not None and "%" not in (text.text or ""):
+            axis = "x" if text.get("text-anchor") == "middle" else "y"
+            ticks[axis].append((float(text.text or "nan"), float(use.get(axis, "nan"))))
+
+    def along(first: tuple[float, float], last: tuple[float, float]) -> Callable[[float], float]:
+        return lambda at: first[1] + (at - first[0]) * (last[1] - first[1]) / (last[0] - first[0])
+
+    return [along(found[0], found[-1]) for found in ticks.values()]
+
+
+@pytest.mark.parametrize(
+    ("plot", "expected"),
+    [
+        (plots.curves, [(0.95, 0.2), (0.95, 0.5)]),  # where they are ranked
+        (plots.paths, [(0.9, 0.0), (0.9, 0.03)]),  # as published, at alpha 1
+    ],
+)
+def test_plots_show_the_measured_points(plot, expected):
+    """The markers in the SVG lie at retention and residual, on the scale of the axes' ticks."""
+    (table,) = rows.groups(found(record("a", 0.5), record("b", 0.2)))
+    svg = ET.fromstring(plot(table, [row.name for row in table.rows]) or "")
     assert table.rows[0].name == "b"
-    per_x, per_y = (x1 - x0) / (0.9 - 0.03), (y1 - y0) / (0.2 - 0.01)
-    assert (x2 - x1, y2 - y1) == (pytest.approx(per_x * 0.06, abs=0.01), pytest.approx(per_y * 0.3, abs=0.01))
-    assert per_x > 0 > per_y  # SVG counts downwards
+    last = [[u for u in svg.iter("use") if u.get("data-row") == part][-1] for part in ("0", "1")]
+    xs, ys = ([float(u.get(axis, 0)) for u in last] for axis in "xy")
+    across, up = scale(svg)
+    for (x, y), (at_x, at_y) in zip(zip(xs, ys, strict=True), expected, strict=True):
+        assert (x, y) == (pytest.approx(across(at_x), abs=0.05), pytest.approx(up(at_y), abs=0.05))
     assert {part.findtext("title") for part in svg.iter() if part.get("data-row") == "0"} == {"1: b"}
     assert not [node for node in svg.iter() if node.get("style") or node.tag in ("style", "script")]
 
 
-@pytest.mark.parametrize("plot", [plots.trade_off, plots.calibration])
+@pytest.mark.parametrize("plot", [plots.curves, plots.paths])
 def test_many_rows_are_drawn_as_each_would_be_alone(monkeypatch, plot):
     """Rows drawn together: every part of a row is what it is drawn by itself."""
-    some = [record(f"m{i}", (x := 0.1 + i / 100, x - 0.05, x + 0.05), (0.9 + i / 1000, 0.85, 1)) for i in range(60)]
-    some[7] = dataclasses.replace(some[7], scores={m: s for m, s in some[7].scores.items() if m != "unlearned"})
+    some = [record(f"m{i:02}", 0.1 + i % 6 / 10, own=[0.8, 0.96][i % 2]) for i in range(60)]
+    some[7] = older("m07")  # last; a point of its own, no curve
     (table,) = rows.groups(found(*some))
     names = [row.name for row in table.rows]
 
@@ -334,7 +516,7 @@ def test_many_rows_are_drawn_as_each_would_be_alone(monkeypatch, plot):
     together = parts()
     monkeypatch.setattr(plots, "_together", lambda group: [[place] for place in range(len(group.rows))])
     assert together == parts()
-    assert {dict(part)["data-row"] for part in together} >= {str(i) for i in range(60)}
+    assert {dict(part)["data-row"] for part in together} >= {str(i) for i in range(59)}
 
 
 def test_ids_of_a_page_are_unique():
@@ -351,13 +533,13 @@ def test_ids_of_a_page_are_unique():
 @given(st.text(max_size=60) | st.sampled_from(NASTY))
 def test_text_in_markdown(text: str):
     """A real Markdown parser finds one cell with one code span, and in it the text."""
-    table = f"| a | b |\n|---|---|\n| {files.code(files.shown(text), in_table=True)} | end |\n"
+    table = f"| a | b |\n|---|---|\n| {papers.code(words.shown(text), in_table=True)} | end |\n"
     tokens = MarkdownIt("commonmark").enable("table").parse(table)
     cells = [t for i, t in enumerate(tokens) if i and tokens[i - 1].type == "td_open"]
     assert [c.type for c in cells] == ["inline", "inline"]
     (span,) = cells[0].children or []
     assert span.type == "code_inline"
-    assert span.content.split() == files.shown(text).split()
+    assert span.content.split() == words.shown(text).split()
     assert cells[1].content == "end"
 
 
@@ -371,7 +553,7 @@ TEX_TOKEN = re.compile(
 @given(st.text(max_size=60) | st.sampled_from(NASTY))
 def test_text_in_latex(text: str):
     """Nothing but plain characters and the escapes that we make; none is a command of the text's own."""
-    assert TEX_TOKEN.fullmatch(files.tex(text))
+    assert TEX_TOKEN.fullmatch(papers.tex(text))
 
 
 @given(st.text(max_size=60) | st.sampled_from(NASTY))
@@ -379,7 +561,7 @@ def test_text_in_csv(text: str):
     table = rows.groups(found(record(text)))
     (line,) = csv.DictReader(io.StringIO(files.as_csv(table)))
     assert not re.match(r"\s*[=+\-@\t\r]", line["name"])
-    assert line["name"].removeprefix("'") == files.shown(text).removeprefix("'")
+    assert line["name"].removeprefix("'") == words.shown(text).removeprefix("'")
     assert len(files.as_csv(table).splitlines()) == 2
 
 
@@ -432,7 +614,7 @@ def test_latex_compiles_and_fits_on_the_page(tmp_path):
 
 
 def test_two_hundred_records(tmp_path):
-    records = [record(f"m{i}", (i / 200, i / 200, i / 200 + 0.1), base=f"base {i % 7}") for i in range(200)]
+    records = [record(f"m{i}", 0.1 + i % 8 / 10, base=f"base {i % 7}") for i in range(200)]
     runs = save(tmp_path / "deep" / "er", *records).parent
     done = process("leaderboard", runs, "--out", tmp_path / "site")
     assert done.returncode == 0, done.stderr
@@ -442,11 +624,8 @@ def test_two_hundred_records(tmp_path):
     by_name = {r.name: r for r in records}
     assert len(lines) == 200
     for line in lines:
-        left = by_name[line["name"]].scores["controlled"]["forget"]["extraction_strength"]
-        assert (float(line["residual_controlled"]), float(line["residual_controlled_ci_high"])) == (
-            left.value,
-            left.ci_high,
-        )
+        said = by_name[line["name"]].residual["extraction_strength"].value
+        assert (float(line["residual"]), float(line["residual_ci_high"])) == (said.value, said.high)
     board = json.loads((tmp_path / "site" / "leaderboard.json").read_text())
     assert board["schema"] == files.SCHEMA
     assert sum(len(group["rows"]) for group in board["groups"]) == 200
@@ -501,9 +680,9 @@ def test_others_files_stay(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Path:
     """One table of five rows and a hostile one, others beside it."""
-    kept = [("alpha", 0.1, 0.98), ("beta", 0.3, 0.97), ("gamma", 0.5, 0.99), ("delta", 0.7, 0.96)]
-    records = [record(name, (left, left - 0.05, left + 0.05), (r, 0.9, 1.0)) for name, left, r in kept]
-    records += [record("no interval", (0.2,), (0.95,)), unlearned(), imported(), record("m", base="org/other")]
+    kept = [("alpha", 0.1, 0.5), ("beta", 0.3, 0.4), ("gamma", 0.5, 0.6), ("delta", 0.7, 0.3)]
+    records = [record(name, left, own) for name, left, own in kept]
+    records += [older("no path"), unlearned(), imported(), record("m", base="org/other")]
     records += [record(name, base=name, verdict=name, signature=SIGNATURE.replace("demo", "nasty")) for name in NASTY]
     out = tmp_path_factory.mktemp("site")
     files.write(out, rows.groups(found(*records)))
@@ -564,11 +743,11 @@ def test_sorting(page):
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
 
-    ranked = ["alpha", "beta", "gamma", "delta", "no interval"]
+    ranked = ["alpha", "beta", "gamma", "delta", "no path"]
     assert names(page) == ranked
     buttons = page.find_elements(By.CSS_SELECTOR, "section:first-of-type thead button")
-    assert len(buttons) == 11  # rank, checkpoint, alpha, four columns, under control and as published
-    by_retention = ["no interval", "delta", "beta", "alpha", "gamma"]
+    assert len(buttons) == 9  # rank, checkpoint, residual, mean, alpha, retention, residual, two of fluency
+    by_retention = ["no path", "delta", "beta", "alpha", "gamma"]
     buttons[5].click()
     assert names(page) == by_retention
     assert sorts(page)[5] == "ascending"

@@ -160,7 +160,8 @@ def schema() -> None:
 
 @app.command(
     epilog="[bold]Examples[/]: unlearn-metrics leaderboard runs/ --out site\n\n"
-    "unlearn-metrics leaderboard runs/ga-52 submitted/npo/record.json --out site --strict"
+    "unlearn-metrics leaderboard runs/ga-52 submitted/npo/record.json --out site --strict\n\n"
+    "unlearn-metrics leaderboard runs/ --out site --seeds '(.*)-seed[0-9]+'"
 )
 def leaderboard(
     records: Annotated[
@@ -173,24 +174,33 @@ def leaderboard(
     strict: Annotated[
         bool, typer.Option("--strict", help="Fail, and write nothing, if a record cannot be used.")
     ] = False,
+    seeds: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REGEX",
+            help="Rows whose whole name matches are training seeds of one method, which its first group names: adds "
+            "a table of methods.",
+        ),
+    ] = None,
 ) -> None:
-    """Rank runs by what is left of the forget set under control; one table for what may be compared.
+    """Rank runs by what is still there of the forget set at equal retention; one table for what may be compared.
 
     Reads record.json files alone. One that is malformed is named on stderr and left out.
     """
-    from unlearn_metrics.reports.leaderboard import files, rows
+    from unlearn_metrics.reports.leaderboard import files, reading, rows, words
 
     with status() as say:
+        pattern = None if seeds is None else rows.seed_pattern(seeds)
         files.check_out(out_folder)
         say(f"reading records in {', '.join(map(str, records))}")
-        found, bad = rows.read(records)
+        found, bad = reading.read(records)
         for line in bad:
-            err.print(Text(files.shown(f"left out: {line}")), soft_wrap=True)
+            err.print(Text(words.shown(f"left out: {line}")), soft_wrap=True)
         if strict and bad:
             raise InputError(f"{len(bad)} of the records cannot be used; without --strict they are left out")
         if not found:
             raise InputError("there is no record to make a leaderboard of")
-        groups = rows.groups(found)
+        groups = rows.groups(found, pattern)
         files.write(out_folder, groups, say)
     kept = sum(len(group.rows) for group in groups)
     tables = f"{kept} row{'s'[: kept > 1]} in {len(groups)} table{'s'[: len(groups) > 1]}"

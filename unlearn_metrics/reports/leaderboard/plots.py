@@ -1,4 +1,4 @@
-"""Two plots of a group as inline SVG: residual extraction strength against retention, and the calibration.
+"""Two plots of a group as inline SVG: the residual at equal retention, and the whole path of each row.
 
 matplotlib draws; then every style attribute, which the page's Content-Security-Policy forbids, becomes a presentation
 attribute, its colours those of the page. Names of rows come in afterwards, as escaped tooltips: no text from a record
@@ -8,6 +8,7 @@ is ever laid out or parsed by matplotlib.
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -16,10 +17,11 @@ from xml.etree import ElementTree as ET
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.collections import LineCollection
+from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure as Canvas
 
-from unlearn_metrics.reports.leaderboard.rows import MEASURED, Group, Row, measured
+from unlearn_metrics.reports.leaderboard.rows import Group, Row
+from unlearn_metrics.scores import curve, equal_retention
 
 SERIES = 8  # colours; the numbers of the rows tell apart what shares one
 BARS, NUMBERS = 12, 40  # in a group of more rows: no error bars, no numbers in the points
@@ -55,65 +57,137 @@ def colour(place: int) -> str:
     return f"#0a0b{place % SERIES:02x}"
 
 
-def trade_off(group: Group, names: Sequence[str]) -> str | None:
-    """x = retention, y = residual extraction strength; a line joins each row's points as published and under control.
+def curves(group: Group, names: Sequence[str]) -> str | None:
+    """x = retention relative to the original's, from 0.9 to 1; y = the residual there, with its band.
 
-    Only measured points are drawn; nothing was measured between them. None if there is none.
+    Rows that are compared at equal retention; a numbered point at the group's retention. What lies beyond alpha 1 is
+    dashed, and a point there hollow. None if there is no curve.
     """
 
     def draw(axes: Axes) -> bool:
+        axes.set_xlim(curve.GRID[0] - 0.004, 1.004)
         for places in _together(group):
-            raw, held = (
-                {p: point for p in places if (point := _point(group.rows[p], side)) is not None}
-                for side in ("unlearned", "controlled")
-            )
-            _lines(axes, {p: [raw[p], held[p]] for p in raw if p in held}, lw=1, alpha=0.6)
-            for p, (x, y) in held.items() if len(group.rows) <= BARS else ():
-                kept, residual = (group.rows[p].values[column]["controlled"] for column in ("retention", "residual"))
-                for bar in [((kept.ci_low, y), (kept.ci_high, y)), ((x, residual.ci_low), (x, residual.ci_high))]:
-                    if None not in (*bar[0], *bar[1]):
-                        _lines(axes, {p: bar}, lw=0.8)
-            _points(axes, list(raw.items()), 5, facecolors=PAGE, lw=1.3, zorder=_above(places, group))
-            _spots(axes, list(held.items()), group)
+            inner: dict[int, list[Point]] = {}
+            beyond: dict[int, list[Point]] = {}
+            bands: dict[int, list[Point]] = {}
+            spots: dict[bool, list[tuple[int, Point]]] = {False: [], True: []}
+            for place in places:
+                row = group.rows[place]
+                if row.values["average"].value is None and row.values["residual"].value is None:
+                    continue
+                inner[place], beyond[place], bands[place] = _curve(row, group.metric)
+                if (at := row.values["residual"].value) is not None and group.retention is not None:
+                    extrapolated = (row.values["alpha"].value or 0) > 1
+                    spots[extrapolated].append((place, (group.retention, at)))
+            if len(group.rows) <= BARS:
+                _bands(axes, {place: band for place, band in bands.items() if len(band) > 2})
+            _lines(axes, {place: line for place, line in inner.items() if len(line) > 1}, lw=1.4)
+            _lines(axes, {p: line for p, line in beyond.items() if len(line) > 1}, lw=1.4, linestyles=[(0, (2.5, 2))])
+            _spots(axes, spots[False], group)
+            _spots(axes, spots[True], group, hollow=True)
         if not axes.collections:
             return False
-        if (original := _original(group.rows)) is not None:
-            axes.plot(*original, "+", color=INK, ms=9, mew=1.4, zorder=5, gid="original")
-        if (target := _target(group.rows)) is not None:
-            axes.axvline(target, color=MUTED, lw=0.9, ls=(0, (4, 3)), zorder=1)
-            axes.annotate("target", (target, 1.06), ha="right", va="bottom", color=MUTED, annotation_clip=False)
-        # a task's name comes from a stranger and stays out of the drawing
-        usual = all(measured(row.record, "retention") == MEASURED["retention"] for row in group.rows)
-        axes.set_xlabel(
-            "retention: " + ("extraction strength on the retain set" if usual else "the metric that the control kept")
-        )
-        axes.set_ylabel("residual extraction strength")
+        _target(axes, group)
+        axes.set_xlabel("retention, as a share of the original's")
+        axes.set_ylabel("residual on the forget set")
         return True
 
-    return _svg(draw, f"{group.id}-t", "Residual extraction strength against retention", names)
+    return _svg(draw, f"{group.id}-c", "Residual against retention, from 90 % of the original's", names)
 
 
-def calibration(group: Group, names: Sequence[str]) -> str | None:
-    """x = alpha, y = retention on the calibration split, at every alpha that the calibration evaluated."""
+def paths(group: Group, names: Sequence[str]) -> str | None:
+    """x = retention relative to the original's, y = the metric on the forget set, at every alpha that was measured.
+
+    From the original (cross) to the unlearned model as published (hollow), and on beyond it (dashed). Rows without a
+    path have the hollow point alone, if retention and metric are known of it. None if there is nothing to draw.
+    """
 
     def draw(axes: Axes) -> bool:
+        original = None
         for places in _together(group):
-            traces = {p: sorted((t.alpha, t.retention) for t in group.rows[p].record.control.trace) for p in places}
-            _lines(axes, {p: trace for p, trace in traces.items() if trace}, lw=1)
-            tried = [(p, point) for p, trace in traces.items() for point in trace]
-            _points(axes, tried, 2.2, lw=1, zorder=2)
-            _spots(axes, [(p, point) for p, point in tried if point[0] == group.rows[p].alpha], group)
+            inner: dict[int, list[Point]] = {}
+            beyond: dict[int, list[Point]] = {}
+            ends: list[tuple[int, Point]] = []
+            for place in places:
+                row = group.rows[place]
+                walk = _walk(row, group.metric)
+                inner[place] = [point for alpha, point in walk if alpha <= 1]
+                beyond[place] = [point for alpha, point in walk if alpha >= 1]
+                if walk and walk[0][0] == 0:
+                    original = walk[0][1]
+                end: list[Point] = [point for alpha, point in walk if alpha == 1]
+                x, y = (row.values[column].value for column in ("own_retention", "residual_unlearned"))
+                if not end and x is not None and y is not None:
+                    end = _finite([(x, y)])
+                ends += [(place, point) for point in end]
+            _lines(axes, {place: line for place, line in inner.items() if len(line) > 1}, lw=1)
+            _lines(axes, {p: line for p, line in beyond.items() if len(line) > 1}, lw=1, linestyles=[(0, (2.5, 2))])
+            _points(axes, [(place, point) for place, line in inner.items() for point in line], 2.2, lw=1, zorder=2)
+            _spots(axes, ends, group, hollow=True)
         if not axes.collections:
             return False
-        targets = {row.record.control.target for row in group.rows if row.record.control.trace}
-        if len(targets) == 1 and (target := targets.pop()) is not None:
-            axes.axhline(target, color=MUTED, lw=0.9, ls=(0, (4, 3)), zorder=1)
-            axes.annotate("target", (0, target), ha="left", va="bottom", color=MUTED)
-        axes.set_xlabel("alpha: weight of the unlearned model (0 = original)")
-        axes.set_ylabel("retention on the calibration split")
+        if original is not None:
+            axes.plot(*original, "+", color=INK, ms=9, mew=1.4, zorder=5, gid="original")
+        _target(axes, group)
+        axes.set_xlabel("retention, as a share of the original's")
+        axes.set_ylabel("on the forget set")
         return True
 
-    return _svg(draw, f"{group.id}-c", "Retention at each alpha that the calibration tried", names)
+    return _svg(draw, f"{group.id}-p", "The path of each row from the original to the unlearned model", names)
+
+
+def _curve(row: Row, metric: str) -> tuple[list[Point], list[Point], list[Point]]:
+    """(the curve up to alpha 1, the curve beyond it, the outline of its band) of a row."""
+    path = row.record.path
+    if path is None or metric not in path.forget or metric not in row.record.residual:
+        return [], [], []
+    of = equal_retention.path_of(path, metric)
+    once = curve.draw(of, 0, 0)
+    points = [point for point in row.record.residual[metric].curve if point.value.value is not None]
+    alphas = [curve.strength(of, once, point.retention)[0] for point in points]
+    found = [(point.retention, float(point.value.value or 0)) for point in points]
+    # at a retention that is reached a little before alpha 1 both lines meet
+    inner = [point for point, alpha in zip(found, alphas, strict=True) if alpha <= 1]
+    beyond = [point for point, alpha in zip(found, alphas, strict=True) if alpha > 1]
+    if beyond and inner:
+        beyond.append(inner[0])
+    known = [(p.retention, p.value.low, p.value.high) for p in points]
+    low = [(x, a) for x, a, b in known if a is not None and b is not None]
+    high = [(x, b) for x, a, b in known if a is not None and b is not None]
+    return _finite(inner), _finite(beyond), _finite(low + high[::-1])
+
+
+def _walk(row: Row, metric: str) -> list[tuple[float, Point]]:
+    """(alpha, (retention, the metric on the forget set)) at every alpha that was measured."""
+    path = row.record.path
+    if path is None or metric not in path.forget:
+        return []
+    of = equal_retention.path_of(path, metric)
+    once = curve.draw(of, 0, 0)
+    retained, left = curve.retention(of, once)[:, 0], curve.means(of.forget[metric], once.forget)[:, 0]
+    walk = zip(path.alphas, retained.tolist(), left.tolist(), strict=True)
+    return [(alpha, point) for alpha, x, y in walk for point in _finite([(x, y)])]
+
+
+def _finite(points: Sequence[Point]) -> list[Point]:
+    """What can be drawn: a record may hold any number."""
+    return [(min(max(x, -9), 9), min(max(y, -9), 9)) for x, y in points if math.isfinite(x) and math.isfinite(y)]
+
+
+def _target(axes: Axes, group: Group) -> None:
+    if group.retention is not None:
+        axes.axvline(group.retention, color=MUTED, lw=0.9, ls=(0, (4, 3)), zorder=1)
+        at = (group.retention, 1.06)
+        axes.annotate(
+            f"{100 * group.retention:.4g} %", at, ha="center", va="bottom", color=MUTED, annotation_clip=False
+        )
+
+
+def _bands(axes: Axes, outlines: Mapping[int, Sequence[Point]]) -> None:
+    """place of a row -> the outline of its band."""
+    for place, outline in outlines.items():
+        drawn: Any = {"facecolors": [colour(place)], "alpha": 0.13, "lw": 0, "zorder": 1.5, "gid": _gid([place])}
+        axes.add_collection(PolyCollection([outline], **drawn), autolim=False)
 
 
 Point = tuple[float, float]
@@ -143,12 +217,14 @@ def _points(axes: Axes, points: Sequence[tuple[int, Point]], size: float, **styl
         axes.scatter(xs, ys, **drawn, **style)
 
 
-def _spots(axes: Axes, points: Sequence[tuple[int, Point]], group: Group) -> None:
-    """Filled points, the numbers of their rows in them if there is room for numbers."""
+def _spots(axes: Axes, points: Sequence[tuple[int, Point]], group: Group, hollow: bool = False) -> None:
+    """Points, the numbers of their rows in them if there is room for numbers."""
     above, room = _above([place for place, _ in points], group), len(group.rows) <= NUMBERS
-    _points(axes, points, 9.5 if room else 4, edgecolors=PAGE, lw=0.7, zorder=above)
+    filling: Any = {"facecolors": PAGE, "lw": 1.2} if hollow else {"edgecolors": PAGE, "lw": 0.7}
+    _points(axes, points, 9.5 if room else 4, zorder=above, **filling)
     for place, (x, y) in points if room else ():
-        inside: Any = {"ha": "center", "va": "center_baseline", "fontsize": 6.5, "color": PAGE, "clip_on": True}
+        inside: Any = {"ha": "center", "va": "center_baseline", "fontsize": 6.5, "clip_on": True}
+        inside["color"] = colour(place) if hollow else PAGE
         axes.text(x, y, str(place + 1), **inside, zorder=above, gid=_gid([place]))
 
 
@@ -160,25 +236,6 @@ def _gid(places: Iterable[int]) -> str:
 def _above(places: Sequence[int], group: Group) -> float:
     """Earlier rows lie on top."""
     return 3 + (len(group.rows) - min(places, default=0)) / (len(group.rows) + 1)
-
-
-def _point(row: Row, side: str) -> Point | None:
-    x, y = (row.values[column][side].value for column in ("retention", "residual"))
-    return None if x is None or y is None else (x, y)
-
-
-def _original(rows: Sequence[Row]) -> tuple[float, float] | None:
-    for row in rows:
-        splits = row.record.scores.get("original", {})
-        found = [splits.get(s, {}).get(m) for s, m in (measured(row.record, c) for c in ("retention", "residual"))]
-        x, y = (None if score is None else score.value for score in found)
-        if x is not None and y is not None:
-            return x, y
-    return None
-
-
-def _target(rows: Sequence[Row]) -> float | None:
-    return next((row.target for row in rows if row.target is not None), None)
 
 
 def _svg(draw: Callable[[Axes], bool], prefix: str, label: str, names: Sequence[str]) -> str | None:

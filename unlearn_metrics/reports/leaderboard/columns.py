@@ -1,0 +1,259 @@
+"""The columns of a table: what each is of, and its value for a record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from unlearn_metrics.record import Estimate, MeasuredPath, Residual, RunRecord, Score
+from unlearn_metrics.reports.table import number
+from unlearn_metrics.scores import curve, equal_retention
+from unlearn_metrics.scores.stats import MIN_CLUSTERS
+from unlearn_metrics.splits import is_forget, kept_on
+
+NAME = 80  # characters of a name in a table or a sentence; it is whole in the CSV, the JSON and the page's details
+EQUAL, HELD, RAW = "at equal retention", "under control", "as published"
+SIDES = {"controlled": HELD, "unlearned": RAW}
+BARRIER = "not on a linear path (retrained or distilled?): far less is retained half-way than at both ends"
+# of the answers to the forget set: from so many repeated 4-grams on, or from a perplexity that is so high, and so many
+# times that on retain, they are no answers
+REPETITIVE, GARBLED, TIMES = 0.5, 100.0, 10.0
+
+
+@dataclass(frozen=True)
+class Column:
+    """block: at equal retention, under control or as published. way: which is good. what: what it is of, in words."""
+
+    block: str
+    heading: str
+    way: str
+    what: str
+
+
+COLUMNS = {
+    "residual": Column(
+        EQUAL,
+        "residual",
+        "↓",
+        "first headline metric of the benchmark on the forget set, at the retention asked for; rows are ranked by it",
+    ),
+    "average": Column(EQUAL, "mean, 90 to 100 %", "↓", "mean of the residual over retentions from 90 to 100 %"),
+    "common": Column(
+        EQUAL, "where all reach", "↓", "residual at the highest retention that all rows reach without extrapolation"
+    ),
+    "above_floor": Column(
+        EQUAL, "above retain-only", "↓", "residual, as a share of the way from the retain-only model to the original"
+    ),
+    "alpha": Column(
+        EQUAL,
+        "alpha",
+        "·",
+        "the strength there: 0 = original, 1 = unlearned; above 1 the path is extrapolated",
+    ),
+    "own_retention": Column(RAW, "retention", "↑", "at alpha 1, as a share of the original's"),
+    "residual_unlearned": Column(RAW, "residual", "↓", "the same metric at alpha 1"),
+    "perplexity_forget": Column(
+        HELD, "perplexity, forget", "·", "of the generations on the forget set, under the original model"
+    ),
+    "perplexity_retain": Column(
+        HELD, "perplexity, retain", "↓", "of the generations on the retain set, under the original model"
+    ),
+    "repetition_forget": Column(
+        HELD, "repetition, forget", "↓", "share of repeated 4-grams in the generations on the forget set"
+    ),
+    "repetition_retain": Column(
+        HELD, "repetition, retain", "↓", "share of repeated 4-grams in the generations on the retain set"
+    ),
+}
+# composite -> (heading, arrow, what it is, what it needs)
+COMPOSED = {
+    "model_utility": (
+        "model utility",
+        "↑",
+        "harmonic mean of nine values on three splits (TOFU)",
+        "needs TOFU's retain, real-authors and world-facts splits",
+    ),
+    "forget_quality": (
+        "forget quality",
+        "↑",
+        "p-value against the retain-only model (TOFU)",
+        "needs a retain-only model that answered the same questions",
+    ),
+    "privleak": (
+        "privleak",
+        "→ 0",
+        "membership attack relative to the retain-only model (MUSE)",
+        "needs a holdout split and a retain-only model",
+    ),
+}
+COLUMNS |= {
+    f"{name}_{side}": Column(block, heading, way, what)
+    for side, block in SIDES.items()
+    for name, (heading, way, what, _) in COMPOSED.items()
+}
+COLUMNS = {name: column for block in (EQUAL, RAW, HELD) for name, column in COLUMNS.items() if column.block == block}
+
+
+@dataclass(frozen=True)
+class Value:
+    """A value with its 95 % interval, of n documents. why: the reason, if there is no value or no interval."""
+
+    value: float | None
+    ci_low: float | None = None
+    ci_high: float | None = None
+    n: int | None = None
+    unscored: int | None = None
+    why: str | None = None
+
+
+def primary(record: RunRecord) -> str:
+    """The metric that the record's benchmark is summed up by first."""
+    return record.headline.forget[0] if record.headline.forget else "extraction_strength"
+
+
+def incomparable(record: RunRecord, metric: str) -> str | None:
+    """Why a record can't be compared at equal retention; None if it can."""
+    if record.imported is not None:
+        return "imported from a log, so never put under control"
+    if record.control.method == "none" or "controlled" not in record.scores:
+        return "scored without control, so forgetting and damage cannot be distinguished"
+    if record.control.keep is None:
+        return "controlled at a given alpha, so it was not measured along the path to it"
+    if any((c := record.checkpoints.get(role)) is None or not c.weights_sha256 for role in ("original", "unlearned")):
+        return "the record lacks the weight hash of a checkpoint"
+    if record.path is None:
+        return "the record holds no path of its control, so it is of an older version; score it again"
+    if metric not in record.path.forget or metric not in record.residual:
+        return f"{metric[:NAME]} was not measured along the path of its control"
+    if equal_retention.barrier(record.path):
+        return BARRIER
+    return _contradiction(record.path, metric, record.residual[metric], record.control.keep)
+
+
+def _contradiction(path: MeasuredPath, metric: str, said: Residual, keep: float) -> str | None:
+    """Where what a record says is still there is not what its path gives, in words."""
+    of = equal_retention.path_of(path, metric)
+    once = curve.draw(of, 0, 0)
+    if not np.isfinite(curve.retention(of, once)).all():
+        return "retention is unknown on its path"
+    points = [(said.retention, said.value), *((point.retention, point.value) for point in said.curve)]
+    if said.retention != keep or [at for at, _ in points[1:]] != list(curve.GRID):
+        return "the record has its residual at other retentions than asked for"
+    for (at, estimate), (value,) in zip(
+        points, curve.residual(of, metric, once, [at for at, _ in points]), strict=True
+    ):
+        stated = np.nan if estimate.value is None else estimate.value
+        where = f"at {at:.0%} retention it says {number(stated)}"
+        if not np.isclose(stated, value, rtol=1e-6, atol=1e-6, equal_nan=True):
+            return f"the record contradicts its path: {where}, its path {number(value)}"
+        low, high = estimate.low, estimate.high
+        if low is not None and high is not None and not low - 1e-9 <= stated <= high + 1e-9:
+            return f"the record contradicts itself: {where}, outside its own interval"
+    return None
+
+
+def values(record: RunRecord, metric: str) -> dict[str, Value]:
+    """column -> its value. What is unknown has a reason and is never 0."""
+    found = _at_equal_retention(record, metric) | {
+        "own_retention": _own_retention(record, metric),
+        "residual_unlearned": _score(record, "unlearned", _split(record, metric), metric),
+    }
+    for name in ("perplexity", "repetition"):
+        found |= {f"{name}_{split}": _score(record, "controlled", split, name) for split in ("forget", "retain")}
+    for name in COMPOSED:
+        found |= {f"{name}_{side}": _composite(record, side, name) for side in SIDES}
+    return {column: found[column] for column in COLUMNS}
+
+
+def _at_equal_retention(record: RunRecord, metric: str) -> dict[str, Value]:
+    why, residual, path = incomparable(record, metric), record.residual.get(metric), record.path
+    names = ("residual", "average", "common", "above_floor", "alpha")
+    if why is not None or residual is None or path is None:
+        return dict.fromkeys(names, Value(None, why=why))
+    n = int(sum(path.forget[metric].count[0]))
+    floor = residual.above_floor or Estimate(None, why="needs a retain-only model")
+    alpha = Value(residual.alpha, why=residual.value.why if residual.alpha is None else None)
+    return {
+        "residual": estimated(residual.value, n),
+        "average": estimated(residual.average, n),
+        "common": Value(None, why="all rows reach the retention that they are ranked at"),
+        "above_floor": estimated(floor, n),
+        "alpha": alpha,
+    }
+
+
+def estimated(estimate: Estimate, n: int) -> Value:
+    return Value(estimate.value, estimate.low, estimate.high, n, 0, estimate.why)
+
+
+def _own_retention(record: RunRecord, metric: str) -> Value:
+    """Of the unlearned model as published, on all documents of its path, or else on those of the evaluation split."""
+    path = record.path
+    if path is not None and metric in path.forget and 1.0 in path.alphas:
+        of = equal_retention.path_of(path, metric)
+        ends = [0, path.alphas.index(1.0)]
+        retain = curve.Sums(of.retain.labels, of.retain.total[ends], of.retain.count[ends])
+        of = curve.Path([0.0, 1.0], retain, of.forget)
+        retained = curve.retention(of, curve.draw(of, 0))[1]
+        return estimated(curve.estimate(retained, len(retain.labels)), int(retain.count[0].sum()))
+    kept = record.control.metric or record.headline.retain
+    found, original = (_score(record, model, kept_on(kept)[:NAME], kept[:NAME]) for model in ("unlearned", "original"))
+    if found.value is None or not original.value:
+        return Value(None, why=found.why or original.why or "the original retains nothing, which has no shares")
+    share = found.value / original.value
+    return Value(share, n=found.n, unscored=found.unscored, why="a share of two values of the evaluation split")
+
+
+def _split(record: RunRecord, metric: str) -> str:
+    """The forget split that a metric is of."""
+    if record.path is not None and metric in record.path.splits:
+        return record.path.splits[metric]
+    splits = [split for scores in record.scores.values() for split, names in scores.items() if metric in names]
+    return next(filter(is_forget, splits), "forget")
+
+
+def _score(record: RunRecord, model: str, split: str, metric: str) -> Value:
+    if model not in record.scores:
+        return Value(None, why=_absent(model))
+    if split not in record.scores[model]:
+        return Value(None, why=f"the record has no {split[:NAME]} split")
+    score = record.scores[model][split].get(metric)
+    return _known(score, f"{metric[:NAME]} was not measured on {split[:NAME]}")
+
+
+def _composite(record: RunRecord, model: str, name: str) -> Value:
+    if model not in record.scores:
+        return Value(None, why=_absent(model))
+    return _known(record.composites.get(model, {}).get(name), COMPOSED[name][3])
+
+
+def _absent(model: str) -> str:
+    return "not put under control" if model == "controlled" else "the record does not hold this model"
+
+
+def _known(score: Score | None, missing: str) -> Value:
+    if score is None:
+        return Value(None, why=missing)
+    why = None
+    if score.value is None:
+        why = score.undefined or f"none of {score.n + score.unscored} documents could be scored"
+    elif score.ci_low is None:
+        why = f"no interval: fewer than {MIN_CLUSTERS} independent clusters of documents"
+    return Value(score.value, score.ci_low, score.ci_high, score.n, score.unscored, why)
+
+
+def degenerate(record: RunRecord) -> str | None:
+    """What shows that the answers to the forget set are no answers, in words; None if nothing does.
+
+    Of the controlled model, or of the unlearned one where there is no control.
+    """
+    model = "controlled" if "controlled" in record.scores else "unlearned"
+    repetition, perplexity = (_score(record, model, "forget", name).value for name in ("repetition", "perplexity"))
+    beside = _score(record, model, "retain", "perplexity").value
+    found = []
+    if repetition is not None and repetition >= REPETITIVE:
+        found.append(f"repetition {number(repetition)} on forget")
+    if perplexity is not None and beside is not None and perplexity >= max(GARBLED, TIMES * beside):
+        found.append(f"perplexity {number(perplexity)} on forget, {number(beside)} on retain")
+    return f"{'; '.join(found)} ({SIDES[model]})" if found else None

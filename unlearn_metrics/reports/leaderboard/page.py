@@ -1,0 +1,154 @@
+"""Groups of rows as one HTML page that needs no network. Every text of a record is hostile here."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Sequence
+from itertools import groupby
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from unlearn_metrics import __version__
+from unlearn_metrics.metrics import METRICS, good
+from unlearn_metrics.record import Estimate, RunRecord
+from unlearn_metrics.records import signature
+from unlearn_metrics.records.verdict import describe
+from unlearn_metrics.reports import table
+from unlearn_metrics.reports.leaderboard import plots, words
+from unlearn_metrics.reports.leaderboard.columns import COLUMNS, EQUAL, HELD, RAW
+from unlearn_metrics.reports.leaderboard.rows import Group, Row, base_label, labels
+from unlearn_metrics.scores.composites import COMPOSITES
+from unlearn_metrics.splits import parse
+
+START = "<!doctype html>\n<!-- unlearn-metrics leaderboard -->"
+GOOD = {"higher": "↑", "lower": "↓", "zero": "→ 0", "half": "→ ½", "neither": "·"}
+CLASSES = {EQUAL: "equal", HELD: "held", RAW: "raw"}
+MODEL_NAMES = table.COLUMNS | {"unlearned": RAW}
+CURVE = (
+    "What is still there at equal retention: less is better. Numbers and colours are those of the rows below. The "
+    "point is at the retention of the ranks; bands, if there are few rows, are 95 % intervals. Dashed, with a hollow "
+    "point: extrapolated beyond alpha 1."
+)
+PATHS = (
+    "The whole way of each row from the original (the cross) to the unlearned model (the hollow point) and, dashed, "
+    "beyond. Small points are measured; lines only join them. The dashed vertical is the retention of the ranks."
+)
+
+
+def facets(record: RunRecord) -> tuple[list[str], dict[str, list[tuple[str, list[str], str]]]]:
+    """(models, split -> rows of (metric and arrow, a cell for each model, n)): everything that the record holds."""
+    models = [model for model in MODEL_NAMES if model in record.scores]
+    splits = list(dict.fromkeys(s for m in models for s in record.scores[m] if not parse(s).calibration))
+    tables = {split: [record.scores[model].get(split, {}) for model in models] for split in splits}
+    tables["all splits"] = [record.composites.get(model, {}) for model in models]
+    ways = {split: {name: GOOD[good(name, split)] for name in METRICS} for split in splits}
+    ways["all splits"] = {name: GOOD[composite.better] for name, composite in COMPOSITES.items()}
+    found: dict[str, list[tuple[str, list[str], str]]] = {}
+    for split, names in ways.items():
+        for name, arrow in names.items():
+            scores = [table.get(name) for table in tables[split]]
+            if any(scores):
+                n = " / ".join(sorted({f"{score.n:,}" for score in scores if score}))
+                found.setdefault(split, []).append((f"{name} {arrow}", [table.cell(score) for score in scores], n))
+    return models, found
+
+
+def at_equal_retention(record: RunRecord) -> tuple[list[str], list[list[str]]]:
+    """(headings, a row for each metric): what a record says is still there, and how it depends on the retain set."""
+    parts = list(dict.fromkeys(part for residual in record.residual.values() for part in residual.sensitivity))
+    first = next(iter(record.residual.values()))
+    heads = ["metric", f"residual at {words.percent(first.retention)}", "mean, 90 to 100 %", "above retain-only"]
+
+    def text(estimate: Estimate | None) -> str:
+        if estimate is None or estimate.value is None:
+            return "—"
+        ends = None in (estimate.low, estimate.high)
+        number = words.number(estimate.value)
+        return number if ends else f"{number} [{words.number(estimate.low or 0)}, {words.number(estimate.high or 0)}]"
+
+    def alone(value: float | None) -> str:
+        return "—" if value is None else words.number(value)
+
+    rows = [
+        [name, *map(text, (residual.value, residual.average, residual.above_floor)), _alpha(residual.alpha)]
+        + [alone(residual.sensitivity.get(part)) for part in parts]
+        for name, residual in record.residual.items()
+    ]
+    return [*heads, "alpha", *parts], rows
+
+
+def _alpha(alpha: float | None) -> str:
+    return "—" if alpha is None else f"{alpha:.3g}" + (", extrapolated" if alpha > 1 else "")
+
+
+def as_html(groups: list[Group]) -> str:
+    templates = PackageLoader("unlearn_metrics.reports.leaderboard")
+    environment = Environment(
+        loader=templates, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"shown": words.shown, "breakable": breakable, "number": table.number}
+    environment.filters |= {"base_label": base_label, "findable": findable}
+
+    environment.filters |= {"groupby_block": blocks, "block_class": CLASSES.__getitem__}
+
+    def part(name: str) -> str:
+        return templates.get_source(environment, name)[0]
+
+    style, script = part("leaderboard.css"), part("leaderboard.js")
+    without_script = "[hidden]{display:revert!important}.filters{display:none!important}"
+    policy = (
+        f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)} {_hash(without_script)}; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )
+
+    def drawn(group: Group) -> list[tuple[Markup, str]]:
+        named = labels(group)
+        names = [words.shown(named[row.name]) for row in group.rows]
+        pairs = [(plots.curves(group, names), CURVE), (plots.paths(group, names), PATHS)]
+        return [(Markup(svg), text) for svg, text in pairs if svg]  # our own SVG; its names are escaped
+
+    return environment.get_template("leaderboard.html").render(
+        groups=groups,
+        policy=policy,
+        style=Markup(style),
+        script=Markup(script),
+        without_script=Markup(without_script),
+        start=Markup(START),
+        drawn=drawn,
+        rule=words.RULE,
+        degenerate_rule=words.DEGENERATE,
+        seeds_rule=words.SEEDS,
+        seed_headings=words.SEED_HEADINGS,
+        files=["leaderboard.json", "leaderboard.csv", "leaderboard.md", "leaderboard.tex"],
+        version=__version__,
+        fields=signature.FIELDS,
+        columns=COLUMNS,
+        model_names=MODEL_NAMES,
+        series=plots.SERIES,
+        words=words,
+        spell=lambda group, names: {c: f"{words.heading(group, c)}, {COLUMNS[c].block}" for c in names},
+        **{f.__name__: f for f in (facets, labels, at_equal_retention, describe)},
+    )
+
+
+def blocks(columns: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """(block, its columns), in order."""
+    return [(block, list(names)) for block, names in groupby(columns, lambda column: COLUMNS[column].block)]
+
+
+def breakable(text: str) -> Markup:
+    """Escaped for HTML; a line may break after / and _, and so needs not within a word."""
+    return Markup(re.sub("[/_]", r"\g<0><wbr>", str(escape(text))))
+
+
+def findable(row: Row) -> str:
+    """What the page's search looks through."""
+    known = [part for c in row.record.checkpoints.values() for part in (c.path, c.revision, c.weights_sha256)]
+    return words.shown(" ".join(filter(None, [row.name, row.source, row.record_sha256, *known]))).lower()
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
