@@ -21,9 +21,9 @@ html_show_sphinx = False
 
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
+napoleon_use_rtype = False
 autodoc_member_order = "bysource"
 default_role = "code"  # docstrings write code in single backticks
-nitpicky = True  # an unknown name in a reference is a warning, and so an error
 
 
 def bars(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:

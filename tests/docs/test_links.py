@@ -8,7 +8,8 @@ import pytest
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-ROOT = Path(__file__).parent.parent.parent
+from tests import ROOT
+
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 REPOSITORY = re.compile(r"https://github\.com/unlearn-metrics/unlearn-metrics/(?:blob|tree)/main/")
 URL = re.compile(r"[a-z]+:")
