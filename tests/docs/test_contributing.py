@@ -53,6 +53,7 @@ def follow(page: str, folder: Path, setup: str = "") -> list[str]:
     return done
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", EXAMPLES[1:], ids=lambda text: text.split("\n")[0])
 def test_a_worked_example_works(example, tmp_path):
     for name in ("unlearn_metrics", "tasks", "tests"):
