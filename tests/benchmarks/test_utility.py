@@ -187,7 +187,7 @@ def test_what_is_no_mean_over_documents_is_left_out(lm, tasks):
     assert [len(d) for d in documents.values()] == [3, 3]
     assert documents["tiny_saying"][0]["logged"].keys() == {"tiny_saying.exact_match,first-word"}
     for name in ("tiny_text", "tiny_unweighted"):
-        with pytest.raises(InputError, match=f"no figure of {name} is a mean"):
+        with pytest.raises(InputError, match=f"no metric of {name} is a mean"):
             other_tasks.load([name], tasks)
 
 

@@ -134,7 +134,7 @@ def own_fields(path: Path) -> dict[str, str]:
             return {name: name for name in names}
     raise InputError(
         f"{where}: neither 'question' and 'answer' nor 'text' among its fields ({', '.join(map(str, [*row][:10]))}); "
-        "say which they are by --fields question=...,answer=... or text=..."
+        "name them with --fields question=...,answer=... or text=..."
     )
 
 
@@ -167,7 +167,7 @@ def to_score(
             )
         return benchmark, folder
     if next(iter(files)) not in own:
-        raise InputError(f"either {option('benchmark')} or your own data ({options}) says what to score")
+        raise InputError(f"either {option('benchmark')} or your own data ({options}) names what to score")
     if folder is not None:
         raise InputError(f"{option('data')} goes with {option('benchmark')}; your own files are named one by one")
     return OWN, OwnData(own, None if fields is None else parse_fields(fields, option("fields")), prefix)
@@ -178,7 +178,7 @@ def split_text(where: str, text: str, prefix: float) -> tuple[str, str]:
 
     Words are what white space separates; the rest begins with the white space before its first word, so that the two
     together are the text. At least one word is in either part; prefix 0: the whole text is the rest. Words and not
-    tokens, so that every model is asked the same. InputError for a text too short.
+    tokens, so that every model has the same task. InputError for a text too short.
     """
     if prefix == 0:
         return "", text

@@ -27,7 +27,7 @@ def load(
     """name -> what lm-eval loads for it: a task, or a group with its tasks. Few-shot examples and their seed are as
     lm-eval's command has them by default. folder: with copies of their repositories on the hub, by name (cais/mmlu).
 
-    InputError for an unknown name, data that cannot be read, and a task of which no figure can be kept.
+    InputError for an unknown name, data that cannot be read, and a task none of whose values can be kept.
     """
     loaded: dict[str, dict[str, Any]] = {}
     if not names:
@@ -52,7 +52,7 @@ def load(
             task.set_fewshot_seed(seed=1234)
         if not _means(name, loaded[name]):  # perplexities of words, corpus scores, groups that weigh all tasks alike
             raise InputError(
-                f"no figure of {name} is a mean over its documents, so none can be kept with an interval"
+                f"no metric of {name} is a mean over its documents, so none can be kept with an interval"
                 + ("; name its tasks" if name in loaded[name]["groups"] else "")
             )
     return loaded
@@ -66,7 +66,7 @@ def evaluate(
     samples: dict[str, list[int]] | None = None,
 ) -> dict[str, list[Document]]:
     """split (suites.split_of) -> documents, of a group those of all its tasks, with their metrics in "logged" as
-    NAME.METRIC, or NAME.METRIC,FILTER. A metric stays out if lm-eval's own figure is not the mean of these values.
+    NAME.METRIC, or NAME.METRIC,FILTER. A metric is left out if lm-eval's own value is not the mean of these values.
     Clusters are the tasks of a group that has SUBJECTS or more of them, such as the subjects of MMLU, since what a
     model lost of one subject shows in all its questions; otherwise each document is its own.
 
@@ -100,7 +100,7 @@ def _run(
 
 
 def _means(name: str, loaded: Mapping[str, Any]) -> set[str]:
-    """The metrics of which lm-eval's figure is the mean over all documents."""
+    """The metrics of which lm-eval's value is the mean over all documents."""
     each = []
     for task in loaded["tasks"].values():
         how = task.aggregation()
@@ -135,7 +135,7 @@ def places(tasks: Mapping[str, Any], limit: int | None) -> list[tuple[str, int]]
 
 
 def directions(loaded: Loaded) -> dict[str, Literal["higher", "lower"]]:
-    """NAME.METRIC, NAME.METRIC,FILTER -> which way is good, as the tasks say; the other way where they ask for what is
+    """NAME.METRIC, NAME.METRIC,FILTER -> which way is good, as the tasks say; reversed where they ask about what is
     to be forgotten."""
     found: dict[str, Literal["higher", "lower"]] = {}
     for name, tasks in loaded.items():

@@ -158,7 +158,7 @@ def alone(lm: LM) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet(level: int = logging.ERROR) -> Iterator[None]:
-    """lm-eval narrates every step at INFO, and warns of unscored documents; a `score` run says what matters itself."""
+    """lm-eval narrates every step at INFO, and warns of unscored documents; `score` reports what matters itself."""
     logger = logging.getLogger("lm_eval")
     before = logger.level
     logger.setLevel(level)

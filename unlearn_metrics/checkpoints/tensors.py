@@ -1,7 +1,7 @@
 """Tensors at rest: read by rows, from safetensors files, .bin files or memory, and written as they are read.
 
 Files are read and written by plain reads and writes. Pages of a memory-mapped file count as resident memory, so that
-going once through a mapped checkpoint takes as much of it as loading the checkpoint.
+going once through a mapped checkpoint uses as much of it as loading the checkpoint.
 """
 
 from __future__ import annotations
