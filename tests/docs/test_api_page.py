@@ -19,5 +19,4 @@ def test_the_examples_of_the_page_run(tmp_path):
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
-    assert "As published, the unlearned model keeps" in done.stdout
     assert (tmp_path / "slow" / "model.safetensors").exists()
