@@ -51,7 +51,7 @@ class Control:
 
     alpha is the control's strength (0 = original, 1 = unlearned): of `mix`, the weight of the unlearned model.
     parameters are what else the control was given. target and achieved are retention, the mean of `metric`, on the
-    calibrating half of the documents; achieved_held_out / original_held_out are on the other half.
+    calibration split; achieved_held_out / original_held_out are on the evaluation split.
     """
 
     __pydantic_config__ = STRICT
@@ -132,7 +132,7 @@ class ClusterSums:
 class MeasuredPath:
     """A control's path at some strengths, ascending from 0, the original.
 
-    metric: what is retained; retain: its sums on the calibration half and on the evaluation half. forget: metric ->
+    metric: what is retained; retain: its sums on the calibration split and on the evaluation split. forget: metric ->
     its sums on the forget set, of the split in `splits`. retain_only: the same of a model that never saw it.
     """
 

@@ -171,6 +171,6 @@ class Run:
 
     def _repr_html_(self) -> str:
         """The table, how the model was controlled, and the verdict, for a notebook."""
-        lines = [Text(f"not known: {line}", style="dim") for line in table.undefined(self.record)]
+        lines = [Text(f"unknown: {line}", style="dim") for line in table.undefined(self.record)]
         lines += [Text(describe(self.control)), Text(self.verdict, style="bold")]
         return html(table.table(self.record, self.everything), *lines)

@@ -55,7 +55,7 @@ def is_forget(name: str) -> bool:
 
 
 def halves(documents: Sequence[T]) -> tuple[list[T], list[T]]:
-    """(calibration half, evaluation half): every other document, so that both halves hold every author alike."""
+    """(calibration split, evaluation split): every other document, so that both halves hold every author alike."""
     return list(documents[CALIBRATION]), list(documents[EVALUATION])
 
 

@@ -236,7 +236,7 @@ def test_calibration_on_another_task(tmp_path, tasks):
     assert record.scores["original"]["retain"]["extraction_strength"].n == 8  # whole
     assert record.scores["original"]["tiny"]["tiny.acc"].n == 9
     assert "|ctl:mix.tiny.acc.keep0.9|" in record.signature
-    assert "; tiny.acc: 1.000 on the calibrating half (target 0.900 = 0.9 of" in " ".join(done.stdout.split())
+    assert "; tiny.acc: 1.000 on the calibration split (target 0.900 = 0.9 of" in " ".join(done.stdout.split())
     raw = record.scores["unlearned"]["tiny"]["tiny.acc"].value / record.scores["original"]["tiny"]["tiny.acc"].value
     assert f"on the forget set and {raw:.0%} of the original's tiny.acc; mixed back to alpha" in record.verdict
     assert run("rescore", tmp_path / "run").returncode == 0
@@ -244,7 +244,7 @@ def test_calibration_on_another_task(tmp_path, tasks):
     mixed = run("control", "mix", *pair, *given, "--out", tmp_path / "mixed")
     assert mixed.returncode == 0, mixed.stderr
     assert f"alpha {record.control.alpha:g}: wrote" in mixed.stdout
-    assert "; tiny.acc: 1.000 on the calibrating half" in (tmp_path / "mixed" / "README.md").read_text()
+    assert "; tiny.acc: 1.000 on the calibration split" in (tmp_path / "mixed" / "README.md").read_text()
 
 
 def beside(unlearned: str, **chosen: Any) -> tuple[RunRecord, Observations]:

@@ -55,11 +55,11 @@ Forget = Annotated[
     typer.Option(help="Your own forget data instead of a benchmark: JSON lines, Parquet, CSV or a datasets folder."),
 ]
 Retain = Annotated[Path | None, typer.Option(help="Your own retain data, in the same form.")]
-Holdout = Annotated[Path | None, typer.Option(help="Your own data that no model has seen: membership attacks.")]
+Holdout = Annotated[Path | None, typer.Option(help="Your own data that no model has seen, for membership attacks.")]
 Fields = Annotated[
     str | None,
     typer.Option(
-        help="Columns of your data: question=q,answer=a or text=body. Default: of these names.",
+        help="Columns of your data: question=q,answer=a or text=body. Default: those names.",
         metavar="NAME=COLUMN,...",
     ),
 ]
@@ -91,8 +91,8 @@ Keep = Annotated[
 RetentionMetric = Annotated[
     str | None,
     typer.Option(
-        help="What --keep keeps: a metric of the retain split, or TASK.METRIC of one of --utility-tasks "
-        "(default: extraction_strength). What takes text (rouge, extraction_strength_similar) is slower.",
+        help="Metric that --keep keeps: of the retain split, or TASK.METRIC of one of --utility-tasks "
+        "(default: extraction_strength). Metrics of generations (rouge, ...) are slower.",
         metavar="METRIC",
     ),
 ]
@@ -170,7 +170,7 @@ def score(
     control: Annotated[
         str,
         typer.Option(
-            help=f"How to go back to the original: {' | '.join(CONTROLS)} (docs/control.md); none: raw numbers only.",
+            help=f"How the model is controlled: {' | '.join(CONTROLS)} (docs/control.md); none: only as published.",
             metavar="NAME",
             show_default=True,
         ),
@@ -315,7 +315,7 @@ def demo(
     overwrite: Overwrite = False,
     verbose: Verbose = False,
 ) -> None:
-    """Run the main job, offline, on a small embedded benchmark and its checkpoints: why raw numbers mislead."""
+    """Run the main job, offline, on a small embedded benchmark and its checkpoints: why scores as published mislead."""
     from unlearn_metrics.records.folder import check_out
     from unlearn_metrics.records.verdict import moral
 
@@ -375,7 +375,7 @@ def explain(record: RunRecord, verbose: bool) -> None:
     show(record, verbose)
     console = wide()
     for line in table.undefined(record):
-        console.print(Text(f"not known: {line}", style="dim"))
+        console.print(Text(f"unknown: {line}", style="dim"))
     console.print(Text(describe(record.control)))
     console.print(Text(record.verdict, style="bold"))
     if verbose:

@@ -85,7 +85,7 @@ def mean(metric: str, documents: Sequence[Document]) -> float:
 
 
 def target_of(settings: Settings, originals: Mapping[str, Sequence[Document]]) -> float:
-    """The retention that calibration holds a model to, on the calibration half of the original's documents.
+    """The retention that calibration holds a model to, on the calibration split of the original's documents.
 
     InputError if there is nothing to keep, or nothing to calibrate on.
     """
@@ -142,7 +142,7 @@ def calibrated(
 
     known: strength -> documents observed already: the original's (0), and the unlearned model's (1) if at hand. The
     strengths in between are proposed by `curve.propose`, until retention is resolved; then the edge of what holds on
-    the calibration half is narrowed to 1/128. The strength chosen was itself observed, and holds. Leaves the model at
+    the calibration split is narrowed to 1/128. The strength chosen was itself observed, and holds. Leaves the model at
     the last strength tried.
     """
     metric, kept, keep = settings.retention_metric, kept_on(settings.retention_metric), settings.keep

@@ -21,10 +21,10 @@ def describe(control: Control) -> str:
     text = f"control: {control.method}{given}, alpha = {control.alpha:.4g} (0 = original, 1 = unlearned)"
     if control.target is None or control.achieved is None or control.keep is None:
         return text
-    text += f"; {_named(control.metric)}: {control.achieved:.3f} on the calibration half (target {control.target:.3f}"
+    text += f"; {_named(control.metric)}: {control.achieved:.3f} on the calibration split (target {control.target:.3f}"
     text += f" = {control.keep:g} of the original's)"
     if control.achieved_held_out is not None and control.original_held_out:
-        text += f", {control.achieved_held_out:.3f} on the evaluation half"
+        text += f", {control.achieved_held_out:.3f} on the evaluation split"
         text += f" ({control.achieved_held_out / control.original_held_out:.1%} of the original's)"
     return text
 
@@ -40,7 +40,7 @@ def verdict(
     if imported is not None:
         return (
             f"Imported from a log of {imported.format}: scores of one checkpoint as published, without the original "
-            "beside it and without a control, so they do not tell what the unlearning cost."
+            "beside it and without a control, so they do not show what unlearning cost."
         )
     headline = headline or Headline()
     keeps = control.metric or headline.retain
@@ -59,16 +59,14 @@ def verdict(
         unlearned, original, left = (accuracies(scores, m, headline) for m in ("unlearned", "original", "controlled"))
         retain = retained("unlearned")
         if unlearned is None:
-            return (
-                "The accuracies of what is to be forgotten were not measured, so nothing can be said about forgetting."
-            )
+            return "The accuracies on what should be forgotten were not measured, so forgetting is unknown."
         text = f"As published, the unlearned model answers {unlearned} right (the original {original}; "
         text += f"chance: {headline.chance:.0%})" + ("" if retain is None else f" and keeps {retain}")
     else:
         forget, retain = share("unlearned", "forget", metric), retained("unlearned")
         if forget is None or retain is None:
             which = metric if forget is None else keeps
-            return f"The original model shows no {which} to compare with, so nothing can be said about forgetting."
+            return f"The original model has no {which} to compare with, so forgetting is unknown."
         text = f"As published, the unlearned model keeps {forget} of the original's {metric} on the forget set"
         text += f" and {retain}"
         left = share("controlled", "forget", metric)
@@ -76,7 +74,7 @@ def verdict(
         return f"{text}; {equal_retention(residual, headline, control)}."
     kept = retained("controlled")
     if left is None or kept is None:
-        return text + "; without a control the two cannot be told apart."
+        return text + "; without a control, forgetting and damage cannot be distinguished."
     if control.alpha == 0:
         what = "mixture with the original" if control.method == "mix" else f"model that {control.method} gives"
         return f"{text}; no {what} above alpha 0 keeps enough, so under control nothing is forgotten."

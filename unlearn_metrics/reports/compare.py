@@ -212,7 +212,7 @@ def _origin(run: Run) -> str | None:
 
 
 def _pair(a: Run, b: Run) -> Pairs:
-    """split -> the documents that both runs have, by id. The calibrating half of a retain split is left out."""
+    """split -> the documents that both runs have, by id. The calibration split of a retain split is left out."""
     pairs: Pairs = {}
     for split, documents in a.documents.items():
         if parse(split).calibration or split not in b.documents:
@@ -378,7 +378,7 @@ def sentence(facet: str, tests: Sequence[Test]) -> str:
     a, b = tests[0].baseline, tests[0].run
     known = [t for t in tests if t.p_holm is not None]
     if not known:
-        return f"{facet}: nothing can be said; no document has a value in both {a} and {b}."
+        return f"{facet}: unknown; no document has a value in both {a} and {b}."
     if all(t.difference == 0 and t.value_baseline == t.value_run for t in known):
         return f"{facet}: {b} is as good as {a}, by the same {_names(known)}."
     decided, open_ = [t for t in known if t.decided], [t for t in known if not t.decided]

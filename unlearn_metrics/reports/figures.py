@@ -1,4 +1,4 @@
-"""A trajectory as a picture: what is left of the forget set against retention, checkpoint by checkpoint."""
+"""A trajectory as a picture: the forget set's metric against retention, checkpoint by checkpoint."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def put(out: Path, record: RunRecord) -> None:
 
 
 def svg(record: RunRecord) -> bytes | None:
-    """x = retention on the calibrating half, y = the same metric on forget; the checkpoint chosen is filled.
+    """x = retention on the calibration split, y = the same metric on forget; the checkpoint chosen is filled.
 
     None unless the control is `select`, calibrated on what the forget set has too.
     """
@@ -44,7 +44,7 @@ def svg(record: RunRecord) -> bytes | None:
         if control.target is not None:
             axes.axvline(control.target, color="#888888", lw=0.9, ls="--")
             axes.set_title(f"target {control.target:.3f}", fontsize=8, loc="right")
-        axes.set_xlabel(f"{control.metric} on retain, calibrating half")
-        axes.set_ylabel(f"{control.metric} on forget")
+        axes.set_xlabel(f"{control.metric} on the calibration split")
+        axes.set_ylabel(f"{control.metric} on the forget set")
         figure.savefig(canvas, format="svg", metadata={"Date": None})
     return canvas.getvalue()

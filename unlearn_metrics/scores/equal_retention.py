@@ -110,8 +110,8 @@ def _residual(path: MeasuredPath, metric: str, rho: float, seed: int) -> Residua
         curve=[CurvePoint(at, curve.estimate(row, of.clusters)) for at, row in zip(curve.GRID, grid, strict=True)],
         alpha=None if np.isnan(alpha) else float(alpha),
         sensitivity={
-            "calibration half": alone(slice(0, 1)),
-            "evaluation half": alone(slice(1, 2)),
+            "calibration split": alone(slice(0, 1)),
+            "evaluation split": alone(slice(1, 2)),
             "even clusters": alone(clusters=CALIBRATION),
             "odd clusters": alone(clusters=EVALUATION),
         },
