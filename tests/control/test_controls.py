@@ -273,7 +273,7 @@ def test_select_scores_the_latest_that_holds_and_draws_the_curve(trajectory, tmp
     picture = (tmp_path / "run" / "trajectory.svg").read_text()
     labels = re.findall(r">([\d, ]+)</text>", picture)
     assert {"2", "10", "30"} <= {name for label in labels for name in label.split(", ")}
-    assert "extraction_strength on forget" in picture
+    assert "extraction_strength on the forget set" in picture
     # a cell of a sweep is the same run, picture included
     plan = {
         "original": str(CHECKPOINTS / "original"),

@@ -34,7 +34,7 @@ DATASETS = {
     "rwku": "jinzhuoran/RWKU",
     "wmdp": "cais/wmdp",
 }
-PUBLISHED = {"unlearned": "as published", "controlled": "under control"}
+PUBLISHED = {model: table.COLUMNS[model] for model in ("unlearned", "controlled")}
 KEY = "model-index"
 # the key with all that belongs to it: indented lines and list items, with empty lines and comments between them
 _BLOCK = re.compile(
@@ -111,7 +111,7 @@ def updated(text: str, record: RunRecord, name: str = "the card") -> str:
         metadata = "\n".join(part for part in (metadata.rstrip("\n"), written) if part)
     after = _load(metadata, name)
     if {**after, KEY: None} != {**before, KEY: None} or after[KEY] != index:
-        raise InputError(f"{name}: its metadata cannot be edited without changing what else it says")
+        raise InputError(f"{name}: its metadata cannot be edited without changing the rest of it")
     body = _section(body, record, newline, name)
     return bom + found[1] + metadata.replace("\n", newline) + found[3] + body
 
@@ -157,7 +157,7 @@ def _ours(result: Any, benchmark: str) -> bool:
 
 
 def entries(record: RunRecord) -> list[EvalResult]:
-    """What the metadata says: the headline's metrics and the composites of the unlearned model, raw and controlled.
+    """The metadata: the headline's metrics and the composites, as published and under control.
 
     What has no value has no entry. Each carries its interval, n, alpha and the signature as arguments of the metric.
     """
@@ -217,7 +217,7 @@ def section(record: RunRecord) -> str:
         table.markdown(record).rstrip("\n"),
         "",
         f"{', unlearned from '.join(map(text, names))}; {text(describe(record.control))}. "
-        "Values with 95 % intervals over n documents; the arrow says which way is good.",
+        "Values with 95 % intervals over n documents; the arrow shows which way is good.",
         "",
         f"Signature: `{record.signature}`",
         _mark(record, "/"),

@@ -17,7 +17,7 @@ from unlearn_metrics.splits import is_forget, parse
 ARROW = {"higher": "↑", "lower": "↓", "zero": "→0", "half": "→½", "neither": "·"}
 COLUMNS = {
     "original": "original",
-    "unlearned": "unlearned",
+    "unlearned": "as published",
     "controlled": "under control",
     "retain_only": "retain-only",
 }
