@@ -199,7 +199,7 @@ def test_written_mix_runs_under_the_stock_command(mixed, tmp_path):
 
 
 def test_demo_and_help(scored):
-    assert "By raw numbers excessive forgot most; at the same usefulness moderate did." in scored[1].stdout
+    assert "As published excessive has the least; at equal retention moderate does." in scored[1].stdout
     for command in ((), ("score",), ("control",), ("tasks",), ("demo",)):
         shown = run(*command, "--help")
         assert shown.returncode == 0
