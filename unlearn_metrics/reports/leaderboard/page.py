@@ -26,7 +26,6 @@ from unlearn_metrics.splits import parse
 START = "<!doctype html>\n<!-- unlearn-metrics leaderboard -->"
 GOOD = {"higher": "↑", "lower": "↓", "zero": "→ 0", "half": "→ ½", "neither": "·"}
 CLASSES = {EQUAL: "equal", HELD: "held", RAW: "raw"}
-MODEL_NAMES = table.COLUMNS | {"unlearned": RAW}
 CURVE = (
     "What is still there at equal retention: less is better. Numbers and colours are those of the rows below. The "
     "point is at the retention of the ranks; bands, if there are few rows, are 95 % intervals. Dashed, with a hollow "
@@ -40,7 +39,7 @@ PATHS = (
 
 def facets(record: RunRecord) -> tuple[list[str], dict[str, list[tuple[str, list[str], str]]]]:
     """(models, split -> rows of (metric and arrow, a cell for each model, n)): everything that the record holds."""
-    models = [model for model in MODEL_NAMES if model in record.scores]
+    models = [model for model in table.COLUMNS if model in record.scores]
     splits = list(dict.fromkeys(s for m in models for s in record.scores[m] if not parse(s).calibration))
     tables = {split: [record.scores[model].get(split, {}) for model in models] for split in splits}
     tables["all splits"] = [record.composites.get(model, {}) for model in models]
@@ -126,7 +125,7 @@ def as_html(groups: list[Group]) -> str:
         version=__version__,
         fields=signature.FIELDS,
         columns=COLUMNS,
-        model_names=MODEL_NAMES,
+        model_names=table.COLUMNS,
         series=plots.SERIES,
         words=words,
         spell=lambda group, names: {c: f"{words.heading(group, c)}, {COLUMNS[c].block}" for c in names},
