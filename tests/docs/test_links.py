@@ -11,7 +11,8 @@ from markdown_it.token import Token
 from tests import ROOT
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
-REPOSITORY = re.compile(r"https://github\.com/unlearn-metrics/unlearn-metrics/(?:blob|tree)/main/")
+OURS = "unlearn-metrics/unlearn-metrics"
+REPOSITORY = re.compile(rf"https://(?:github\.com/{OURS}/(?:blob|tree)|raw\.githubusercontent\.com/{OURS})/main/")
 URL = re.compile(r"[a-z]+:")
 
 
