@@ -155,7 +155,7 @@ def test_score_and_control_by_name(tmp_path):
     record = json.loads((tmp_path / "a" / "record.json").read_text())
     assert record["control"]["method"] == "trim"
     assert "|ctl:trim.es.keep0.95|" in record["signature"]
-    assert "controlled by trim at alpha" in record["verdict"]
+    assert "(trim, alpha 0." in record["verdict"]
     given = ("--original", CHECKPOINTS / "original", "--unlearned", CHECKPOINTS / "moderate", "--limit", 20)
     done = run("control", "trim", *given, "--benchmark", "demo", "--data", DATA, "--out", tmp_path / "m")
     assert done.returncode == 0, done.stderr
