@@ -438,7 +438,7 @@ def compare(
         seed: of resampling and sign flips.
 
     Returns:
-        The comparison: `to_pandas()` has a row for each test, `sentences` what they establish and leave open.
+        What the tests say; `to_pandas()` has a row for each test, `sentences` what they establish and leave open.
 
     Raises:
         InputError: runs of different documents, or not measured alike; an unknown metric or model.

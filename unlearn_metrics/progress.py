@@ -57,7 +57,8 @@ class _OneBar:
 
     def say(self, message: str) -> None:
         if self.bar is not None:
-            self.bar.set_description_str(message[:60])
+            self.bar.set_description_str(message[:60], refresh=False)
+            self.bar.reset(0)
 
     def begin(self, total: float | None) -> None:
         if self.bar is not None and total:
@@ -74,9 +75,8 @@ class _OneBar:
 
 def can_be_seen() -> bool:
     """Whether somebody looks: stderr is a terminal, or this is a notebook."""
-    if "ipykernel" in sys.modules and "IPython" in sys.modules:
-        return sys.modules["IPython"].get_ipython() is not None
-    return sys.stderr.isatty()
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return sys.stderr.isatty() or hasattr(shell, "kernel")
 
 
 @contextlib.contextmanager

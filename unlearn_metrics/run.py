@@ -50,12 +50,12 @@ class Run:
 
     @property
     def verdict(self) -> str:
-        """One plain sentence: what the unlearned model's scores hide, and what is still there under control."""
+        """What the unlearned model's scores hide, and what is still there under control, in one plain sentence."""
         return self.record.verdict
 
     @property
     def control(self) -> Control:
-        """How the unlearned checkpoint was controlled: method, alpha, what was kept, every evaluation made for it."""
+        """How the unlearned checkpoint was controlled, by which method and how far, and what it kept."""
         return self.record.control
 
     @cached_property
