@@ -13,10 +13,10 @@ from rich.text import Text
 from unlearn_metrics.documents import Observations
 from unlearn_metrics.errors import InputError, did_you_mean
 from unlearn_metrics.metrics import METRICS, available, good, values
-from unlearn_metrics.record import Control, RunRecord, Score
+from unlearn_metrics.record import Control, Residual, RunRecord, Score
 from unlearn_metrics.records import store
 from unlearn_metrics.records.verdict import describe
-from unlearn_metrics.reports import table
+from unlearn_metrics.reports import figures, table
 from unlearn_metrics.reports.console import html, plain
 from unlearn_metrics.scores.composites import COMPOSITES
 
@@ -57,6 +57,14 @@ class Run:
     def control(self) -> Control:
         """How the unlearned checkpoint was controlled, by which method and how far, and what it kept."""
         return self.record.control
+
+    @property
+    def residual(self) -> dict[str, Residual]:
+        """metric -> `Residual`: what is still there of the forget set once the model is as useful as before.
+
+        Empty where the control was not calibrated, so that no path was measured.
+        """
+        return self.record.residual
 
     @cached_property
     def scores(self) -> dict[tuple[str, str, str], Score]:
@@ -157,6 +165,7 @@ class Run:
             InputError: the folder holds a run already, or other files.
         """
         store.save(Path(out), self.record, self.observations, overwrite)
+        figures.put(Path(out), self.record)
         return Run(self.record, Path(out), self.everything, self._observations)
 
     def __repr__(self) -> str:
@@ -167,10 +176,17 @@ class Run:
             score = self.scores.get((model, "forget", "extraction_strength"))
             if score is not None and score.value is not None:
                 said.append(f"{model} forget extraction_strength {table.number(score.value)}")
+        for metric, residual in list(self.residual.items())[:1]:
+            if residual.value.value is not None:
+                said.append(
+                    f"residual {metric} {table.number(residual.value.value)} at {residual.retention:.0%} retention"
+                )
         return plain(" ".join(f"<Run {self.name} on {self.record.benchmark}: {'; '.join(said)}>".split()))
 
     def _repr_html_(self) -> str:
         """The table, how the model was controlled, and the verdict, for a notebook."""
-        lines = [Text(f"unknown: {line}", style="dim") for line in table.undefined(self.record)]
+        lines = [Text(note, style="dim") for note in table.residual_notes(self.record)]
+        lines += [Text(f"unknown: {line}", style="dim") for line in table.undefined(self.record)]
         lines += [Text(describe(self.control)), Text(self.verdict, style="bold")]
-        return html(table.table(self.record, self.everything), *lines)
+        tables = [table.table(self.record, self.everything), table.residual_table(self.record)]
+        return html(*(shown for shown in tables if shown is not None), *lines)

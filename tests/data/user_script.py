@@ -7,6 +7,7 @@ import unlearn_metrics as um
 run = um.score("orig", "ga-52", benchmark="tofu_forget05", data="tofu/", keep=0.95, out="runs/ga-52")
 assert_type(run, um.Run)
 assert_type(run.scores["controlled", "forget", "extraction_strength"].value, float | None)
+assert_type(run.residual["extraction_strength"].value.low, float | None)
 assert_type(run.verdict, str)
 table = run.to_pandas()
 documents = run.documents()
