@@ -141,6 +141,8 @@ def test_a_run_is_one_line_and_one_table_and_a_strangers_name_is_text(run):
     assert "alpha 0.3" in repr(run)
     page = run._repr_html_()
     assert "min_k" in page  # it was asked for
+    assert "retain_model" in page  # what forget quality lacks, in Python's names
+    assert "--" not in page
     assert "min_k" not in um.load(run.folder)._repr_html_()
     page = um.compare([run, scored(name="other")])._repr_html_()
     assert "<script" not in page

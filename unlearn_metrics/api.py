@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import re
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,7 +29,7 @@ from unlearn_metrics.reports import compare as comparing
 from unlearn_metrics.reports.compare import Comparison
 from unlearn_metrics.reports.console import plain
 from unlearn_metrics.run import Run
-from unlearn_metrics.settings import DType, Model, OwnData, Settings, chosen
+from unlearn_metrics.settings import DType, Model, OwnData, chosen, in_python
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -61,26 +60,18 @@ P = ParamSpec("P")
 R = TypeVar("R")
 Place: TypeAlias = str | os.PathLike[str]
 Progress: TypeAlias = bool | Say
-# what messages call as an option of the command line
-_OPTION = re.compile(r"--((?!-)[a-z]+(?:-[a-z]+)*)\b")
 _SPLITS = ("forget", "retain", "holdout")
 
 
 def _python_names(fn: Callable[P, R]) -> Callable[P, R]:
     """InputErrors of the function speak of parameters (retention_metric) instead of options (--retention-metric)."""
-    names = {*Settings.__dataclass_fields__, "original", "unlearned", "benchmark", "data", "out", "overwrite"}
-    names |= {"metrics", "anyway", "fields", *_SPLITS}
-
-    def spelled(found: re.Match[str]) -> str:
-        name = found[1].replace("-", "_")
-        return name if name in names else found[0]
 
     @functools.wraps(fn)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return fn(*args, **kwargs)
         except InputError as error:
-            raise InputError(plain(_OPTION.sub(spelled, str(error)))) from error.__cause__
+            raise InputError(plain(in_python(str(error)))) from error.__cause__
 
     return wrapped
 

@@ -19,6 +19,7 @@ from unlearn_metrics.records.verdict import describe
 from unlearn_metrics.reports import figures, table
 from unlearn_metrics.reports.console import html, plain
 from unlearn_metrics.scores.composites import COMPOSITES
+from unlearn_metrics.settings import in_python
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -189,4 +190,5 @@ class Run:
         lines += [Text(f"unknown: {line}", style="dim") for line in table.undefined(self.record)]
         lines += [Text(describe(self.control)), Text(self.verdict, style="bold")]
         tables = [table.table(self.record, self.everything), table.residual_table(self.record)]
+        lines = [Text(in_python(line.plain), line.style) for line in lines]
         return html(*(shown for shown in tables if shown is not None), *lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,3 +152,18 @@ def explained(error: ValidationError, given: Mapping[str, Any], spelled: Callabl
     name, what = str(first["loc"][0]), first["msg"].removeprefix("Value error, ")
     value = "" if first["type"] == "missing" else f", not {given.get(name)!r}"[:200]
     return f"{spelled(name)}: {what[:1].lower()}{what[1:]}{value}"
+
+
+_OPTION = re.compile(r"--((?!-)[a-z]+(?:-[a-z]+)*)\b")
+_OTHER_NAMES = {"original", "unlearned", "benchmark", "data", "out", "overwrite", "metrics", "anyway", "fields"}
+
+
+def in_python(text: str) -> str:
+    """A message that speaks of options (--retain-model) as the Python API has it: retain_model."""
+    names = {*Settings.__dataclass_fields__, *_OTHER_NAMES, "forget", "retain", "holdout"}
+
+    def spelled(found: re.Match[str]) -> str:
+        name = found[1].replace("-", "_")
+        return name if name in names else found[0]
+
+    return _OPTION.sub(spelled, text)

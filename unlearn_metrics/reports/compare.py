@@ -22,6 +22,7 @@ from unlearn_metrics.reports import table
 from unlearn_metrics.reports.console import html
 from unlearn_metrics.scores import stats
 from unlearn_metrics.scores.composites import COMPOSITES, Model, Undefined, applicable, whole
+from unlearn_metrics.settings import in_python
 from unlearn_metrics.splits import parse
 
 if TYPE_CHECKING:
@@ -99,7 +100,9 @@ class Comparison:
 
     def _repr_html_(self) -> str:
         """The tables and sentences of the command, for a notebook."""
-        lines = [Text(f"note: {note}") for note in self.notes] + [Text(line, style="bold") for line in self.sentences]
+        lines = [Text(in_python(f"note: {note}")) for note in self.notes] + [
+            Text(line, style="bold") for line in self.sentences
+        ]
         return html(*self.tables(), *lines)
 
     def tables(self) -> list[Table]:
