@@ -141,7 +141,7 @@ def test_what_a_server_does_not_tell_is_unscored_and_never_wrong(model, folder, 
         assert (f.argmax == UNKNOWN).all()
         assert math.isnan(extraction_strength(f))
         assert math.isnan(exact_memorization(f))
-    assert line.startswith("LocalCompletionsAPI does not tell what these need, unscored (NaN): extraction_strength, ")
+    assert line.startswith("LocalCompletionsAPI does not report what these need, unscored (NaN): extraction_strength, ")
     assert line.endswith(" for 6 of 6 answers")
     assert ("probability," in line) is (quirk != "no top_logprobs")
 
@@ -287,7 +287,7 @@ def test_bisection_by_tokens_is_exact(model, requests, caplog):
     assert all(len(set(call)) == len(call) for call in lm.calls), "equal pairs are asked once"
     (line,) = [r.message for r in caplog.records if r.name == "unlearn_metrics.backends"]
     names = "extraction_strength_similar, exact_memorization, exact_memorization_paraphrased, min_k, min_k_plus_plus"
-    assert line == f"Tokens does not tell what these need, unscored (NaN): {names} for 9 of 9 answers"
+    assert line == f"Tokens does not report what these need, unscored (NaN): {names} for 9 of 9 answers"
 
 
 def test_bisection_by_words_finds_what_trying_every_cut_finds(model, requests, caplog):

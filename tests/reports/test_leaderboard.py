@@ -360,7 +360,7 @@ def test_degenerate_answers_are_flagged(repetition, perplexity, retain, seen):
     else:
         assert seen in (row.degenerate or "")
         assert f"degenerate: {row.degenerate}" in files.as_html([table])
-        assert "it babbles" in files.as_markdown([table])
+        assert "broken text, not forgetting" in files.as_markdown([table])
 
 
 def test_retention_without_a_path_is_of_what_the_control_kept():

@@ -146,7 +146,7 @@ def _warn(lm: LM, scores: Sequence[TokenScores | FlagScores]) -> None:
     if any(isinstance(s, FlagScores) and s.unit == "word" and not math.isnan(s.revealed) for s in scores):
         parts.append("extraction_strength counts words, not tokens")
     if parts:
-        log.warning("%s does not tell what these need, unscored (NaN): %s", type(lm).__name__, "; ".join(parts))
+        log.warning("%s does not report what these need, unscored (NaN): %s", type(lm).__name__, "; ".join(parts))
 
 
 def greedy_until(lm: LM, requests: Sequence[Instance]) -> list[str]:

@@ -386,7 +386,7 @@ class Composite:
 
 
 _P_VALUE = "a p-value estimates nothing that an interval could hold"
-_BOUNDARY = "resamples do not tell how far the truth is from the end of its range"
+_BOUNDARY = "resamples do not show how far the truth is from the end of its range"
 _NINE = ("retain", "real_authors", "world_facts")
 COMPOSITES: dict[str, Composite] = {
     "model_utility": Composite(model_utility, _NINE),

@@ -27,8 +27,8 @@ RULE = (
 )
 DEGENERATE = (
     f"Degenerate: of the answers on the forget set at least {REPETITIVE:.0%} of the 4-grams are repeated, or their "
-    f"perplexity is at least {GARBLED:.0f} and {TIMES:.0f} times that on retain. A low residual of such a row says "
-    "that it babbles, not that it forgot."
+    f"perplexity is at least {GARBLED:.0f} and {TIMES:.0f} times that on retain. A low residual of such a row shows "
+    "broken text, not forgetting."
 )
 SEEDS = (
     "Rows that are training seeds of one method, by their names: mean, range and standard deviation of their "
@@ -140,8 +140,8 @@ def about(group: Group) -> list[str]:
     sentences += [crossing(group, one) for one in group.crossings]
     if any(row.unranked == BARRIER for row in group.rows):
         sentences.append(
-            "Rows that are not on a linear path are scored as published and listed apart: no mixture says what such a "
-            "checkpoint has still there at the retention of the others."
+            "Rows that are not on a linear path are scored as published and listed apart: no mixture shows what such a "
+            "checkpoint still has at the retention of the others."
         )
     return sentences
 
