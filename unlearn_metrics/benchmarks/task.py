@@ -239,7 +239,8 @@ class TokenScoreTask(ConfigurableTask):
         gap = self.config.target_delimiter
         if chat_template is not None and ctx[0] and not self.doc_to_prefix(doc):
             undone, written, gap = _before_answer(chat_template, self.config.task)
-            ctx = [prompt.removesuffix(undone) + written for prompt in ctx]
+            if undone or written:  # never of a prompt that a chat server renders itself
+                ctx = [prompt.removesuffix(undone) + written for prompt in ctx]
         question, answer = ctx[0], self.doc_to_target(doc)
         pairs: list[tuple[str, str]] = []
         for role, _ in self.layout(doc):
