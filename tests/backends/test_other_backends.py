@@ -233,7 +233,7 @@ def test_a_chat_server_still_gives_the_metrics_of_texts(model, by_hf, caplog):
     assert math.isnan(found["extraction_strength,none"])
     assert found["extraction_strength_unscored,none"] == found["probability_unscored,none"] == 4
     (line,) = [r.message for r in caplog.records if r.name == "unlearn_metrics.backends"]
-    assert "LocalChatCompletion does not tell" in line
+    assert "LocalChatCompletion does not report" in line
 
 
 # --- log-likelihoods and greedy flags alone -------------------------------------------------------------------------
