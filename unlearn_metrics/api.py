@@ -434,7 +434,8 @@ def compare(
     Raises:
         InputError: runs of different documents, or not measured alike; an unknown metric or model.
 
-    Source: docs/compare.md: sign flips of whole clusters, corrected over all tests by Holm's method (1979).
+    Source: docs/compare.md: the primary metric at equal retention first, then sign flips of whole clusters, corrected
+    by Holm's method (1979).
     """
     opened = [
         run if isinstance(run, Path) else comparing.Measured(run.name, run.record, run.observations)

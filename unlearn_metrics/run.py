@@ -186,7 +186,8 @@ class Run:
 
     def _repr_html_(self) -> str:
         """The table, how the model was controlled, and the verdict, for a notebook."""
-        lines = [Text(note, style="dim") for note in table.residual_notes(self.record)]
+        notes = [*table.composite_notes(self.record), *table.residual_notes(self.record)]
+        lines = [Text(note, style="dim") for note in notes]
         lines += [Text(f"unknown: {line}", style="dim") for line in table.undefined(self.record)]
         lines += [Text(describe(self.control)), Text(self.verdict, style="bold")]
         tables = [table.table(self.record, self.everything), table.residual_table(self.record)]

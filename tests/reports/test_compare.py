@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +16,13 @@ from hypothesis import strategies as st
 from tests import CHECKPOINTS, DATA
 from tests.command import process, run
 from unlearn_metrics.errors import InputError
-from unlearn_metrics.record import SCHEMA, CheckpointInfo, Control, RunRecord
+from unlearn_metrics.record import SCHEMA, CheckpointInfo, Control, Headline, MeasuredPath, RunRecord
 from unlearn_metrics.records import store
+from unlearn_metrics.reports import comparison_words as words
+from unlearn_metrics.reports import paired_tests
 from unlearn_metrics.reports.compare import Comparison, compare
-from unlearn_metrics.scores import stats
+from unlearn_metrics.reports.paired_tests import corrected
+from unlearn_metrics.scores import equal_retention, stats
 from unlearn_metrics.scores.scoring import score_all
 
 SIGNATURE = "demo|n:all|tmpl:none|ctl:mix.es.keep0.95|data:0|seed:0|v:0.1.0"
@@ -131,8 +135,14 @@ def save(
     reference: str = "answer {} of {}",
     model: str = "controlled",
     ids: list[int] | dict[str, range] | None = None,
+    path: MeasuredPath | None = None,
+    texts: bool = True,
+    **more: Any,
 ) -> Path:
-    """A run with these values of its documents: split -> metric -> values; NaN = none. `questions` to a cluster."""
+    """A run with these values of its documents: split -> metric -> values; NaN = none. `questions` to a cluster.
+
+    path: of its control. more: of the record.
+    """
     splits = {}
     found = ids if isinstance(ids, dict) else {} if ids is None else dict.fromkeys(values, ids)
     for split, metrics in values.items():
@@ -142,12 +152,13 @@ def save(
                 "id": place,
                 "split": split,
                 "cluster": (place if isinstance(ids, dict) else i) // questions,
-                "prompt": f"question {i}",
-                "reference": reference.format(place if isinstance(ids, dict) else i, split.split("_calib")[0]),
                 "logged": {m: x[i] for m, x in metrics.items() if not np.isnan(x[i])},
             }
             for i, place in enumerate(found.get(split, range(n)))
         ]
+        for i, document in enumerate(splits[split] if texts else ()):
+            which = document["id"] if isinstance(ids, dict) else i
+            document |= {"prompt": f"question {i}", "reference": reference.format(which, split.split("_calib")[0])}
     scores, composites = score_all({model: splits}, {model: values}, 0)
     unknown = {key: {} for key in ("data", "task_versions", "prompts", "settings", "software", "work")}
     record = RunRecord(
@@ -164,10 +175,21 @@ def save(
         imported=None,
         wall_seconds=None,
         created="2026-01-01",
-        **unknown,
+        path=path,
+        residual={} if path is None else equal_retention.residuals(path, 0.95, 0),
+        **unknown | more,
     )
     store.save(folder, record, {model: splits})
     return folder
+
+
+def made(**fields: Any) -> paired_tests.Test:
+    """A test as it is before p-values are corrected."""
+    interval, about = (None, None), (100, 0, 20, None, None)
+    plain = paired_tests.Test(
+        "a", "b", "Forget quality", "forget", "rouge", "lower", "linear", 0.5, 0.4, -0.1, *interval, *about
+    )
+    return dataclasses.replace(plain, **fields)
 
 
 def only(result: Comparison):
@@ -193,7 +215,7 @@ def test_by_hand(tmp_path):
     assert test.effect_size == pytest.approx(means.mean() / np.sqrt(((means - means.mean()) ** 2).sum() / 5))
     # sums by author 2 2 4 2 1 -2: of 64 flips, 9 is reached by all alike (13), by that but a 1 (11) and by that but
     # one of the four 2s (9), each with its negative: 2 x (1 + 1 + 4)
-    assert test.p == test.p_holm == pytest.approx(12 / 64)
+    assert test.p == test.p_corrected == pytest.approx(12 / 64)
     assert test.ci_low < 9 / 11 < test.ci_high
     assert compare([b, a]).tests[0].difference == pytest.approx(-9 / 11)
     assert compare([b, a]).tests[0].p == test.p
@@ -256,8 +278,31 @@ def test_few_clusters_that_cannot_show_anything_are_named(tmp_path):
     b = save(tmp_path / "b", {"forget": {"rouge": [0.1 * i / 9 for i in range(10)]}})
     result = compare([a, b])
     assert only(result).p == 2 / 32
-    assert any("forget has 5 clusters: no p there can be below 0.062" in note for note in result.notes)
-    assert "no difference" in result.sentences[0]
+    assert result.sentences == ["Forget quality: a difference between b and a cannot be decided with 5 clusters."]
+    # six authors, but so many tests: 2/64 x 2 is above 0.05
+    more = {"rouge": [1.0] * 12, "probability": [0.5] * 12}
+    a = save(tmp_path / "c", {"forget": more})
+    b = save(tmp_path / "d", {"forget": {m: [0.1 * i / 11 for i in range(12)] for m in more}})
+    result = compare([a, b])
+    assert result.sentences == [
+        "Forget quality: a difference between d and c cannot be decided with 6 clusters and so many tests."
+    ]
+    assert "--metrics, chosen before looking, tests fewer." in result.notes
+    assert compare([a, b], metrics=["rouge"]).sentences == [
+        "Forget quality: d is better than c by rouge (forget) (p ≤ 0.031)."
+    ]
+
+
+def test_what_is_not_established_is_not_said_to_differ():
+    """Two tests whose intervals leave 0 out, but whose p is not below 0.05 once corrected."""
+    tests = [made(p=0.03, difference=-0.6, ci_low=-0.762, ci_high=-0.454, metric=m) for m in ("rouge", "probability")]
+    assert words.sentence("Forget quality", corrected(tests)) == (
+        "Forget quality: no difference between b and a is established (smallest p 0.06)."
+    )
+    wide = made(p=0.3, difference=-0.1, ci_low=-0.3, ci_high=0.1)
+    assert words.sentence("Forget quality", corrected([*tests, wide])).endswith(
+        "(smallest p 0.09); that does not make them alike: rouge on forget may differ by -0.300 to +0.100."
+    )
 
 
 def test_every_test_of_the_command_is_corrected_for(tmp_path):
@@ -269,7 +314,10 @@ def test_every_test_of_the_command_is_corrected_for(tmp_path):
     assert {(t.baseline, t.run) for t in compare(folders).tests} == {("a", "b"), ("a", "c"), ("a", "d")}
     every = compare(folders, metrics=["all"], all_pairs=True)
     assert len(every.tests) == 12
-    assert [t.p_holm for t in every.tests] == pytest.approx(stats.holm(np.array([t.p for t in every.tests])))
+    assert "Each of the 6 pairs gets an equal share of the 5 %." in every.notes
+    for pair in (every.tests[i : i + 2] for i in range(0, 12, 2)):  # Holm within the pair, times the number of pairs
+        holm = stats.holm(np.array([t.p for t in pair]))
+        assert [t.p_corrected for t in pair] == pytest.approx(np.minimum(6 * holm, 1))
     assert {t.metric for t in compare(folders, metrics=["zlib"]).tests} == {"zlib"}
 
 
@@ -347,7 +395,7 @@ def test_composites_are_compared_by_the_same_draws(tmp_path):
     assert two.ci_low < one.ci_high
     test = next(t for t in compare([a, b], seed=5).tests if t.metric == "model_utility")
     assert (test.value_baseline, test.value_run) == (one.value, two.value)
-    assert (test.n, test.clusters, test.p, test.p_holm, test.decided) == (120, 10, None, None, False)
+    assert (test.n, test.clusters, test.p, test.p_corrected, test.decided) == (120, 10, None, None, False)
     drawn = {s: stats.bootstrap_weights(np.arange(40) // 4, [5, *s.encode()]) for s in nine}
     by_hand = [
         9 / sum(1 / (drawn[s] @ np.array(v) / 40) for s, names in values.items() for v in names.values())
@@ -361,6 +409,44 @@ def test_composites_are_compared_by_the_same_draws(tmp_path):
     (same,) = compare([a, c], metrics=["model_utility"]).tests
     assert (same.difference, same.ci_low, same.ci_high, same.n) == (0, 0, 0, 120)
     assert "model_utility ↑" in run("compare", a, b).stdout
+
+
+# --- lm-eval's own tasks ----------------------------------------------------------------------------------------------
+
+
+def asked(folder: Path, right: list[float], data: str = "1", **more: Any) -> Path:
+    """A run of WMDP and MMLU as it is stored: answers right or wrong, without texts."""
+    values = {"forget_wmdp_bio": {"wmdp_bio.acc": right}, "mmlu": {"mmlu.acc": right}}
+    ability = {"wmdp_bio.acc": "lower", "mmlu.acc": "higher"}
+    hashes = {"wmdp_bio": "0", "mmlu": data}
+    return save(
+        folder, values, 1, texts=False, ability=ability, data=hashes, headline=Headline(["wmdp_bio.acc"]), **more
+    )
+
+
+def test_metrics_of_other_tasks_are_compared(tmp_path):
+    a, b = asked(tmp_path / "a", [1.0] * 40), asked(tmp_path / "b", [1.0, 0.0] * 20)
+    result = compare([a, b])
+    assert {(t.facet, t.split, t.metric, t.good): t.difference for t in result.tests} == {
+        ("General ability", "mmlu", "mmlu.acc", "higher"): -0.5,
+        ("Forget quality", "forget_wmdp_bio", "wmdp_bio.acc", "lower"): -0.5,
+    }
+    ability, quality = result.sentences
+    assert ability.startswith("General ability: b is worse than a by mmlu.acc (mmlu)")
+    assert quality.startswith("Forget quality: b is better than a by wmdp_bio.acc (forget_wmdp_bio)")
+    assert [t.metric for t in compare([a, b], metrics=["mmlu.acc"]).tests] == ["mmlu.acc"]
+    with pytest.raises(InputError, match=r"unknown metric 'mmlu.ac'; .*mmlu.acc"):
+        compare([a, b], metrics=["mmlu.ac"])
+
+
+def test_other_questions_of_a_task_are_no_pairs(tmp_path):
+    """They have no text that could tell: another number of them, or other data, is another set."""
+    a = asked(tmp_path / "a", [1.0] * 40)
+    result = compare([a, asked(tmp_path / "b", [0.0] * 40, data="2")])
+    assert [t.metric for t in result.tests] == ["wmdp_bio.acc"]
+    assert "a and b were asked other questions of mmlu, which is left out." in result.notes
+    with pytest.raises(InputError, match="no document in common"):
+        compare([a, asked(tmp_path / "c", [0.0] * 39)])
 
 
 # --- through the command line, on real runs -------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import stdtrit
 
 from tools import coverage
 from unlearn_metrics.scores import curve, stats
@@ -263,12 +264,22 @@ def test_ranks_of_rows_far_apart_and_alike():
     assert curve.ranks(rows, 10) == [(1, 1), None, (2, 2), (3, 3)]
 
 
-def test_ranks_of_two_rows_separate_only_where_their_difference_does():
+def test_ranks_of_two_rows_separate_where_their_difference_does():
     rng = np.random.default_rng(0)
     for gap in np.linspace(0, 0.3, 40):
         rows = np.array([[0.5], [0.5 + gap]]) + np.concatenate([np.zeros((2, 1)), rng.normal(0, 0.05, (2, 2000))], 1)
-        if curve.ranks(rows, 10) == [(1, 1), (2, 2)]:
-            assert curve.p_value(rows[0] - rows[1], 10) < 0.05
+        separate = curve.ranks(rows, 10) == [(1, 1), (2, 2)]
+        assert separate == (curve.p_value(rows[0] - rows[1], 10) < 0.05)
+        assert curve.signs(rows[:1] - rows[1:], 10).tolist() == [-1 if separate else 0]
+
+
+def test_figures_together_are_at_most_as_many_tests_as_they_are():
+    """Draws with a long tail: the quantile of the largest says more tests than there are."""
+    largest = np.abs(np.random.default_rng(0).standard_t(3, (2000, 4))).max(1)
+    single, four = (curve.threshold(largest, figures, 10) for figures in (1, 4))
+    t = [-stdtrit(9, 0.025 / figures) * math.sqrt(10 / 9) for figures in (1, 4)]
+    assert (single, four) == pytest.approx(t)
+    assert curve.threshold(np.full(100, 1.0), 4, 10) == pytest.approx(t[0])  # at least one
 
 
 def test_rows_that_share_their_noise_are_told_apart():

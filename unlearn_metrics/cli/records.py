@@ -99,7 +99,7 @@ def compare(
 ) -> None:
     """Compare runs on the documents that they share: paired differences, intervals, tests, and what can be said.
 
-    p-values: sign flips of whole clusters, Holm-corrected over all tests printed. See docs/compare.md.
+    Under control, residuals at equal retention come first. The procedure is printed; see docs/compare.md.
     """
     from unlearn_metrics.reports import compare as job
 

@@ -314,23 +314,26 @@ def ranks(rows: Floats, clusters: int, level: float = 0.95) -> list[tuple[int, i
     for i, row in enumerate(drawn):
         others = np.flatnonzero(deviations[i, :i])
         largest = np.maximum(largest, (np.abs(row - drawn[others]) / deviations[i, others, None]).max(0, initial=0))
-    less = values[:, None] - values < -threshold(largest, clusters, level) * deviations
+    pairs = len(ranked) * (len(ranked) - 1) // 2
+    less = values[:, None] - values < -threshold(largest, pairs, clusters, level) * deviations
     for i, row in enumerate(ranked):
         found[row] = 1 + int(less[:, i].sum()), len(ranked) - int(less[i].sum())
     return found
 
 
-def threshold(largest: Floats, clusters: int, level: float = 0.95) -> float:
+def threshold(largest: Floats, figures: int, clusters: int, level: float = 0.95) -> float:
     """How many deviations from 0 figures that are tested together must be.
 
     Args:
         largest: of the figures' distances from their means, each in units of its deviation, the largest, [draws]. Its
-            quantile says how many independent tests they are worth (at least one); Student's t, how far out each must
-            then be.
+            quantile says how many independent tests they are worth (at least one, at most as many as they are);
+            Student's t, how far out each must then be. One figure is tested as by `p_value`.
+        figures: how many.
         clusters: the fewest that are drawn from.
         level: of confidence.
     """
-    tail = min(float(ndtr(-np.quantile(largest, level))), (1 - level) / 2)
+    alone = (1 - level) / 2
+    tail = min(max(float(ndtr(-np.quantile(largest, level))), alone / max(1, figures)), alone)
     return float(-stdtrit(clusters - 1, tail) * math.sqrt(clusters / (clusters - 1)))
 
 
@@ -340,7 +343,7 @@ def signs(figures: Floats, clusters: int, level: float = 0.95) -> NDArray[np.int
     deviation = drawn.std(1)
     moving = deviation > 0
     distance = np.abs(drawn - drawn.mean(1, keepdims=True))[moving] / deviation[moving, None]
-    limit = threshold(distance.max(0, initial=0), clusters, level) * deviation
+    limit = threshold(distance.max(0, initial=0), int(moving.sum()), clusters, level) * deviation
     return np.sign(figures[:, 0]).astype(np.intp) * (np.abs(figures[:, 0]) > limit)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from unlearn_metrics.record import Estimate, MeasuredPath, Residual, RunRecord, Score
 from unlearn_metrics.reports.table import number
 from unlearn_metrics.scores import curve, equal_retention
+from unlearn_metrics.scores.composites import COMPOSITES
 from unlearn_metrics.scores.stats import MIN_CLUSTERS
 from unlearn_metrics.splits import is_forget, kept_on
 
@@ -225,21 +226,21 @@ def _score(record: RunRecord, model: str, split: str, metric: str) -> Value:
 def _composite(record: RunRecord, model: str, name: str) -> Value:
     if model not in record.scores:
         return Value(None, why=_absent(model))
-    return _known(record.composites.get(model, {}).get(name), COMPOSED[name][3])
+    return _known(record.composites.get(model, {}).get(name), COMPOSED[name][3], COMPOSITES[name].no_interval)
 
 
 def _absent(model: str) -> str:
     return "not put under control" if model == "controlled" else "the record does not hold this model"
 
 
-def _known(score: Score | None, missing: str) -> Value:
+def _known(score: Score | None, missing: str, no_interval: str = "") -> Value:
     if score is None:
         return Value(None, why=missing)
     why = None
     if score.value is None:
         why = score.undefined or f"none of {score.n + score.unscored} documents could be scored"
     elif score.ci_low is None:
-        why = f"no interval: fewer than {MIN_CLUSTERS} independent clusters of documents"
+        why = f"no interval: {no_interval or f'fewer than {MIN_CLUSTERS} independent clusters of documents'}"
     return Value(score.value, score.ci_low, score.ci_high, score.n, score.unscored, why)
 
 
