@@ -27,7 +27,7 @@ from unlearn_metrics.checkpoints.files import open_checkpoint
 from unlearn_metrics.control.mixing import mix_into
 from unlearn_metrics.documents import Document, TokenScores
 from unlearn_metrics.metrics import METRICS
-from unlearn_metrics.metrics.memorization import extraction_strength, log_truth_ratio, mean_loss, probability
+from unlearn_metrics.metrics.memorization import extraction_strength, log_truth_ratio, probability
 from unlearn_metrics.record import Score
 from unlearn_metrics.scores.composites import compose
 
@@ -76,8 +76,8 @@ def their_extraction_strength(scores: TokenScores) -> float:
 
 def their_ratio(document: Document) -> float:
     """wrong / (true + 1e-10), each exp of minus a mean loss."""
-    wrong = np.exp(-np.mean([mean_loss(w) for w in document["wrong_answers"]]))
-    return float(wrong / (np.exp(-mean_loss(document["true_answer"])) + EPSILON))
+    wrong = np.exp(-np.mean([w.loss for w in document["wrong_answers"]]))
+    return float(wrong / (np.exp(-document["true_answer"].loss) + EPSILON))
 
 
 def their_normalised(document: Document) -> float:

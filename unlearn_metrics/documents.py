@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import fmean
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -14,22 +14,17 @@ from numpy.typing import NDArray
 Floats: TypeAlias = NDArray[np.floating[Any]]
 
 
-# An arg-max of which a backend says only that it is another token than the reference's, or nothing
+# An arg-max of which a backend returns only that it is another token than the reference's, or nothing
 OTHER, UNKNOWN = -1, -2
-
-
-def loss_of(logprobs: Sequence[float]) -> float:
-    """Mean negative log-likelihood in nats per token; summed exactly."""
-    return -math.fsum(logprobs) / len(logprobs)
 
 
 @dataclass(frozen=True, eq=False)
 class TokenScores:
-    """What one teacher-forced pass says of an answer y_1..y_n and of the end-of-sequence token after it.
+    """What one teacher-forced pass observes of an answer y_1..y_n and of the end-of-sequence token after it.
 
     Every array has shape [n + 1]; position i < n is answer token i + 1, position n is end-of-sequence.
     Log-probabilities are in nats. `mean` and `variance` are those of log p(v) over the vocabulary, v drawn
-    from the model's own distribution at that position (what Min-K%++ needs). What a backend does not tell is NaN, an
+    from the model's own distribution at that position (what Min-K%++ needs). What a backend does not return is NaN, an
     arg-max OTHER or UNKNOWN.
     """
 
@@ -48,35 +43,15 @@ class TokenScores:
         """m_i = [the arg-max token at i is y_i], shape [n]; false where it is unknown."""
         return (self.argmax == self.tokens)[:-1]
 
-    @cached_property
-    def text_loss(self) -> float:
-        """As `loss`, end-of-sequence not included."""
-        return loss_of(self.logprob[:-1].tolist())
-
-    @property
-    def hits(self) -> int:
-        """How many m_i are true."""
-        return int(np.count_nonzero(self.match))
-
-    @property
-    def last_miss(self) -> int:
-        """The largest i, counted from 1, whose m_i is false; 0 if all are true."""
-        return self.match.tobytes().rfind(0) + 1
-
     @property
     def unknown(self) -> NDArray[np.bool_]:
-        """Where the backend told no arg-max, shape [n]."""
+        """Where the backend returned no arg-max, shape [n]."""
         return (self.argmax == UNKNOWN)[:-1]
-
-    @property
-    def all_known(self) -> bool:
-        """Whether the backend told every arg-max."""
-        return not self.unknown.any()
 
     @cached_property
     def loss(self) -> float:
-        """Mean negative log-likelihood in nats per token, end-of-sequence included; summed exactly."""
-        return loss_of(self.logprob.tolist())
+        """Mean negative log-likelihood in nats per token, end-of-sequence included."""
+        return -fmean(self.logprob.tolist())
 
     def to_lists(self) -> list[list[float]]:
         """[tokens, argmax, logprob, mean, variance]: lm-eval turns what is not a list into a string in its samples."""
@@ -99,7 +74,7 @@ TOKEN_SCORE_FIELDS: dict[str, type[np.generic]] = {
 
 @dataclass(frozen=True)
 class FlagScores:
-    """What sums and greedy flags tell of an answer, from a backend that gives nothing token by token.
+    """What sums and greedy flags give of an answer, from a backend that gives nothing token by token.
 
     loss: mean negative log-likelihood in nats per token, end-of-sequence included. revealed: the fewest leading units
     (of `units`) to reveal so that greedy decoding yields the rest. NaN = not known.
@@ -124,7 +99,7 @@ def scores_from_lists(lists: Sequence[Any]) -> TokenScores | FlagScores:
 
 @dataclass(frozen=True)
 class MeanLoss:
-    """What a log tells of an answer whose token scores it did not keep.
+    """What a log holds of an answer whose token scores it did not keep.
 
     loss: mean negative log-likelihood in nats per token, end-of-sequence included.
     """
@@ -138,7 +113,7 @@ Losses: TypeAlias = TokenScores | MeanLoss | FlagScores
 
 # One document of a benchmark with everything that was observed of it: "id", "split", "cluster", the texts
 # ("prompt", "reference", "generation"), the token scores by role ("answer", "paraphrased_question", "true_answer",
-# "wrong_answers", "judged_generation": under the original, "self_judged_generation": under the model that said it;
+# "wrong_answers", "judged_generation": under the original, "self_judged_generation": under the model that wrote it;
 # MeanLoss instead where a log is all there is), "revealed" (see extraction_strength_similar), "clean_probability"
 # (see gibberish), "gradient" (see gradnorm) and "logged", metric values taken from a log that does not hold what they
 # could be computed from.

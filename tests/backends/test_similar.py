@@ -213,7 +213,7 @@ def test_in_a_record(demo: Path, paper_data: Path, tmp_path: Path):
         store.load_documents(tmp_path / "run")["unlearned"]["forget"][0]["revealed"]
         == (observations["unlearned"]["forget"][0]["revealed"])
     )
-    count, differing = changed(record, rescore(tmp_path / "run"))
+    count, differing, _ = changed(record, rescore(tmp_path / "run"))
     assert (count > 0, differing) == (True, [])
 
 

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from rouge_score import rouge_scorer
 
 from unlearn_metrics.documents import MeanLoss, TokenScores
-from unlearn_metrics.metrics import ATTACKS, JUDGED, METRICS, fluency, good, retention
-from unlearn_metrics.metrics.fluency import perplexity
+from unlearn_metrics.metrics import ATTACKS, JUDGED, METRICS, good
+from unlearn_metrics.metrics.fluency import ngram_entropy, perplexity, repetition
 from unlearn_metrics.metrics.forget_quality import ks_forget_quality
 from unlearn_metrics.metrics.memorization import (
     exact_memorization,
@@ -31,17 +31,11 @@ from unlearn_metrics.metrics.memorization import (
     truth_ratio_arithmetic,
 )
 from unlearn_metrics.metrics.privacy import loss, min_k, min_k_plus_plus, weighted_aucs, zlib
+from unlearn_metrics.metrics.retention import rouge, rouge_f1
 
 EOS = 99
 
 
-def of_one(metric: Callable[..., Any]) -> Callable[..., float]:
-    """A metric of columns, of one document."""
-    return lambda *fields, **options: metric(*([field] for field in fields), **options).item()
-
-
-rouge, rouge_f1 = of_one(retention.rouge), of_one(retention.rouge_f1)
-repetition, ngram_entropy = of_one(fluency.repetition), of_one(fluency.ngram_entropy)
 hypothesis = settings(deadline=None, max_examples=200)
 
 

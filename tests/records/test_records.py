@@ -31,11 +31,11 @@ from rouge_score import rouge_scorer
 import unlearn_metrics
 from tests.command import COMMAND, process, score_of
 from tests.command import run as run_it
-from unlearn_metrics.documents import OTHER, TOKEN_SCORE_FIELDS, UNKNOWN, Document, MeanLoss, TokenScores
+from unlearn_metrics.documents import TOKEN_SCORE_FIELDS, Document, MeanLoss, TokenScores
 from unlearn_metrics.errors import InputError
 from unlearn_metrics.metrics import METRICS, retention, value, values
-from unlearn_metrics.record import SCHEMA
-from unlearn_metrics.records import folder, rescore, store, tables
+from unlearn_metrics.record import SCHEMA, Score
+from unlearn_metrics.records import folder, rescore, store
 from unlearn_metrics.scores.scoring import score_all
 
 PACKAGE = Path(unlearn_metrics.__file__).parent
@@ -363,13 +363,13 @@ def run(undisturbed, tmp_path) -> Path:
     return Path(shutil.copytree(undisturbed[0], tmp_path / "run"))
 
 
-def test_rescore_finds_what_is_stored_bit_for_bit_and_adds_metrics(run, tmp_path):
+def test_rescore_finds_what_is_stored_and_adds_metrics(run, tmp_path):
     done = run_it("rescore", run, "--metrics", "zlib, min_k", "--out", tmp_path / "again")
     assert done.returncode == 0, done.stderr
     stored, again = store.load_record(run), store.load_record(tmp_path / "again")
     total = sum(len(m) for splits in stored.scores.values() for m in splits.values())
     total += sum(map(len, stored.composites.values()))
-    assert f"all {total} stored scores are what the documents give, bit for bit" in done.stdout
+    assert f"all {total} stored scores are what the documents give (largest deviation: 0)" in done.stdout
     for model, splits in again.scores.items():
         for split, scores in splits.items():
             assert {"zlib", "min_k"} <= scores.keys()
@@ -445,12 +445,12 @@ any_text = (
 @given(any_text, any_text, st.booleans())
 def test_rouge_is_rouge_scores_on_any_text(generation, reference, stemmer):
     theirs = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=stemmer).score(reference.strip(), generation.strip())
-    ours = retention.rouge([generation], [reference], stemmer).item()
+    ours = retention.rouge(generation, reference, stemmer)
     assert ours == theirs["rougeL"].recall or (math.isnan(ours) and theirs["rougeL"].recall == 0)
 
 
 def test_values_are_each_documents_own_whatever_it_holds():
-    """Documents of many shapes, mixed: what `values` computes by shape is what `value` says of each."""
+    """Documents of many shapes, mixed."""
     answer = TokenScores.from_lists([[1, 2, 3], [1, 2, 0], [-0.5, -1.0, -2.0], [-1.0] * 3, [0.5] * 3])
     fields: list[Document] = [
         {"answer": answer},
@@ -470,32 +470,6 @@ def test_values_are_each_documents_own_whatever_it_holds():
         np.testing.assert_array_equal(found[name], [value(name, document) for document in documents])
     assert 0 < np.isnan(found["extraction_strength"]).sum() < len(documents)
     assert np.isnan(values(["task.acc"], documents)["task.acc"]).all(), "of another lm-eval task, logged by none"
-
-
-logprobs = st.one_of(
-    st.floats(-40, 0, width=32),
-    st.sampled_from([0.0, -0.0, -1e-30, -(2**-42), -1e-7, -4096.0, -3e38, -math.inf, math.nan, 0.009]),
-)
-answers = st.lists(st.tuples(st.integers(0, 2), st.sampled_from([0, 1, 2, OTHER, UNKNOWN]), logprobs), min_size=2)
-
-
-@hypothesis
-@given(st.lists(answers | st.floats(0, 9), max_size=5))
-def test_what_metrics_take_of_stored_token_scores_is_what_each_answer_gives(found):
-    """Losses, hits and misses of a whole column, whatever is hard to add up or unknown, bit for bit."""
-    plain = [
-        MeanLoss(x) if isinstance(x, float) else TokenScores.from_lists([*zip(*x, strict=True), *[[0.5] * len(x)] * 2])
-        for x in found
-    ]
-    table = tables.of_tokens({"original": {"retain": [{"id": 0, "wrong_answers": plain}]}})
-    stored = list(tables._token_scores(table.combine_chunks(), Path("tokens")))
-    for mine, theirs in zip(stored, plain, strict=True):
-        names = ["loss"] + ["text_loss", "hits", "last_miss", "all_known"] * isinstance(theirs, TokenScores)
-        for name in names:
-            assert repr(getattr(mine, name)) == repr(getattr(theirs, name)), name  # NaN is NaN, -0 is not 0
-        if isinstance(theirs, TokenScores):
-            assert len(mine) == len(theirs)
-            np.testing.assert_array_equal(mine.match, theirs.match)
 
 
 METRICS_OF = {"forget": ["rouge", "repetition", "min_k_plus_plus"], "holdout": ["zlib"], "retain": ["probability"]}
@@ -532,22 +506,46 @@ def invented(run) -> Path:
     return run
 
 
-def test_processes_find_what_was_scored_in_one(invented, monkeypatch):
-    """Also the composites, of which each process has seen one split; and what a process complains of is one line."""
+def test_composites_are_computed_again_too(invented):
     stored = store.load_record(invented)
     defined = [n for n, score in stored.composites["unlearned"].items() if score.value is not None]
     assert {"model_utility", "forget_quality", "memorization_score", "privleak", "auc_zlib", "privacy_score"} <= {
         *defined
     }
-    for small, can in ((rescore.SMALL, False), (0, True)):
-        monkeypatch.setattr(rescore, "SMALL", small)
-        monkeypatch.setattr(rescore, "can_fork", lambda can=can: can)
-        again = rescore.rescore(invented)
-        assert (again.scores, again.composites) == (stored.scores, stored.composites)
+    again = rescore.rescore(invented)
+    assert (again.scores, again.composites) == (stored.scores, stored.composites)
     broken = pq.read_table(invented / store.TEXTS)
     pq.write_table(pa.concat_tables([broken, broken.slice(40, 1)]), invented / store.TEXTS)
     with pytest.raises(InputError, match="is there twice"):
         rescore.rescore(invented)
+
+
+@pytest.mark.parametrize(
+    ("change", "differs"),
+    [
+        ({}, False),
+        ({"value": 0.5 * (1 + 9e-10)}, False),
+        ({"value": 0.5 * (1 + 2e-9)}, True),
+        ({"ci_high": 0.6 * (1 - 9e-10)}, False),
+        ({"ci_high": 0.6 * (1 - 2e-9)}, True),
+        ({"ci_low": -9e-13}, False),  # near 0: what is left of numbers near 1
+        ({"ci_low": 2e-12}, True),
+        ({"ci_low": None}, True),
+        ({"value": math.nan}, True),
+        ({"n": 8}, True),
+        ({"unscored": 2}, True),
+        ({"undefined": "why"}, True),
+    ],
+)
+def test_a_score_may_deviate_by_what_another_processor_makes_of_it_and_no_more(run, change, differs):
+    score = Score(0.5, 0.0, 0.6, 9, 1)
+    record = replace(store.load_record(run), scores={"original": {"forget": {"probability": score}}}, composites={})
+    again = replace(record, scores={"original": {"forget": {"probability": replace(score, **change)}}})
+    count, differing, largest = rescore.changed(record, again)
+    assert (count, len(differing)) == (1, int(differs))
+    assert 0 <= largest <= 1e-9
+    assert (largest > 0) == (bool(change) and not differs)
+    assert len(rescore.changed(record, replace(record, scores={}))[1]) == 1
 
 
 def test_the_order_of_rows_says_nothing_but_that_of_documents(invented):
@@ -565,24 +563,7 @@ def test_the_order_of_rows_says_nothing_but_that_of_documents(invented):
         for split, documents in splits.items():
             order = [d["id"] for d in after[model][split]]
             assert order != sorted(order)
-            for d in after[model][split]:  # what is known of a row without cutting it out of its table
-                assert d["answer"].loss == TokenScores.from_lists(d["answer"].to_lists()).loss
             assert bits(sorted(after[model][split], key=lambda d: d["id"])) == bits(documents)
-
-
-def test_a_copy_of_the_process_computes_and_says_what_is_wrong():
-    factor = 3
-
-    def work(item: int) -> tuple[int, int]:
-        if item < 0:
-            raise InputError(f"{item} is negative")
-        return factor * item, os.getpid()
-
-    found = rescore.forked(work, [1, 2, 3])
-    assert [value for value, _ in found] == [3, 6, 9]
-    assert os.getpid() not in {process for _, process in found}
-    with pytest.raises(InputError, match="-1 is negative"):
-        rescore.forked(work, [1, -1])
 
 
 # --- locks, and systems other than Linux ----------------------------------------------------------------------------

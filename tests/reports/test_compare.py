@@ -396,7 +396,7 @@ def test_composites_are_compared_by_the_same_draws(tmp_path):
     test = next(t for t in compare([a, b], seed=5).tests if t.metric == "model_utility")
     assert (test.value_baseline, test.value_run) == (one.value, two.value)
     assert (test.n, test.clusters, test.p, test.p_corrected, test.decided) == (120, 10, None, None, False)
-    drawn = {s: stats.bootstrap_weights(np.arange(40) // 4, [5, *s.encode()]) for s in nine}
+    drawn = {s: stats.bootstrap_weights(np.arange(40) // 4, (5, *s.encode())) for s in nine}
     by_hand = [
         9 / sum(1 / (drawn[s] @ np.array(v) / 40) for s, names in values.items() for v in names.values())
         for values in (first, second)

@@ -302,7 +302,7 @@ def test_value_and_interval_are_those_of_a_loop_over_drawn_documents(name, monke
     found = compose(mine, retain, original, seed=3)[name]
     assert found.value == pytest.approx(naive(name, mine, retain, original), rel=1e-5)
     counts = {
-        split: stats.bootstrap_weights(np.array([d["cluster"] for d in mine[split]]), [3, *split.encode()]).astype(int)
+        split: stats.bootstrap_weights(np.array([d["cluster"] for d in mine[split]]), (3, *split.encode())).astype(int)
         for split in mine
     }
     resampled = []

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unlearn_metrics.record import Score
+from unlearn_metrics.scores import stats
 from unlearn_metrics.scores.stats import bootstrap_weights, interval, resampled_means, scores
 
 NAN = np.nan
@@ -41,6 +42,13 @@ def test_a_resampled_mean_is_that_of_the_documents_drawn(documents: list[tuple[f
     found = resampled_means(np.array(values), clusters, seed=1, resamples=7)
     assert found.shape == (2, len(drawn))
     np.testing.assert_allclose(found, np.reshape(expected, found.shape), rtol=1e-12)
+
+
+def test_many_clusters_are_multiplied_in_blocks(monkeypatch: pytest.MonkeyPatch):
+    values = np.random.default_rng(0).random((3, 50))
+    whole = resampled_means(values, np.arange(50), 1, 40)
+    monkeypatch.setattr(stats, "BLOCK", 170)
+    assert resampled_means(values, np.arange(50), 1, 40) == pytest.approx(whole, rel=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -159,6 +167,14 @@ def test_clusters_without_a_scored_document_do_not_narrow_the_interval():
     assert (found.ci_low, found.ci_high) != pytest.approx(of_ten, abs=0.01)
 
 
+def test_the_interval_of_a_geometric_mean_is_that_of_the_logarithms():
+    values, clusters = np.random.default_rng(4).normal(size=40), np.arange(40) // 4
+    plain, geometric = score(values, clusters), score(np.exp(values), clusters, geometric=True)
+    assert np.log([geometric.value, geometric.ci_low, geometric.ci_high]) == pytest.approx(
+        [plain.value, plain.ci_low, plain.ci_high], rel=1e-3
+    )
+
+
 def test_the_interval_of_few_clusters_reaches_as_far_as_students():
     """Ten clusters, normal values: the half-width is t(0.975, 9) = 2.262 standard errors, where plain percentiles
     give 1.96 * sqrt(9 / 10) = 1.859."""
@@ -183,7 +199,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says_and_only_because_of_t
 
     The bounds are three binomial standard errors around 95 %; plain percentiles cover 90 % and 92.5 % at 10 and 20.
     """
-    rng, datasets = np.random.default_rng(count), 2000
+    rng, datasets = np.random.default_rng(count), 4000
     by_author, spread = np.repeat(np.arange(count), 5), 0.5 * shape(rng, 100_000).std()
     outcome = {}
     for name, clusters, n in (("by author", by_author, datasets), ("by question", np.arange(len(by_author)), 400)):

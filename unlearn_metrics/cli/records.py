@@ -51,7 +51,7 @@ def rescore(
     stored = store.load_record(run)
     record = job.rescore(run, [name.strip() for name in metrics.split(",") if name.strip()])
     show(record, verbose or bool(metrics))
-    compared, differing = job.changed(stored, record)
+    compared, differing, deviation = job.changed(stored, record)
     for where in differing[:SHOWN]:
         err.print(Text(f"differs: {where}"), soft_wrap=True)
     if len(differing) > SHOWN:
@@ -61,11 +61,9 @@ def rescore(
             Text(f"{len(differing)} of {compared} stored scores are not what the documents give", style="bold red")
         )
     else:
-        out.print(f"all {compared} stored scores are what the documents give, bit for bit")
+        out.print(f"all {compared} stored scores are what the documents give (largest deviation: {deviation:.1g})")
     if unknown := store.unknown_metrics(stored):
-        err.print(
-            Text(f"not computed again, since nothing here knows these metrics: {', '.join(unknown)}"), soft_wrap=True
-        )
+        err.print(Text(f"not computed again, since these metrics are unknown: {', '.join(unknown)}"), soft_wrap=True)
     if out_folder is not None:
         store.save(out_folder, record, store.load_documents(run))
         err.print(f"wrote {out_folder}")

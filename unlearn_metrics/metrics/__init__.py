@@ -75,10 +75,9 @@ __all__ = [
 class Metric:
     """A pure function and the fields of a Document that it takes, in order.
 
-    columns: fn takes each field of many documents, and gives an array: one value for each.
     better: which way is better for a model that should know the text (`good` says which way on a split); "neither"
     where both a low and a high value can be bad.
-    geometric: aggregate by the geometric mean. NaN from fn = this document has no such figure.
+    geometric: aggregate by the geometric mean. NaN from fn = this document has no such value.
     loss_is_enough: the function takes a MeanLoss or FlagScores for TokenScores too. flags_are_enough: a FlagScores.
     """
 
@@ -89,19 +88,14 @@ class Metric:
     geometric: bool = False
     loss_is_enough: bool = False
     flags_are_enough: bool = False
-    columns: bool = False
 
     def __call__(self, document: Document) -> float:
-        return self.each(*[[document[name]] for name in self.needs])[0]
-
-    def each(self, *columns: Sequence[Any]) -> list[float]:
-        """A value for each document. columns: what they hold of each field in `needs`."""
-        return self.fn(*columns).tolist() if self.columns else list(map(self.fn, *columns))
+        return float(self.fn(*map(document.__getitem__, self.needs)))
 
     @property
     def definition(self) -> str:
-        """The docstring up to its source."""
-        return (inspect.getdoc(self.fn) or "").partition("Source:")[0].strip()
+        """The docstring up to its examples and source."""
+        return re.split(r">>>|Source:", inspect.getdoc(self.fn) or "")[0].strip()
 
     @property
     def source(self) -> str:
@@ -112,10 +106,13 @@ class Metric:
 
     def can_score(self, document: Document) -> bool:
         """Whether the document holds all that fn takes."""
-        if not document.keys() >= set(self.needs):
-            return False
-        lacking = {MeanLoss} if self.flags_are_enough else {MeanLoss, FlagScores}
-        return self.loss_is_enough or not any(lacking & _types(document[name]) for name in self.needs)
+        held = document.keys() >= {*self.needs}
+        return held and (self.loss_is_enough or all(map(self._takes, map(document.__getitem__, self.needs))))
+
+    def _takes(self, field: Any) -> bool:
+        if isinstance(field, list):
+            return all(map(self._takes, field))
+        return not isinstance(field, MeanLoss if self.flags_are_enough else (MeanLoss, FlagScores))
 
 
 _OWN: dict[str, Metric] = {
@@ -152,13 +149,13 @@ _OWN: dict[str, Metric] = {
         "memorization",
         loss_is_enough=True,
     ),
-    "rouge": Metric(retention.rouge, ("generation", "reference"), "retention", columns=True),
-    "rouge_f1": Metric(retention.rouge_f1, ("generation", "reference"), "retention", columns=True),
-    "repetition": Metric(fluency.repetition, ("generation",), "fluency", better="lower", columns=True),
-    "distinct_1": Metric(fluency.distinct_1, ("generation",), "fluency", columns=True),
-    "distinct_2": Metric(fluency.distinct_2, ("generation",), "fluency", columns=True),
-    "token_entropy": Metric(fluency.token_entropy, ("generation",), "fluency", columns=True),
-    "ngram_entropy": Metric(fluency.ngram_entropy, ("generation",), "fluency", columns=True),
+    "rouge": Metric(retention.rouge, ("generation", "reference"), "retention"),
+    "rouge_f1": Metric(retention.rouge_f1, ("generation", "reference"), "retention"),
+    "repetition": Metric(fluency.repetition, ("generation",), "fluency", better="lower"),
+    "distinct_1": Metric(fluency.distinct_1, ("generation",), "fluency"),
+    "distinct_2": Metric(fluency.distinct_2, ("generation",), "fluency"),
+    "token_entropy": Metric(fluency.token_entropy, ("generation",), "fluency"),
+    "ngram_entropy": Metric(fluency.ngram_entropy, ("generation",), "fluency"),
     "refusal": Metric(fluency.refusal, ("generation",), "fluency", better="lower"),
     "gibberish": Metric(fluency.gibberish, ("clean_probability",), "fluency", better="lower"),
     "perplexity": Metric(fluency.perplexity, ("judged_generation",), "fluency", better="lower", geometric=True),
@@ -204,41 +201,21 @@ def value(name: str, document: Document) -> float:
     """
     if name in document.get("logged", ()):
         return float(document["logged"][name])
-    return METRICS[name](document) if name in METRICS and METRICS[name].can_score(document) else math.nan
+    metric = METRICS.get(name)
+    return metric(document) if metric and metric.can_score(document) else math.nan
 
 
-def _types(field: Any) -> frozenset[type]:
-    return frozenset(map(type, field)) if isinstance(field, list) else frozenset([type(field)])
-
-
-def values(names: Sequence[str], documents: Sequence[Document]) -> dict[str, list[float]]:
+def values(names: Iterable[str], documents: Sequence[Document]) -> dict[str, list[float]]:
     """metric -> `value` of every document."""
-    result = {name: [math.nan] * len(documents) for name in names}
-    alike: dict[Any, list[int]] = {}  # documents that hold alike have the same metrics
-    for place, document in enumerate(documents):
-        shape: tuple[Any, ...] = (*document, *map(type, document.values()), *document.get("logged", ()))
-        if list in shape:
-            shape += tuple(_types(field) for field in document.values() if type(field) is list)
-        alike.setdefault(shape, []).append(place)
-    for places in alike.values():
-        held = [documents[place] for place in places]
-        columns = {field: [document[field] for document in held] for field in held[0]}
-        for name in names:
-            if name in held[0].get("logged", ()):
-                found = [float(logged[name]) for logged in columns["logged"]]
-            elif name in METRICS and METRICS[name].can_score(held[0]):
-                found = METRICS[name].each(*map(columns.__getitem__, METRICS[name].needs))
-            else:
-                continue
-            if len(held) == len(documents):
-                result[name] = found
-                continue
-            for place, figure in zip(places, found, strict=True):
-                result[name][place] = figure
-    return result
+    names = [*names]
+    rows = [[value(name, document) for name in names] for document in documents]
+    return {name: [row[i] for row in rows] for i, name in enumerate(names)}
 
 
-def available(documents: Iterable[Document]) -> list[str]:
+def available(documents: Sequence[Document]) -> list[str]:
     """The metrics that at least one of the documents has, computed or logged, in the registry's order."""
-    shapes = {(*d, None, *d.get("logged", ())): d for d in documents}.values()
-    return [name for name, m in METRICS.items() if any(m.can_score(d) or name in d.get("logged", ()) for d in shapes)]
+    return [
+        name
+        for name, metric in METRICS.items()
+        if any(metric.can_score(d) or name in d.get("logged", ()) for d in documents)
+    ]

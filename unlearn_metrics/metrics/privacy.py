@@ -10,21 +10,29 @@ import zlib as _zlib
 
 import numpy as np
 
-from unlearn_metrics.documents import Floats, Losses, TokenScores
-from unlearn_metrics.metrics.memorization import mean_loss
+from unlearn_metrics.documents import Floats, Losses, MeanLoss, TokenScores  # noqa: F401 (MeanLoss: in examples)
 
 
 def loss(answer: Losses) -> float:
-    """Mean loss in nats per token, end-of-sequence included as in OpenUnlearning. Source: Yeom et al. 2018."""
-    return mean_loss(answer)
+    """Mean loss in nats per token, end-of-sequence included as in OpenUnlearning.
+
+    >>> loss(MeanLoss(1.5))
+    1.5
+
+    Source: Yeom et al. 2018 (arXiv 1709.01604).
+    """
+    return answer.loss
 
 
 def zlib(answer: Losses, reference: str) -> float:
     """Mean loss over the bytes of the zlib-compressed answer text, with the space before it (OpenUnlearning).
 
+    >>> zlib(MeanLoss(1.5), "Oslo") == 1.5 / len(_zlib.compress(b" Oslo"))
+    True
+
     Source: Carlini et al. 2021 (arXiv 2012.07805), the Zlib attack.
     """
-    return mean_loss(answer) / len(_zlib.compress(f" {reference}".encode()))
+    return answer.loss / len(_zlib.compress(f" {reference}".encode()))
 
 
 def _lowest(values: Floats, k: float) -> float:
@@ -36,12 +44,21 @@ def _lowest(values: Floats, k: float) -> float:
 
 
 def min_k(answer: TokenScores, k: float = 0.4) -> float:
-    """Minus the mean of the lowest share k of the token log-probabilities. Source: Shi et al. 2023 (2310.16789)."""
+    """Minus the mean of the lowest share k of the token log-probabilities.
+
+    >>> min_k(TokenScores.from_lists([[7] * 6, [7] * 6, [-5, -1, -3, -2, -4, -9], *[[-1.0] * 6] * 2]))
+    4.5
+
+    Source: Shi et al. 2023 (arXiv 2310.16789).
+    """
     return _lowest(answer.logprob[:-1], k)
 
 
 def min_k_plus_plus(answer: TokenScores, k: float = 0.4) -> float:
     """As min_k, of (log p - mean) / deviation at each position, the variance at least 1e-6 (OpenUnlearning).
+
+    >>> min_k_plus_plus(TokenScores.from_lists([[7] * 3, [7] * 3, [-5, -1, -9], [-1.0] * 3, [4.0] * 3]))
+    2.0
 
     Source: Zhang et al. 2024 (arXiv 2404.02936), eq. 4.
     """
@@ -53,7 +70,12 @@ def gradnorm(gradient: float) -> float:
     """Mean over the model's parameter tensors of the L2 norm of the gradient of the mean loss, end-of-sequence not
     counted (OpenUnlearning's `mia_gradnorm`, p = 2).
 
-    gradient: that, from a backward pass (backends/gradient.py). Source: Wang et al. 2024 (Pandora's White-Box, arXiv
+    gradient: that, from a backward pass (backends/gradient.py).
+
+    >>> gradnorm(2.5)
+    2.5
+
+    Source: Wang et al. 2024 (Pandora's White-Box, arXiv
     2402.17012).
     """
     return gradient
@@ -64,6 +86,9 @@ def weighted_aucs(forget: Floats, holdout: Floats, forget_weights: Floats, holdo
 
     forget: [m], holdout: [n]; weights, how often each is drawn: [resamples, m], [resamples, n]. Returns [resamples].
     0.5 = no leak, 1 = every forget document looks more like a member.
+
+    >>> weighted_aucs(np.array([1.0, 2.0]), np.array([2.0, 3.0]), np.ones((1, 2)), np.ones((1, 2)))
+    array([0.875])
     """
     beaten = (forget[None] < holdout[:, None]) + 0.5 * (forget[None] == holdout[:, None])
     wins = ((holdout_weights @ beaten) * forget_weights).sum(1)

@@ -1,62 +1,65 @@
-"""Whether the model still says what it should. Pure functions of columns: n texts each, and [n] values for them."""
+"""Whether the model still answers as it should. Pure functions of a generation and its reference."""
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Sequence
-from functools import cache, lru_cache, partial
-
-import numpy as np
-
-from unlearn_metrics.documents import Floats
-from unlearn_metrics.metrics.texts import numbered
+from collections.abc import Sequence
+from functools import cache, lru_cache
 
 
 @cache
-def stemmer() -> Callable[[str], str]:
+def _stemmer() -> object:
     from nltk.stem.porter import PorterStemmer  # half a second, which commands without texts need not wait
 
-    stem: Callable[[str], str] = PorterStemmer().stem
-    return stem
+    return PorterStemmer()
 
 
-@lru_cache(maxsize=100_000)  # the splits of a run share most of their words
+@lru_cache(maxsize=100_000)  # a run has few different words
+def _stem(word: str) -> str:
+    return str(_stemmer().stem(word))  # type: ignore[attr-defined]
+
+
 def words(text: str, stemmed: bool) -> list[str]:
-    """rouge-score's, which stems words of four letters and more: nine tenths of its time."""
-    found = re.findall("[a-z0-9]+", text.lower())
-    return [stemmer()(word) if len(word) > 3 else word for word in found] if stemmed else found
+    """rouge-score's tokens: runs of a-z and 0-9 in lower case; stemmed from four letters on.
 
-
-def _common(generations: Sequence[str], references: Sequence[str], stemmed: bool) -> tuple[Floats, Floats, Floats]:
-    """([n] lengths of the longest common subsequences of words, [n] words of the generations, [n] of the references).
-
-    rouge-score fills a table of the two lengths' product: gigabytes for two long texts.
+    >>> words("Running: 12 cats!", stemmed=True)
+    ['run', '12', 'cat']
     """
+    found = re.findall("[a-z0-9]+", text.lower())
+    return [_stem(word) if len(word) > 3 else word for word in found] if stemmed else found
+
+
+def common(generated: Sequence[str], reference: Sequence[str]) -> int:
+    """The length of the longest common subsequence. rouge-score fills a table: gigabytes for two long texts."""
     from rapidfuzz.distance import LCSseq
 
-    numbers, lengths = numbered([*generations, *references], partial(words, stemmed=stemmed))
-    ends = np.cumsum(lengths).tolist()
-    units = numbers.tolist()
-    text = [units[start:stop] for start, stop in zip([0, *ends], ends, strict=False)]
-    given, wanted = np.split(lengths.astype(np.float64), 2)
-    return np.array(list(map(LCSseq.similarity, text, text[len(given) :])), np.float64), given, wanted
+    return LCSseq.similarity(generated, reference)
 
 
-def rouge(generations: Sequence[str], references: Sequence[str], stemmer: bool = True) -> Floats:
+def rouge(generation: str, reference: str, stemmer: bool = True) -> float:
     """ROUGE-L recall of a greedy generation against the reference answer, both stripped.
 
-    An empty generation recalls nothing: 0, as it should. A reference without a word that rouge-score knows (it drops
-    all but a-z and 0-9) can't be recalled: NaN. Source: Lin 2004, as the rouge-score package has it; recall with
-    stemmer as in Maini et al. 2024 (TOFU), section 2.2.2. Tokens are rouge-score's.
+    An empty generation recalls nothing: 0, as it should. A reference without a word that rouge-score keeps (it drops
+    all but a-z and 0-9) can't be recalled: NaN.
+
+    >>> rouge("In Oslo.", "She was born in Oslo")
+    0.4
+
+    Source: Lin 2004, as the rouge-score package has it; recall with stemmer as in Maini et al. 2024 (TOFU), section
+    2.2.2. Tokens are rouge-score's.
     """
-    common, _, wanted = _common(generations, references, stemmer)
-    return common / np.where(wanted > 0, wanted, np.nan)
+    generated, wanted = words(generation, stemmer), words(reference, stemmer)
+    return common(generated, wanted) / len(wanted) if wanted else math.nan
 
 
-def rouge_f1(generations: Sequence[str], references: Sequence[str], stemmer: bool = False) -> Floats:
+def rouge_f1(generation: str, reference: str, stemmer: bool = False) -> float:
     """ROUGE-L F1 (harmonic mean of precision and recall), without stemmer. Empty texts as in `rouge`.
+
+    >>> rouge_f1("In Oslo.", "She was born in Oslo") == 2 * 2 / (2 + 5)
+    True
 
     Source: Shi et al. 2024 (MUSE, arXiv 2407.06460), as in their code; OpenUnlearning stems.
     """
-    common, given, wanted = _common(generations, references, stemmer)
-    return 2 * common / (np.where(wanted > 0, wanted, np.nan) + given)
+    generated, wanted = words(generation, stemmer), words(reference, stemmer)
+    return 2 * common(generated, wanted) / (len(generated) + len(wanted)) if wanted else math.nan

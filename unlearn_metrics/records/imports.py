@@ -130,7 +130,7 @@ def _settle(documents: Sequence[Document], where: str) -> tuple[list[str], list[
     for metric in [name for name in METRICS if any(name in d.get("logged", ()) for d in documents)]:
         having = [d for d in documents if metric in d.get("logged", ())]
         both = [d for d in having if METRICS[metric].can_score(d)]
-        found = METRICS[metric].each(*([d[n] for d in both] for n in METRICS[metric].needs)) if both else []
+        found = [METRICS[metric](d) for d in both]
         gaps = np.array([_gap(mine, d["logged"][metric]) for mine, d in zip(found, both, strict=True)])
         off, without = int((~(gaps <= AGREE)).sum()), len(having) - len(both)
         of_losses = METRICS[metric].loss_is_enough and METRICS[metric].facet == "memorization"

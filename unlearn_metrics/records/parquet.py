@@ -1,9 +1,9 @@
-"""Parquet files from anyone: how much they would unfold to is known before they are read."""
+"""Parquet files from anyone: how much they would unfold to is checked before they are read."""
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,10 @@ MAX_FOOTER = 1 << 22
 STRING = pa.dictionary(pa.int32(), pa.string())
 
 
-def read(path: Path, columns: Mapping[str, pa.DataType], needed: Iterable[str], but: Collection[str] = ()) -> pa.Table:
+def read(path: Path, columns: Mapping[str, pa.DataType], needed: Iterable[str]) -> pa.Table:
     """The table in a file. Strings stay in dictionaries (STRING), so that a small file can't unfold to a huge table.
 
-    columns: the types of all columns that there may be; needed: those that there must be; but: those to leave unread.
+    columns: the types of all columns that there may be; needed: those that there must be.
     InputError for another column or type, for a column that comes twice, and for what is no Parquet file or unfolds
     beyond LIMITS.
     """
@@ -31,10 +31,9 @@ def read(path: Path, columns: Mapping[str, pa.DataType], needed: Iterable[str], 
         _check_size(path)
         with pq.ParquetFile(path) as file:
             _check_columns(path, file.schema_arrow, columns, needed)
-            wanted = [name for name in file.schema_arrow.names if name not in but]
-            strings = [name for name in wanted if columns[name] == STRING]
+            strings = [name for name in file.schema_arrow.names if columns[name] == STRING]
         with pq.ParquetFile(path, read_dictionary=strings) as file:
-            table = file.read(wanted).unify_dictionaries().combine_chunks()
+            table = file.read().unify_dictionaries().combine_chunks()
         table.validate(full=True)
         return table
     except (OSError, pa.ArrowException, ValueError, MemoryError) as error:
@@ -83,7 +82,7 @@ def _check_size(path: Path) -> None:
             raise InputError(f"{path} would unfold from {size:,} bytes to {counts[what]:,} {what}: refused")
 
 
-# --- Thrift's compact protocol, as far as a footer needs it. pyarrow would tell the same, but its accessors of a column
+# --- Thrift's compact protocol, as far as a footer needs it. pyarrow reads the same, but its accessors of a column
 # let the C++ library's exceptions through, and a broken footer then ends the process.
 
 

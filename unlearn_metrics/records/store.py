@@ -1,22 +1,17 @@
-"""A run on disk: record.json, token_scores.parquet, generations.parquet. Save and load; the scores of documents."""
+"""A run on disk: record.json, token_scores.parquet, generations.parquet. Save and load."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
-import numpy as np
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from unlearn_metrics.documents import Document, Observations
+from unlearn_metrics.documents import Observations
 from unlearn_metrics.errors import InputError, first_line
 from unlearn_metrics.metrics import METRICS
 from unlearn_metrics.record import MODELS, RECORD_TYPE, SCHEMA, RunRecord, Score
@@ -27,15 +22,12 @@ from unlearn_metrics.scores.composites import COMPOSITES
 from unlearn_metrics.scores.equal_retention import MAX_CLUSTERS
 
 T = TypeVar("T")
-Clusters: TypeAlias = Mapping[tuple[str, str], NDArray[np.integer]]  # (model, split) -> of each document
 ABILITY = re.compile(r"[\w-]{1,100}\.[\w.,@=-]{1,100}", re.ASCII)  # a metric of another lm-eval task: TASK.METRIC
 MAX_RECORD_BYTES = 1 << 26
 MAX_UNKNOWN = 100  # metrics of a record that this installation does not know
 MAX_STRENGTHS = 64  # of a path
 ROUNDING = 1e-9  # relative, of a value against its interval
 OLDER = ("unlearn-metrics/record/1", "unlearn-metrics/record/2")
-# models and splits of older records -> their names today
-RENAMED = {"uncontrolled": "unlearned"} | {name: f"forget_{name}" for name in ("wmdp_bio", "wmdp_cyber", "wmdp_chem")}
 
 
 def save(out: Path, record: RunRecord, observations: Observations, overwrite: bool = False) -> None:
@@ -61,7 +53,7 @@ def put(out: Path, record: RunRecord, observations: Observations) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The JSON in a file from anyone. InputError if it is none, is too large, or says a key twice."""
+    """The JSON in a file from anyone. InputError if it is none, is too large, or has a key twice."""
     return _parsed(path, _bytes(path))
 
 
@@ -135,7 +127,7 @@ def _from_1(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check(path: Path, record: RunRecord) -> None:
-    """What the types can't say: names that we know, and claims that do not contradict each other."""
+    """What the types can't express: names that we know, and claims that do not contradict each other."""
     named: list[tuple[str, Iterable[str], Iterable[str]]] = [
         ("model", record.scores, MODELS),
         ("model", record.composites, MODELS),
@@ -228,42 +220,10 @@ def _path_contradictions(record: RunRecord) -> Iterable[str]:
 
 
 def load_documents(folder: Path) -> Observations:
-    """The documents of a run as they were scored, bit for bit. InputError if the files are not what `save` writes."""
-    observations: Observations = {}
-    for (model, split), read in load_splits(folder).items():
-        observations.setdefault(model, {})[split] = read()
-    return observations
-
-
-def load_splits(
-    folder: Path, moments: bool = True, meanwhile: Callable[[Clusters], object] = lambda _: None
-) -> dict[tuple[str, str], Callable[[], list[Document]]]:
-    """(model, split) -> how to make its documents, the largest part of loading them, from the tables read here.
-
-    moments: False leaves the mean and variance of log p unread, and empty in the token scores.
-    meanwhile: is called with what is known before the token scores are read, which takes one core.
-    """
+    """The documents of a run as they were observed, bit for bit. InputError if the files are not what `save` writes."""
     record = load_record(folder) if (folder / RECORD).exists() else None
-    foreign = () if record is None else (*record.ability, *unknown_metrics(record))
-    texts = _today(tables.by_split(tables.read(folder / TEXTS, foreign)))
-    for model, count in Counter(model for model, _ in texts).items():
-        if model not in MODELS:
-            raise InputError(f"{folder / TEXTS} has an unknown model '{model[:80]}'")
-        if count > tables.MAX_SPLITS:
-            raise InputError(f"{folder / TEXTS} has more than {tables.MAX_SPLITS:,} splits")
-    with ThreadPoolExecutor(1) as beside:
-        reading = beside.submit(tables.read, folder / TOKENS, but=() if moments else tables.MOMENTS)
-        meanwhile({key: table.column("cluster").to_numpy() for key, table in texts.items()})
-        tokens = _today(tables.by_split(reading.result()))
-    for key in tokens.keys() - texts.keys():
-        raise InputError(f"{folder / TOKENS} holds token scores of no known document or role: {str(key)[:200]}")
-    return {key: partial(tables.documents, folder, *key, table, tokens.get(key)) for key, table in texts.items()}
+    return tables.load(folder, () if record is None else (*record.ability, *unknown_metrics(record)))
 
 
 def _renamed(named: dict[str, T]) -> dict[str, T]:
-    return {RENAMED.get(name, name): found for name, found in named.items()}
-
-
-def _today(tables: dict[tuple[str, str], T]) -> dict[tuple[str, str], T]:
-    """Tables by the names that models and splits have today."""
-    return {(RENAMED.get(m, m), RENAMED.get(split, split)): table for (m, split), table in tables.items()}
+    return {tables.RENAMED.get(name, name): found for name, found in named.items()}

@@ -1,8 +1,8 @@
-"""Figures of several splits or models: model utility, forget quality, attacks, OpenUnlearning's aggregates.
+"""Values of several splits or models: model utility, forget quality, attacks, OpenUnlearning's aggregates.
 
-Everything is computed on documents alone, [1 + resamples] values at a time: first the figure itself, then the same of
-every resample, from which the interval comes. Documents are drawn jointly: one draw of whole clusters for all metrics
-of a split and for all models, since they answered the same questions. docs/composites.md says what each one needs.
+A composite is a function of a Model that returns [1 + resamples] values: its own first, then that of every resample,
+from which the interval comes. One draw of whole clusters serves all metrics of a split and all models, since they
+answered the same questions. docs/composites.md lists what each one needs.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from unlearn_metrics.documents import Document, Floats, MeanLoss
-from unlearn_metrics.metrics import ATTACKS, METRICS, TRUTH_RATIOS, available, privacy, values
+from unlearn_metrics.documents import Document, Floats
+from unlearn_metrics.metrics import ATTACKS, METRICS, privacy, values
 from unlearn_metrics.metrics.forget_quality import ks_distance, ks_forget_quality
 from unlearn_metrics.metrics.memorization import log_truth_ratio
 from unlearn_metrics.record import Score
 from unlearn_metrics.scores import stats
-from unlearn_metrics.splits import is_forget, parse
+from unlearn_metrics.splits import parse
 
 Splits = Mapping[str, Sequence[Document]]
 
@@ -39,7 +39,6 @@ UTILITY = [
 ]
 MEMBERSHIP = ("forget", "holdout")
 MEMORIZATION = ("extraction_strength", "exact_memorization", "probability_paraphrased_answer")
-FORGETTING = (*MEMORIZATION, "gibberish")  # what composites take of the forget set
 # 1 - the AUC of forget against holdout by Min-40 % of the models that MUSE's authors retrained without the forget set
 # (Shi et al. 2024, the constants of their code; 7B models)
 PUBLISHED = {"muse_news": 0.4772, "muse_books": 0.5393}
@@ -48,11 +47,11 @@ SCALED_ATTACKS = ("loss", "zlib", "min_k", "min_k_plus_plus")
 
 
 class Undefined(Exception):
-    """The figure has no value here. The message says why, or what it needs."""
+    """The composite has no value here. The message is why, or what it needs."""
 
 
 class Model:
-    """What composites ask of one model's documents: figures as [1 + resamples] values. Everything is computed once."""
+    """One model's documents, and what composites take of them: [1 + resamples] values. Each is computed once."""
 
     def __init__(
         self,
@@ -64,13 +63,7 @@ class Model:
     ) -> None:
         self.splits, self.seed, self.benchmark = splits, seed, benchmark
         self._reference, self._original = reference, original
-        self._known: dict[tuple[str, ...], Floats] = {}
-        self._means: dict[str, dict[str, Floats]] = {}
-
-    def _once(self, key: tuple[str, ...], compute: Callable[[], Floats]) -> Floats:
-        if key not in self._known:
-            self._known[key] = compute()
-        return self._known[key]
+        self.mean, self.auc, self.weights = cache(self._mean), cache(self._auc), cache(self._weights)
 
     @property
     def reference(self) -> Model:
@@ -92,7 +85,7 @@ class Model:
         )
 
     def clusters(self, splits: Sequence[str]) -> int:
-        """What an interval over several splits rests on: of the one with the fewest."""
+        """How many an interval over several splits rests on: those of the split with the fewest."""
         return min(len({d["cluster"] for d in self.splits[split]}) for split in splits)
 
     def documents(self, split: str) -> Sequence[Document]:
@@ -100,43 +93,32 @@ class Model:
             raise Undefined(f"needs {split} documents of the model compared with")
         return self.splits[split]
 
-    def _draw(self, split: str) -> tuple[NDArray[np.integer], list[int]]:
+    def _draw(self, split: str) -> tuple[NDArray[np.integer], tuple[int, ...]]:
         """(clusters [n], seed) of a split's resampling: another stream for every split."""
-        return np.array([d["cluster"] for d in self.documents(split)]), stream(split, self.seed)
+        return np.array([d["cluster"] for d in self.documents(split)]), (self.seed, *split.encode())
 
-    def weights(self, split: str) -> Floats:
+    def _weights(self, split: str) -> Floats:
         """[1 + resamples, n]: every document once, then the draws."""
+        clusters, seed = self._draw(split)
+        return np.vstack([np.ones(len(clusters)), stats.bootstrap_weights(clusters, seed)])
 
-        def draw() -> Floats:
-            clusters, stream = self._draw(split)
-            return np.vstack([np.ones(len(clusters)), stats.bootstrap_weights(clusters, stream)])
-
-        return self._once(("weights", split), draw)
-
-    def mean(self, split: str, metric: str) -> Floats:
-        """[1 + resamples] aggregates of a metric. Raises Undefined where no document has it."""
+    def _values(self, split: str, metric: str) -> list[float]:
+        """[n]. Raises Undefined where no document has the metric."""
         documents = self.documents(split)
-        if split not in self._means:  # all that may be asked for, since they are drawn together
-            names = [name for name in available(documents) if name in averaged(split)]
-            figures = np.array([*values(names, documents).values()]).reshape(-1, len(documents))
-            self._means[split] = dict(zip(names, self._averages(split, figures), strict=True))
-        if metric not in self._means[split]:
+        if not any(METRICS[metric].can_score(d) or metric in d.get("logged", ()) for d in documents):
             raise Undefined(f"needs {metric} on {split}")
-        return self._defined(split, metric, self._means[split][metric])
+        return values([metric], documents)[metric]
+
+    def _mean(self, split: str, metric: str) -> Floats:
+        """[1 + resamples] aggregates of a metric. Raises Undefined where no document has it."""
+        return self.average(split, metric, np.array(self._values(split, metric)))
 
     def average(self, split: str, what: str, values: Floats) -> Floats:
-        """[1 + resamples] means of a figure of the documents, [n]."""
-        return self._defined(split, what, self._averages(split, values[None])[0])
-
-    def _averages(self, split: str, figures: Floats) -> Floats:
-        """[figures, 1 + resamples] means of figures of the documents, [figures, n]."""
-        points = [stats.mean(row[~np.isnan(row)]) for row in figures]
-        return np.column_stack([points, stats.resampled_means(figures, *self._draw(split))])
-
-    def _defined(self, split: str, what: str, means: Floats) -> Floats:
-        if np.isnan(means[0]):
-            raise Undefined(f"{what} is unscored for all {len(self.documents(split))} documents of {split}")
-        return means
+        """[1 + resamples] means of a value of each document, [n]."""
+        if np.isnan(values).all():
+            raise Undefined(f"{what} is unscored for all {len(values)} documents of {split}")
+        (resampled,) = stats.resampled_means(values[None], *self._draw(split))
+        return np.array([stats.mean(values[~np.isnan(values)]), *resampled])
 
     def log_ratios(self, split: str) -> dict[str, float]:
         """question -> log truth ratio. Raises Undefined if one document has none."""
@@ -153,25 +135,18 @@ class Model:
     def attack(self, name: str, split: str) -> dict[str, float]:
         """question -> attack score. Raises Undefined if one document has none: an AUC is about all of them."""
         documents = self.documents(split)
-        if name == "reference":
-            mine, theirs = self.attack("loss", split), self.reference.attack("loss", split)
-            if mine.keys() != theirs.keys():
-                raise ValueError(f"the reference attack compares the same documents; those of {split} differ")
-            return _by_question(name, documents, [loss - theirs[question] for question, loss in mine.items()])
-        if name not in available(documents):
-            raise Undefined(f"needs {name} on {split}")
-        return _by_question(name, documents, values([name], documents)[name])
+        if name != "reference":
+            return _by_question(name, documents, self._values(split, name))
+        mine, theirs = self.attack("loss", split), self.reference.attack("loss", split)
+        if mine.keys() != theirs.keys():
+            raise ValueError(f"the reference attack compares the same documents; those of {split} differ")
+        return _by_question(name, documents, [loss - theirs[question] for question, loss in mine.items()])
 
-    def auc(self, attack: str) -> Floats:
+    def _auc(self, attack: str) -> Floats:
         """[1 + resamples] areas under the curve, forget against holdout."""
-
-        def areas() -> Floats:
-            pair = membership(self.splits)
-            scores = [np.array(list(self.attack(attack, split).values())) for split in pair]
-            weights = _paired(*(self.weights(split) for split in pair))
-            return privacy.weighted_aucs(*scores, *weights)
-
-        return self._once(("auc", attack), areas)
+        pair = membership(self.splits)
+        scores = [np.array(list(self.attack(attack, split).values())) for split in pair]
+        return privacy.weighted_aucs(*scores, *_paired(*(self.weights(split) for split in pair)))
 
 
 def membership(splits: Collection[str]) -> tuple[str, str]:
@@ -181,13 +156,13 @@ def membership(splits: Collection[str]) -> tuple[str, str]:
 
 
 def _paired(*resampled: Floats) -> list[Floats]:
-    """As many rows of each as all have: a split of too few clusters has the figure alone."""
+    """As many rows of each as all have: a split of too few clusters has no resamples."""
     return [r[: min(map(len, resampled))] for r in resampled]
 
 
 def questions(documents: Sequence[Document]) -> list[str]:
     """What was asked, apart from how it was prompted: two models may have templates of their own, and logs rows of
-    their own. A question that comes again is told by its number; where no text is known, the row stands for it."""
+    their own. A question that comes again gets a number; where no text is known, the row stands for it."""
     texts = [str(d.get("question") or d.get("reference", f"row {d['id']}")) for d in documents]
     seen: Counter[str] = Counter()
     keys = []
@@ -206,13 +181,13 @@ def _by_question(what: str, documents: Sequence[Document], values: Sequence[floa
 
 
 def harmonic(*parts: Floats) -> Floats:
-    """Harmonic mean of figures, resample by resample; 0 where one is 0."""
+    """Harmonic mean, resample by resample; 0 where one is 0."""
     from scipy.stats import hmean  # half a second, which records alone need not wait
 
     return np.asarray(hmean(np.clip(_paired(*parts), 0, None), axis=0))
 
 
-# --- the figures ------------------------------------------------------------------------------------------------------
+# --- the composites ---------------------------------------------------------------------------------------------------
 
 
 def model_utility(m: Model, ratio: str = "truth_ratio") -> Floats:
@@ -270,7 +245,7 @@ def _paired_log_ratios(m: Model) -> Floats:
 
 
 def auc(m: Model, attack: str) -> Floats:
-    """Area under the curve of a membership attack, forget against holdout: 0.5 = it learns nothing.
+    """Area under the curve of a membership attack, forget against holdout: 0.5 = no better than chance.
 
     `reference`: mean loss minus the retain-only model's on the same text (Carlini et al. 2021, arXiv 2012.07805, with
     the retrained model as the reference, as in OpenUnlearning).
@@ -341,7 +316,7 @@ def utility_score(m: Model) -> Floats:
     """Harmonic mean of model utility and fluency on forget (1 - gibberish), relative to the original model's.
 
     Source: Dorna et al. 2025, appendix F.1 for the harmonic mean. That it is relative to the model before unlearning is
-    read off Table 3, where that model has 1.00; whether the mean was divided, as here, or its parts, is not said.
+    read off Table 3, where that model has 1.00; whether the mean was divided, as here, or its parts, is not stated.
     """
     mine, start = _paired(*(harmonic(model_utility(x), 1 - x.mean("forget", "gibberish")) for x in (m, m.original)))
     if start[0] == 0:
@@ -367,7 +342,7 @@ def tradeoff_score(m: Model) -> Floats:
 
 @dataclass(frozen=True)
 class Composite:
-    """fn gives the figure and its resamples. splits: what a benchmark must have for it to be a question at all.
+    """fn returns [1 + resamples] values. splits: what a benchmark must have for it to be a question at all.
 
     compares: with the retain-only model, which is not compared with itself. only: the benchmarks it is defined for.
     no_interval: why it has none.
@@ -471,19 +446,6 @@ def applicable(model: Model, is_reference: bool) -> Iterator[tuple[str, Composit
             yield name, composite, about
 
 
-def averaged(split: str) -> set[str]:
-    """The metrics whose means over a split composites take."""
-    if is_forget(split):
-        return {*FORGETTING}
-    found = {metric for s, metric in UTILITY if s == split}
-    return found | {*TRUTH_RATIOS} if "truth_ratio" in found else found
-
-
-def stream(split: str, seed: int) -> list[int]:
-    """The seed of a split's resampling."""
-    return [seed, *split.encode()]
-
-
 def whole(splits: Splits) -> dict[str, list[Document]]:
     """Splits with one that was halved for calibration in one piece again, in the order of the benchmark."""
     joined: dict[str, list[Document]] = {}
@@ -493,31 +455,3 @@ def whole(splits: Splits) -> dict[str, list[Document]]:
         if parse(name).calibration:
             joined[base].sort(key=lambda d: int(d["id"]))
     return joined
-
-
-def digest(
-    documents: Sequence[Document], found: Mapping[str, Sequence[float]], attacks: Collection[str] = ()
-) -> list[Document]:
-    """What `compose` takes of documents, small enough to send to another process: figures instead of token scores.
-
-    found: values that are known, metric -> one for each document; attacks: those that composites of the benchmark make,
-    if any. Texts are kept where composites match documents by what was asked.
-    """
-    split = documents[0]["split"] if documents else ""
-    compared = parse(split).role in ("forget", "holdout")
-    taken = averaged(parse(split).whole) | ({*attacks} if compared else set())
-    names = [name for name in available(documents) if name in taken]
-    more = values([name for name in names if name not in found], documents)
-    columns = [found[name] if name in found else more[name] for name in names]
-    result = []
-    for d, row in zip(documents, zip(*columns, strict=True) if names else ((),) * len(documents), strict=True):
-        brief: Document = {key: d[key] for key in ("id", "split", "cluster")}
-        brief["logged"] = dict(zip(names, row, strict=True))
-        if is_forget(split):  # for log_ratios
-            losses = {role: d[role] for role in ("true_answer", "wrong_answers") if role in d}
-            for role, scores in losses.items():
-                brief[role] = [MeanLoss(s.loss) for s in scores] if isinstance(scores, list) else MeanLoss(scores.loss)
-        if compared:
-            brief |= {key: d[key] for key in ("question", "reference") if key in d}
-        result.append(brief)
-    return result

@@ -53,11 +53,11 @@ class _Module(evaluate.Metric):
     def _info(self) -> evaluate.MetricInfo:
         metric = METRICS[type(self).__name__]
         inputs = [INPUTS.get(need, (need, SCORES)) for need in metric.needs]
-        said = "; ".join(f"{name}: {_describe(kind)}" for name, kind in inputs)
+        args = "; ".join(f"{name}: {_describe(kind)}" for name, kind in inputs)
         return evaluate.MetricInfo(
             description=metric.definition,
             citation=metric.source,
-            inputs_description=f"\nArgs, one item per document: {said}. aggregate=False: one value per document.\n",
+            inputs_description=f"\nArgs, one item per document: {args}. aggregate=False: one value per document.\n",
             features=datasets.Features(dict(inputs)),
         )
 
@@ -74,12 +74,11 @@ class _Module(evaluate.Metric):
         if unknown:
             raise TypeError(f"{name} takes no argument {min(unknown)!r}")
         inputs = [columns[INPUTS.get(need, (need,))[0]] for need in metric.needs]
-        values = metric.each(
-            *(
-                [_field(need, value, i) for i, value in enumerate(c)]
-                for need, c in zip(metric.needs, inputs, strict=True)
-            )
+        fields = (
+            [_field(need, value, i) for i, value in enumerate(column)]
+            for need, column in zip(metric.needs, inputs, strict=True)
         )
+        values = [float(metric.fn(*row)) for row in zip(*fields, strict=True)]
         if not aggregate:
             return {name: values}
         scored = ~np.isnan(values)

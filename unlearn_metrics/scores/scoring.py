@@ -17,14 +17,20 @@ from unlearn_metrics.scores.composites import compose
 
 def score_split(
     documents: Sequence[Document], names: Iterable[str], seed: int
-) -> tuple[dict[str, Score], dict[str, list[float]]]:
-    """(metric -> Score, metric -> its value for each document). Clusters of documents are resampled together, alike for
-    all metrics."""
-    found = values(list(names), documents)
-    clusters = np.array([d["cluster"] for d in documents])
-    figures = np.array(list(found.values())).reshape(len(found), len(documents))
-    scored = stats.scores(figures, clusters, seed, [name in METRICS and METRICS[name].geometric for name in found])
-    return dict(zip(found, scored, strict=True)), found
+) -> tuple[dict[str, Score], list[Document]]:
+    """(metric -> Score, the documents with their values beside them, so that composites compute none again).
+
+    Clusters of documents are resampled together, alike for all metrics.
+    """
+    found = values(names, documents)
+    columns = np.array([*found.values()]).reshape(len(found), len(documents))
+    geometric = [name in METRICS and METRICS[name].geometric for name in found]
+    scores = stats.scores(columns, np.array([d["cluster"] for d in documents]), seed, geometric)
+    valued = [
+        d | {"logged": d.get("logged", {}) | {name: column[i] for name, column in found.items()}}
+        for i, d in enumerate(documents)
+    ]
+    return dict(zip(found, scores, strict=True)), valued
 
 
 def score_all(
@@ -32,16 +38,16 @@ def score_all(
 ) -> tuple[Scores, dict[str, dict[str, Score]]]:
     """(scores, composites) of all models. metrics: model -> split -> the metrics wanted."""
     scores: Scores = {model: {} for model in observations}
-    known: Observations = {model: {} for model in observations}
+    valued: Observations = {model: {} for model in observations}
     for model, splits in observations.items():
         for split, documents in splits.items():
-            scores[model][split], found = score_split(documents, metrics[model][split], seed)
-            rows = zip(*found.values(), strict=True) if found else ((),) * len(documents)
-            known[model][split] = [
-                d | {"logged": d.get("logged", {}) | dict(zip(found, row, strict=True))}
-                for d, row in zip(documents, rows, strict=True)
-            ]
-    return scores, {model: score_composites(known, model, seed, benchmark) for model in known}
+            scores[model][split], valued[model][split] = score_split(documents, metrics[model][split], seed)
+    reference, original = valued.get("retain_only"), valued.get("original")
+    try:
+        composites = {model: compose(valued[model], reference, original, seed, benchmark) for model in valued}
+    except ValueError as error:
+        raise InputError(f"the retain-only model was asked something else: {error}") from None
+    return scores, composites
 
 
 def with_more(record: RunRecord, observations: Observations, names: Sequence[str], seed: int) -> RunRecord:
@@ -55,12 +61,3 @@ def with_more(record: RunRecord, observations: Observations, names: Sequence[str
         for model, splits in observations.items()
     }
     return replace(record, scores=scores) if names else record
-
-
-def score_composites(known: Observations, model: str, seed: int, benchmark: str) -> dict[str, Score]:
-    """name -> Score of a model's composites. known: documents, what was computed of them as if
-    it had been logged."""
-    try:
-        return compose(known[model], known.get("retain_only"), known.get("original"), seed, benchmark)
-    except ValueError as error:
-        raise InputError(f"the retain-only model was asked something else: {error}") from None
