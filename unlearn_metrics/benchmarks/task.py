@@ -36,7 +36,7 @@ from unlearn_metrics.backends import (
 from unlearn_metrics.benchmarks import data
 from unlearn_metrics.documents import Document, scores_from_lists
 from unlearn_metrics.errors import InputError
-from unlearn_metrics.metrics import JUDGED, METRICS, value
+from unlearn_metrics.metrics import JUDGED, METRICS, good, value
 from unlearn_metrics.settings import PREFIX
 
 log = logging.getLogger(__name__)
@@ -79,6 +79,14 @@ FIELDS = {
 }
 
 
+def _declared(entry: Mapping[str, Any], split: str) -> dict[str, Any]:
+    """An entry of a metric_list with what lm-eval would warn of if it were missing."""
+    name = entry["metric"]
+    may_lack = name in METRICS and "generation" in METRICS[name].needs  # a text can be too short to have a value
+    aggregation = "mean_scored" if may_lack else "mean"  # which has a standard error
+    return {"metric": name, "aggregation": aggregation, "higher_is_better": good(name, split) == "higher"} | dict(entry)
+
+
 class TokenScoreTask(ConfigurableTask):
     """An lm-eval task whose documents are scored by teacher forcing and, if a metric needs it, by greedy generation.
 
@@ -103,7 +111,9 @@ class TokenScoreTask(ConfigurableTask):
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         _tell_lm_eval()
-        super().__init__(config={k: v for k, v in config.items() if k != "class"})
+        split = (config.get("metadata") or {}).get("split", "forget")
+        declared = {"metric_list": [_declared(entry, split) for entry in config.get("metric_list") or ()]}
+        super().__init__(config={k: v for k, v in config.items() if k != "class"} | declared)
         self._yaml_metrics = list(self._metric_fn_list)
         if self.config.fewshot_split:
             self.set_config("num_fewshot", len(self.fewshot_docs()))
