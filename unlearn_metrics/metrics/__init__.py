@@ -100,7 +100,7 @@ class Metric:
     @property
     def source(self) -> str:
         """Whose definition it is, as the docstring says."""
-        doc = " ".join(str(inspect.getdoc(self.fn)).split())
+        doc = " ".join(re.sub(r">>>.*?(?:\n\n|\Z)", "", inspect.getdoc(self.fn) or "", flags=re.S).split())
         named = re.search(r"OpenUnlearning's `\w+`", doc)
         return doc.partition("Source: ")[2] or (named.group() if named else "")
 

@@ -100,11 +100,11 @@ def probability_wrong(wrong_answers: Sequence[Losses]) -> float:
 def probability_normalised(answer: Losses, wrong_answers: Sequence[Losses]) -> float:
     """p / (p + sum over the wrong answers' p), every p length-normalised. Computed in log space.
 
-    Source: Maini et al. 2024 (TOFU), section 2.2.2, for Real Authors and World Facts. At high loss peers add 1e-10
-    to the denominator; here the ratio stays exact however small the probabilities are.
-
     >>> round(probability_normalised(MeanLoss(math.log(2)), [MeanLoss(math.log(4))] * 2), 9)
     0.5
+
+    Source: Maini et al. 2024 (TOFU), section 2.2.2, for Real Authors and World Facts. At high loss peers add 1e-10
+    to the denominator; here the ratio stays exact however small the probabilities are.
     """
     log_p = -np.array([answer.loss, *(wrong.loss for wrong in wrong_answers)])
     with np.errstate(invalid="ignore"):  # an unknown loss is NaN

@@ -20,6 +20,7 @@ def _stem(word: str) -> str:
     return str(_stemmer().stem(word))  # type: ignore[attr-defined]
 
 
+@lru_cache(maxsize=1 << 16)  # the models of a run have the same references
 def words(text: str, stemmed: bool) -> list[str]:
     """rouge-score's tokens: runs of a-z and 0-9 in lower case; stemmed from four letters on.
 
