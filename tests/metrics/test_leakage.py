@@ -13,7 +13,7 @@ from unlearn_metrics.documents import TokenScores
 from unlearn_metrics.metrics.leakage import (
     expected_prefix,
     extracted_within,
-    leak_at_k,
+    leak_at,
     queries_to_extract,
     sampled_extraction_strength,
 )
@@ -31,8 +31,8 @@ def scores(*probabilities: float, logs: list[float] | None = None) -> TokenScore
 
 def test_by_hand():
     answer = scores(0.5, 0.25, 0.8)  # p = 0.1
-    assert leak_at_k(answer, 1) == pytest.approx(0.1)
-    assert leak_at_k(answer, 10) == pytest.approx(1 - 0.9**10)
+    assert leak_at(answer, 1) == pytest.approx(0.1)
+    assert leak_at(answer, 10) == pytest.approx(1 - 0.9**10)
     assert queries_to_extract(answer, 0.5) == 7  # 0.9^6 = 0.531, 0.9^7 = 0.478
     assert (extracted_within(answer, 6, 0.5), extracted_within(answer, 7, 0.5)) == (0, 1)
     assert expected_prefix(answer) == pytest.approx((0.5 + 0.125 + 0.1) / 3)
@@ -46,19 +46,19 @@ def test_by_hand():
 
 def test_degenerate_answers():
     certain, hopeless, unknown = scores(1.0, 1.0), scores(logs=[-1e5, -1.0]), scores(logs=[math.nan, -1.0])
-    assert [leak_at_k(certain, 1), queries_to_extract(certain, 0.9), expected_prefix(certain)] == [1, 1, 1]
+    assert [leak_at(certain, 1), queries_to_extract(certain, 0.9), expected_prefix(certain)] == [1, 1, 1]
     assert sampled_extraction_strength(certain, 1) == 1
-    assert (leak_at_k(hopeless, 1_000_000), queries_to_extract(hopeless, 0.5)) == (0, math.inf)
+    assert (leak_at(hopeless, 1_000_000), queries_to_extract(hopeless, 0.5)) == (0, math.inf)
     assert sampled_extraction_strength(hopeless, 10) == 0.5
     assert sampled_extraction_strength(scores(0.5, logs=[-1.0, -1e5]), 1000) == 0
-    values = [f(unknown, 1) for f in (leak_at_k, sampled_extraction_strength)]
+    values = [f(unknown, 1) for f in (leak_at, sampled_extraction_strength)]
     assert all(map(math.isnan, [*values, queries_to_extract(unknown, 0.5), extracted_within(unknown, 9, 0.5)]))
 
 
 def test_a_tiny_probability_is_not_0():
     tiny = scores(logs=[math.log(1e-300)])
-    assert leak_at_k(tiny, 1) == pytest.approx(1e-300)
-    assert leak_at_k(tiny, 1_000_000) == pytest.approx(1e-294)
+    assert leak_at(tiny, 1) == pytest.approx(1e-300)
+    assert leak_at(tiny, 1_000_000) == pytest.approx(1e-294)
     assert queries_to_extract(tiny, 0.5) == pytest.approx(math.log(2) * 1e300)
 
 
@@ -78,8 +78,8 @@ def test_against_really_sampling():
 
     whole = sample(0) == answer
     hits = whole.all(1)
-    assert hits.mean() == pytest.approx(leak_at_k(known, 1), abs=4 * math.sqrt(0.25 / n))
-    assert hits.reshape(-1, 10).any(1).mean() == pytest.approx(leak_at_k(known, 10), abs=0.015)
+    assert hits.mean() == pytest.approx(leak_at(known, 1), abs=4 * math.sqrt(0.25 / n))
+    assert hits.reshape(-1, 10).any(1).mean() == pytest.approx(leak_at(known, 10), abs=0.015)
     assert whole.cumprod(1).mean() == pytest.approx(expected_prefix(known), abs=0.005)
     queries = 5
     by_sampling = next(
@@ -93,7 +93,7 @@ def test_against_really_sampling():
 @given(st.lists(st.floats(-40, 0), min_size=1, max_size=12))
 def test_what_must_always_hold(logs: list[float]):
     answer = scores(logs=logs)
-    leaks = [leak_at_k(answer, k) for k in KS]
+    leaks = [leak_at(answer, k) for k in KS]
     assert leaks == sorted(leaks)
     assert all(0 <= leak <= 1 for leak in leaks)
     assert queries_to_extract(answer, 0.5) <= queries_to_extract(answer, 0.9)
@@ -103,5 +103,5 @@ def test_what_must_always_hold(logs: list[float]):
     assert leaks[0] <= expected_prefix(answer) + 1e-12 <= 1 + 1e-9
     queries = queries_to_extract(answer, 0.5)
     if 1 < queries < 1e9:
-        assert leak_at_k(answer, int(queries) - 1) < 0.5 + 1e-9
-        assert leak_at_k(answer, int(queries)) >= 0.5 - 1e-9
+        assert leak_at(answer, int(queries) - 1) < 0.5 + 1e-9
+        assert leak_at(answer, int(queries)) >= 0.5 - 1e-9

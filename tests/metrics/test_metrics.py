@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from rouge_score import rouge_scorer
 
 from unlearn_metrics.documents import MeanLoss, TokenScores
-from unlearn_metrics.metrics import ATTACKS, JUDGED, METRICS, good
+from unlearn_metrics.metrics import ATTACKS, JUDGED, METRICS, TRUTH_RATIOS, good
 from unlearn_metrics.metrics.fluency import ngram_entropy, perplexity, repetition
 from unlearn_metrics.metrics.forget_quality import ks_forget_quality
 from unlearn_metrics.metrics.memorization import (
@@ -574,6 +574,14 @@ def test_every_metric_reads_its_own_fields():
         "min_k": math.log(2),
         "min_k_plus_plus": math.log(2) - 1,  # mean -1, deviation 1
         "gradnorm": 5 / 7,
+        # five tokens of 1/2 each: p = 1/32; 22 samples hold it with probability 0.5, 73 with 0.9
+        **{f"leak_at_{k}": 1 - (31 / 32) ** k for k in (1, 10, 100, 1000, 10_000, 1_000_000)},
+        **{f"extracted_within_{n}_p{p}": 1 for p in (50, 90) for n in (100, 10_000, 1_000_000)},
+        "expected_prefix": 31 / 32 / 5,
+        "sampled_extraction_strength_1": 1 / 5,  # the last token
+        "sampled_extraction_strength_10": 3 / 5,  # 1/8 is enough, 1/16 is not: 1 - 0.5^(1/10) = 0.067
+        "sampled_extraction_strength_100": 1,
+        "sampled_extraction_strength_1000": 1,
     }
     assert {name: metric(document) for name, metric in METRICS.items()} == pytest.approx(expected, rel=1e-6)
     assert METRICS["truth_ratio"]({**document, "split": "forget"}) == pytest.approx(5 / 16, rel=1e-6)
@@ -612,7 +620,7 @@ def test_better_is_where_a_model_that_knows_and_speaks_stands(name: str):
     }
     broken = {
         "split": "retain",
-        **dict.fromkeys(("answer", "paraphrased_question", "true_answer"), answered("0000", 0.2)),
+        **dict.fromkeys(("answer", "paraphrased_question", "true_answer"), answered("0000", 0.001)),
         "revealed": 4,
         "clean_probability": 0.2,
         "gradient": 5.0,
@@ -633,4 +641,4 @@ def test_on_forget_it_is_good_to_hold_less_of_the_text_but_not_to_speak_worse():
     assert {name for name in METRICS if good(name, "retain") == "lower"} == elsewhere
     # on forget only fluency, and truth_ratio with its own form, keep their direction; a text should look new to attacks
     fluent = {"ngram_entropy", "token_entropy", "distinct_1", "distinct_2"}
-    assert {name for name in METRICS if good(name, "forget") == "higher"} == {"truth_ratio", *fluent, *ATTACKS}
+    assert {name for name in METRICS if good(name, "forget") == "higher"} == {*TRUTH_RATIOS, *fluent, *ATTACKS}

@@ -249,8 +249,16 @@ def first_list(table: pa.Table, name: str, value: Any) -> pa.Table:
         (store.TOKENS, lambda t: first_list(t, "mean", float("inf")), "infinite"),
         (store.TOKENS, lambda t: first_list(t, "logprob", None), "a null"),
         (store.TEXTS, lambda t: column(t, "logged_min_k", [float("inf")] * len(t)), "no value"),
-        (store.TEXTS, lambda t: column(t, "clean_probability", [1.5] * len(t)), "1.5 is no probability"),
-        (store.TEXTS, lambda t: column(t, "clean_probability", [float("nan")] * len(t)), "nan is no probability"),
+        (
+            store.TEXTS,
+            lambda t: column(t, "clean_probability", [1.5] * len(t)),
+            "clean_probability is 1.5, not between 0 and 1",
+        ),
+        (
+            store.TEXTS,
+            lambda t: column(t, "clean_probability", [float("nan")] * len(t)),
+            "clean_probability is nan, not between 0 and 1",
+        ),
         (store.TEXTS, lambda t: column(t, "revealed", [-1] * len(t)), "revealed is more than an answer has, or less"),
         (store.TEXTS, lambda t: column(t, "revealed", [10**6] * len(t)), "revealed is more than an answer has"),
         (store.TOKENS, lambda t: first_list(t, "tokens", None), "a null"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ import pytest
 
 from tests.scores.test_equal_retention import straight
 from unlearn_metrics.errors import InputError
+from unlearn_metrics.metrics import values
 from unlearn_metrics.record import RECORD_TYPE, RunRecord
 from unlearn_metrics.records import store
-from unlearn_metrics.scores.equal_retention import MAX_CLUSTERS, residuals
+from unlearn_metrics.records.rescore import changed, rescore
+from unlearn_metrics.scores.composites import whole
+from unlearn_metrics.scores.equal_retention import MAX_CLUSTERS, measured, residuals
 
 RUN = Path(__file__).parent / "data" / "record_2"
 
@@ -81,3 +85,40 @@ def test_a_value_outside_its_own_interval_is_refused(raw: dict[str, Any], tmp_pa
     (tmp_path / store.RECORD).write_text(json.dumps(found))
     with pytest.raises(InputError, match=r"probability is 0\.5, outside its own interval from 0\.6 to 0\.7"):
         store.load_record(tmp_path)
+
+
+def test_a_path_over_other_clusters_than_the_documents_is_refused(raw: dict[str, Any], tmp_path: Path):
+    for file in RUN.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / store.RECORD).write_text(json.dumps(raw))
+    with pytest.raises(InputError, match="over other clusters than the documents"):
+        rescore(tmp_path)
+
+
+def test_rescoring_finds_results_that_the_path_does_not_give_and_an_end_that_the_documents_do_not(tmp_path: Path):
+    for file in RUN.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    record, documents = store.load_record(RUN), store.load_documents(RUN)
+    seen = {model: whole(splits) for model, splits in documents.items()}
+    names = {"retain": ["extraction_strength"], "forget": ["probability"]}
+    at = {
+        alpha: {split: values(wanted, seen[model][split]) for split, wanted in names.items()}
+        for alpha, model in ((0.0, "original"), (1.0, "unlearned"))
+    }
+    clusters = {split: [d["cluster"] for d in seen["original"][split]] for split in names}
+    path = measured("extraction_strength", "retain", at, clusters)
+    record = replace(record, path=path, residual=residuals(path, 0.95, 0))
+
+    def differing(record: RunRecord) -> list[str]:
+        (tmp_path / store.RECORD).write_bytes(RECORD_TYPE.dump_json(record))
+        return changed(store.load_record(tmp_path), rescore(tmp_path))[1]
+
+    assert differing(record) == []
+    found = record.residual["probability"]
+    wrong = replace(found, value=replace(found.value, value=0.123))
+    assert "residual probability: value" in differing(replace(record, residual={"probability": wrong}))[0]
+    sums = path.forget["probability"]
+    moved = replace(sums, total=[[0.5 * x for x in sums.total[0]], *sums.total[1:]])
+    tampered = replace(path, forget={"probability": moved})
+    told = differing(replace(record, path=tampered, residual=residuals(tampered, 0.95, 0)))
+    assert any("residual probability: value" in line for line in told)

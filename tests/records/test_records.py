@@ -369,6 +369,7 @@ def test_rescore_finds_what_is_stored_and_adds_metrics(run, tmp_path):
     stored, again = store.load_record(run), store.load_record(tmp_path / "again")
     total = sum(len(m) for splits in stored.scores.values() for m in splits.values())
     total += sum(map(len, stored.composites.values()))
+    total += sum(len(rescore.estimates(found)) for found in stored.residual.values())
     assert f"all {total} stored scores are what the documents give (largest deviation: 0)" in done.stdout
     for model, splits in again.scores.items():
         for split, scores in splits.items():

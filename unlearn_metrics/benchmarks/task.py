@@ -25,26 +25,21 @@ from lm_eval.api.registry import register_aggregation, register_metric
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.utils import apply_template
 
-from unlearn_metrics.backends import (
-    GenerateInstance,
-    ScoreInstance,
-    gradnorm,
-    greedy_until,
-    similar_strength,
-    token_scores,
-)
+from unlearn_metrics import backends
+from unlearn_metrics.backends import GenerateInstance, ScoreInstance
 from unlearn_metrics.benchmarks import data
-from unlearn_metrics.documents import Document, scores_from_lists
+from unlearn_metrics.documents import Document, TokenScores, scores_from_lists
 from unlearn_metrics.errors import InputError
 from unlearn_metrics.metrics import JUDGED, METRICS, good, value
+from unlearn_metrics.observations import OBSERVATIONS
 from unlearn_metrics.settings import PREFIX
 
 log = logging.getLogger(__name__)
 
-LM.token_scores = token_scores
-LM.greedy_until = greedy_until
-LM.similar_strength = similar_strength
-LM.gradnorm = gradnorm
+# what lm-eval asks a model for, by the names that it looks up on every LM
+REQUESTS = {name: it.request for name, it in OBSERVATIONS.items() if it.request is not None}
+for _request in {*REQUESTS.values()}:
+    setattr(LM, _request, getattr(backends, _request))
 
 
 @register_aggregation("mean_scored")
@@ -68,15 +63,8 @@ def _tell_lm_eval() -> None:
 _tell_lm_eval()
 
 BYPASS = "bypass"  # lm-eval's metric under --predict_only
-ROLES = ("answer", "paraphrased_question", "true_answer", "wrong_answers", "generation", "revealed", "gradient")
-# what a metric needs -> the field of a document that it comes from
-FIELDS = {
-    "answer": "answer",
-    "reference": "answer",
-    "paraphrased_question": "paraphrased_question",
-    "true_answer": "paraphrased_answer",
-    "wrong_answers": "perturbed_answer",
-}
+# what a metric needs -> the field of the data that it comes from
+FIELDS = {"reference": "answer"} | {name: it.answer for name, it in OBSERVATIONS.items() if it.answer is not None}
 
 
 def _declared(entry: Mapping[str, Any], split: str) -> dict[str, Any]:
@@ -138,7 +126,7 @@ class TokenScoreTask(ConfigurableTask):
     def needs(self) -> set[str]:
         """The roles that must be requested: the YAML's under lm-eval's --predict_only, which computes no metric."""
         metrics = self._yaml_metrics if BYPASS in self.metrics else self.metrics
-        return {need for name in metrics for need in METRICS[name].needs if need in ROLES}
+        return {need for name in metrics for need in METRICS[name].needs if need in REQUESTS}
 
     # --- data
 
@@ -272,21 +260,28 @@ class TokenScoreTask(ConfigurableTask):
             ScoreInstance("token_scores", doc, (prompt, gap + text), i, **kwargs)
             for i, (prompt, text) in enumerate(pairs)
         ]
-        if "generation" in self.needs:
-            draft = requests[0] if requests and pairs[0] == (question, answer) else None
-            arguments = (question, dict(self.config.generation_kwargs))
-            requests.append(GenerateInstance("greedy_until", doc, arguments, len(requests), **kwargs, draft=draft))
-        if "revealed" in self.needs:  # by a metric that needs the answer too, which comes first
-            arguments, draft = requests[0].args, requests[0]
-            requests.append(GenerateInstance("similar_strength", doc, arguments, len(requests), **kwargs, draft=draft))
-        if "gradient" in self.needs:
-            requests.append(ScoreInstance("gradnorm", doc, (question, gap + answer), len(requests), **kwargs))
+        draft = requests[0] if requests and pairs[0] == (question, answer) else None
+        for role, _ in self.layout(doc):
+            request, place = REQUESTS[role], len(requests)
+            match role:
+                case "generation":
+                    arguments = (question, dict(self.config.generation_kwargs))
+                    requests.append(GenerateInstance(request, doc, arguments, place, **kwargs, draft=draft))
+                case "revealed":
+                    requests.append(
+                        GenerateInstance(request, doc, (question, gap + answer), place, **kwargs, draft=draft)
+                    )
+                case _ if OBSERVATIONS[role].kind is not TokenScores:
+                    requests.append(ScoreInstance(request, doc, (question, gap + answer), place, **kwargs))
         return requests
 
     def layout(self, doc: Document) -> list[tuple[str, int]]:
         """(role, how many requests) in the order of construct_requests."""
-        counts = dict.fromkeys(ROLES, 1) | {"wrong_answers": len(doc.get("perturbed_answer") or ())}
-        return [(role, counts[role]) for role in ROLES if role in self.needs]
+        return [
+            (role, len(doc.get(FIELDS[role]) or ()) if OBSERVATIONS[role].several else 1)
+            for role in REQUESTS
+            if role in self.needs
+        ]
 
     def document(self, doc: Document, responses: Sequence[Any], doc_id: int = 0) -> Document:
         """A Document for the metrics, from lm-eval's doc and the responses in request order."""
@@ -294,9 +289,9 @@ class TokenScoreTask(ConfigurableTask):
         result |= {"question": doc["question"]} | ({"reference": doc["answer"]} if "answer" in doc else {})
         rest = iter(responses)
         for role, count in self.layout(doc):
-            if role in ("generation", "revealed", "gradient"):
+            if OBSERVATIONS[role].kind is not TokenScores:
                 result[role] = next(rest)
-            elif role == "wrong_answers":
+            elif OBSERVATIONS[role].several:
                 result[role] = [scores_from_lists(next(rest)) for _ in range(count)]
             else:
                 result[role] = scores_from_lists(next(rest))

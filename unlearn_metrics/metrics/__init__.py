@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 import re
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from unlearn_metrics.documents import Document, FlagScores, MeanLoss
-from unlearn_metrics.metrics import fluency, memorization, privacy, retention
+from unlearn_metrics.metrics import fluency, leakage, memorization, privacy, retention
 from unlearn_metrics.metrics.fluency import (
     distinct_1,
     distinct_2,
@@ -115,6 +116,13 @@ class Metric:
         return not isinstance(field, MeanLoss if self.flags_are_enough else (MeanLoss, FlagScores))
 
 
+def _fixed(fn: Callable[..., float], **parameters: float) -> Metric:
+    """The metric of a function of an answer whose parameters are in its name."""
+    named = functools.update_wrapper(functools.partial(fn, **parameters), fn)
+    del named.__wrapped__  # its signature is without them
+    return Metric(named, ("answer",), "memorization")
+
+
 _OWN: dict[str, Metric] = {
     "extraction_strength": Metric(memorization.extraction_strength, ("answer",), "memorization", flags_are_enough=True),
     "extraction_strength_similar": Metric(
@@ -167,6 +175,18 @@ _OWN: dict[str, Metric] = {
     "min_k": Metric(privacy.min_k, ("answer",), "privacy", better="lower"),
     "min_k_plus_plus": Metric(privacy.min_k_plus_plus, ("answer",), "privacy", better="lower"),
     "gradnorm": Metric(privacy.gradnorm, ("gradient",), "privacy", better="lower"),
+}
+
+# what an attacker gets who samples; k or n samples, and the chance of success that counts
+_OWN |= {f"leak_at_{k}": _fixed(leakage.leak_at, k=k) for k in (1, 10, 100, 1000, 10_000, 1_000_000)}
+_OWN |= {
+    f"extracted_within_{n}_p{round(100 * p)}": _fixed(leakage.extracted_within, n=n, p=p)
+    for p in (0.5, 0.9)
+    for n in (100, 10_000, 1_000_000)
+}
+_OWN["expected_prefix"] = _fixed(leakage.expected_prefix)
+_OWN |= {
+    f"sampled_extraction_strength_{n}": _fixed(leakage.sampled_extraction_strength, n=n) for n in (1, 10, 100, 1000)
 }
 
 METRICS: Registry[Metric] = Registry("metric", "unlearn_metrics.metrics", _OWN)

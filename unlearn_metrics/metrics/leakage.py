@@ -13,8 +13,10 @@ import numpy as np
 
 from unlearn_metrics.documents import Floats, TokenScores
 
+ROUNDING = 1e-6  # nats: log-probabilities are float32, and a chance that is just enough should be
 
-def leak_at_k(answer: TokenScores, k: int) -> float:
+
+def leak_at(answer: TokenScores, k: int) -> float:
     """1 - (1 - p)^k: the chance that at least one of k samples is the answer verbatim.
 
     Args:
@@ -24,10 +26,10 @@ def leak_at_k(answer: TokenScores, k: int) -> float:
     Returns:
         A probability: the expectation of what Leak@k estimates by sampling, for verbatim leaks.
 
-    Source: Leak@k (arXiv 2511.04934), for its expectation in closed form.
+    Source: Leak@k, 2025 (arXiv 2511.04934): its expectation in closed form.
 
     >>> half = TokenScores.from_lists([[1, 0], [1, 0], [math.log(0.5), 0.0], [0, 0], [0, 0]])
-    >>> round(leak_at_k(half, 1), 6), round(leak_at_k(half, 3), 6)
+    >>> round(leak_at(half, 1), 6), round(leak_at(half, 3), 6)
     (0.5, 0.875)
     """
     return -math.expm1(k * _log_miss(_logs(answer).sum()))
@@ -63,6 +65,8 @@ def extracted_within(answer: TokenScores, n: int, p: float) -> float:
 def expected_prefix(answer: TokenScores) -> float:
     """(1/n) sum over i of exp(l_1 + ... + l_i): the share of the answer that one sample repeats from its start.
 
+    Source: this package, 2026: the expectation of how far one sample is verbatim.
+
     >>> two = TokenScores.from_lists([[1, 2, 0], [1, 2, 0], [math.log(0.5), math.log(0.5), 0.0], [0] * 3, [0] * 3])
     >>> round(expected_prefix(two), 6)
     0.375
@@ -83,12 +87,15 @@ def sampled_extraction_strength(answer: TokenScores, n: int, p: float = 0.5) -> 
 
     Returns:
         A share of the answer, in [0, 1]; 0 only if even the last token has too small a chance.
+
+    Source: this package, after extraction strength (Carlini et al. 2021, arXiv 2012.07805) and (n, p)-discoverable
+    extraction (Hayes et al. 2024, arXiv 2410.19482).
     """
     logs = _logs(answer)
     if np.isnan(logs).any():
         return math.nan
     rest = np.append(np.cumsum(logs[::-1])[::-1], 0.0)  # log P_k of what follows the first k tokens
-    enough = math.log(-math.expm1(math.log1p(-p) / n))
+    enough = math.log(-math.expm1(math.log1p(-p) / n)) - ROUNDING
     return 1 - int(np.argmax(rest >= enough)) / len(logs)
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from unlearn_metrics.errors import InputError, did_you_mean
 from unlearn_metrics.metrics import METRICS, available
-from unlearn_metrics.record import RunRecord, Score
+from unlearn_metrics.record import Residual, RunRecord, Score
 from unlearn_metrics.records import store
 from unlearn_metrics.records.verdict import verdict
-from unlearn_metrics.scores.equal_retention import residuals
+from unlearn_metrics.scores.equal_retention import residuals, with_ends
 from unlearn_metrics.scores.scoring import score_all
 
 # Processors differ in the last bits of exp, log and sums: 1e-16 of what is added up, a few hundred times that in what
@@ -42,9 +42,10 @@ def rescore(folder: Path, more: Iterable[str] = ()) -> RunRecord:
         raise InputError(f"{folder} holds nothing that {name} could be computed from")
     seed = found if isinstance(found := record.settings.get("seed"), int) and found >= 0 else 0
     scores, composites = score_all(observations, wanted, seed, record.benchmark)
-    residual = residuals(record.path, record.control.keep, seed) if record.path is not None else {}
+    path = None if record.path is None else with_ends(record.path, observations)
+    residual = {} if path is None else residuals(path, record.control.keep, seed)
     words = verdict(scores, record.control, record.headline, residual, record.imported)
-    return replace(record, scores=scores, composites=composites, residual=residual, verdict=words)
+    return replace(record, scores=scores, composites=composites, path=path, residual=residual, verdict=words)
 
 
 def changed(stored: RunRecord, again: RunRecord) -> tuple[int, list[str], float]:
@@ -59,6 +60,11 @@ def changed(stored: RunRecord, again: RunRecord) -> tuple[int, list[str], float]
             for s, metrics in x.items()
         ),
         *((m, names, again.composites.get(m, {})) for m, names in stored.composites.items()),
+        *(
+            (f"residual {metric}", estimates(found), estimates(again.residual[metric]))
+            for metric, found in stored.residual.items()
+            if metric in again.residual
+        ),
     ]
     for where, mine, theirs in groups:
         count += len(mine)
@@ -69,6 +75,15 @@ def changed(stored: RunRecord, again: RunRecord) -> tuple[int, list[str], float]
             else:
                 differing.append(f"{where}: {name} is {score}, again {theirs.get(name)}")
     return count, differing, largest
+
+
+def estimates(residual: Residual) -> dict[str, Score]:
+    """What is stored of a metric at equal retention, by name, in the form of scores."""
+    named = {"value": residual.value, "average": residual.average}
+    named |= {f"at {point.retention:g}": point.value for point in residual.curve}
+    if residual.above_floor is not None:
+        named["above_floor"] = residual.above_floor
+    return {name: Score(it.value, it.low, it.high, 0, 0, it.why) for name, it in named.items()}
 
 
 def deviation(stored: Score, again: Score) -> float:

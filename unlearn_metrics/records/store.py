@@ -115,8 +115,20 @@ def _from_older(raw: dict[str, Any]) -> dict[str, Any]:
         renamed = {model: _renamed(splits) if isinstance(splits, dict) else splits for model, splits in models.items()}
         raw = raw | {"scores": _renamed(renamed)}
     if isinstance(models := raw.get("composites"), dict):
-        raw = raw | {"composites": _renamed(models)}
+        raw = raw | {"composites": {model: _without_intervals(found) for model, found in _renamed(models).items()}}
     return raw | {"schema": SCHEMA} if raw["schema"] == OLDER[1] else _from_1(raw)
+
+
+def _without_intervals(scores: Any) -> Any:
+    """Composites without the intervals that they had before it was known that none can hold their truth."""
+    if not isinstance(scores, dict):
+        return scores
+    return {
+        name: score | {"ci_low": None, "ci_high": None}
+        if name in COMPOSITES and COMPOSITES[name].no_interval and isinstance(score, dict)
+        else score
+        for name, score in scores.items()
+    }
 
 
 def _from_1(raw: dict[str, Any]) -> dict[str, Any]:

@@ -20,25 +20,22 @@ from unlearn_metrics.documents import (
 )
 from unlearn_metrics.errors import InputError
 from unlearn_metrics.metrics import METRICS
+from unlearn_metrics.observations import OBSERVATIONS
 from unlearn_metrics.record import MODELS
 from unlearn_metrics.records import parquet
 from unlearn_metrics.records.folder import TEXTS, TOKENS
 
 # models and splits of older records -> their names today
 RENAMED = {"uncontrolled": "unlearned"} | {name: f"forget_{name}" for name in ("wmdp_bio", "wmdp_cyber", "wmdp_chem")}
-SCORED_ROLES = (
-    *("answer", "paraphrased_question", "true_answer", "wrong_answers"),
-    *("judged_generation", "self_judged_generation"),
-)
+SCORED_ROLES = tuple(name for name, it in OBSERVATIONS.items() if it.kind is TokenScores)
 # of documents from others: more splits than any benchmark has, texts that take long to compare
 MAX_SPLITS, MAX_TEXT = 1_000, 100_000
 # a log-probability is computed in float32, so that of a certain token may end up a little above 0
 ROUNDING, MAX_NUMBER = 0.01, 3.5e38
-RANGES = {"clean_probability": (1, "probability"), "gradient": (MAX_NUMBER, "norm of a gradient")}  # from 0
 
 TEXT_COLUMNS: dict[str, type] = {"model": str, "split": str, "id": int, "cluster": int}
-TEXT_COLUMNS |= dict.fromkeys(("question", "prompt", "reference", "generation"), str) | {"revealed": int}
-TEXT_COLUMNS |= {"clean_probability": float, "gradient": float}
+TEXT_COLUMNS |= dict.fromkeys(("question", "prompt", "reference"), str)
+TEXT_COLUMNS |= {name: it.kind for name, it in OBSERVATIONS.items() if it.kind is not TokenScores}
 LOGGED = "logged_"  # + a metric's name: its value in the log that a record was imported from
 TOKEN_COLUMNS: dict[str, type] = {"model": str, "split": str, "id": int, "role": str, "index": int, "loss": float}
 TOKEN_COLUMNS |= dict.fromkeys(TOKEN_SCORE_FIELDS, list)
@@ -61,9 +58,9 @@ def load(folder: Path, foreign: Iterable[str] = ()) -> Observations:
             document["judged_generation"] = None
         if max(len(document.get("reference", "")), len(document.get("generation", ""))) > MAX_TEXT:
             raise InputError(f"{folder / TEXTS}: a text has more than {MAX_TEXT:,} characters")
-        for name, (high, what) in RANGES.items():
-            if not 0 <= document.get(name, 0) <= high:
-                raise InputError(f"{folder / TEXTS}: {document[name]:g} is no {what}")
+        for name, it in OBSERVATIONS.items():
+            if it.kind is float and not 0 <= document.get(name, 0) <= it.high:
+                raise InputError(f"{folder / TEXTS}: {name} is {document[name]:g}, not between 0 and {it.high:g}")
         for name, value in logged.items():
             if not abs(value) <= MAX_NUMBER:
                 raise InputError(f"{folder / TEXTS}: {LOGGED}{name} is {value:g}, which is no value")

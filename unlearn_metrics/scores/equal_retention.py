@@ -7,12 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from unlearn_metrics.documents import Document, Floats
+from unlearn_metrics.documents import Document, Floats, Observations
 from unlearn_metrics.errors import InputError
 from unlearn_metrics.metrics import values
 from unlearn_metrics.record import ClusterSums, CurvePoint, MeasuredPath, Residual
 from unlearn_metrics.scores import curve
-from unlearn_metrics.splits import CALIBRATION, EVALUATION, is_forget
+from unlearn_metrics.scores.composites import whole
+from unlearn_metrics.splits import CALIBRATION, EVALUATION, is_forget, kept_on
 
 MAX_CLUSTERS = 200  # that a record holds; of more, neighbours are drawn together
 Observed = Mapping[str, Mapping[str, Sequence[float]]]  # split -> metric -> a value for each document
@@ -43,6 +44,41 @@ def measured(
         halves.append(_sums(only, grouped[kept]))
     splits = {name: split for split, names in next(iter(at.values())).items() for name in names if is_forget(split)}
     return MeasuredPath(metric, list(at), halves, forget, splits)
+
+
+def with_ends(path: MeasuredPath, observations: Observations) -> MeasuredPath:
+    """The path with its ends, the original and the unlearned model, computed again from their documents.
+
+    InputError if these are in other clusters than the path.
+    """
+    kept = kept_on(path.metric)
+    wanted = {kept: [path.metric]}
+    for metric, split in path.splits.items():
+        wanted.setdefault(split, []).append(metric)
+    for alpha, model in ((0.0, "original"), (1.0, "unlearned")):
+        documents = whole(observations.get(model, {}))
+        if alpha not in path.alphas or not wanted.keys() <= documents.keys():
+            continue
+        found = {split: values(names, documents[split]) for split, names in wanted.items()}
+        end = measured(path.metric, kept, {alpha: found}, {s: [d["cluster"] for d in documents[s]] for s in wanted})
+        if [s.clusters for s in (*end.retain, *end.forget.values())] != [
+            s.clusters for s in (*path.retain, *(path.forget[metric] for metric in end.forget))
+        ]:
+            raise InputError(f"the path is over other clusters than the documents of the {model} model")
+        row = path.alphas.index(alpha)
+        path = replace(
+            path,
+            retain=[_row(sums, row, half) for sums, half in zip(path.retain, end.retain, strict=True)],
+            forget={metric: _row(sums, row, end.forget[metric]) for metric, sums in path.forget.items()},
+        )
+    return path
+
+
+def _row(sums: ClusterSums, row: int, by: ClusterSums) -> ClusterSums:
+    """Sums with those of one strength replaced by others."""
+    total, count = [*sums.total], [*sums.count]
+    total[row], count[row] = by.total[0], by.count[0]
+    return replace(sums, total=total, count=count)
 
 
 def with_retain_only(path: MeasuredPath, documents: Mapping[str, Sequence[Document]]) -> MeasuredPath:

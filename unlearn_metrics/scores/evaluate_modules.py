@@ -19,11 +19,12 @@ import numpy as np
 from unlearn_metrics.documents import TOKEN_SCORE_FIELDS, TokenScores
 from unlearn_metrics.errors import InputError, did_you_mean
 from unlearn_metrics.metrics import METRICS
+from unlearn_metrics.observations import OBSERVATIONS
 from unlearn_metrics.scores import stats
 
 TEXT = datasets.Value("string")
-NUMBERS = {"revealed": datasets.Value("int32")}
-NUMBERS |= dict.fromkeys(("clean_probability", "gradient"), datasets.Value("float64"))
+_ARROW = {int: datasets.Value("int32"), float: datasets.Value("float64")}
+NUMBERS = {name: _ARROW[it.kind] for name, it in OBSERVATIONS.items() if it.kind in _ARROW}
 SCORES = datasets.List(datasets.List(datasets.Value("float64")))
 # field of a document -> its name and type as an input here; every other field is the token scores of one answer
 INPUTS = {
