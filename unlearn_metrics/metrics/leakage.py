@@ -50,7 +50,8 @@ def queries_to_extract(answer: TokenScores, p: float) -> float:
     miss = _log_miss(_logs(answer).sum())
     if math.isnan(miss) or miss == 0:
         return math.nan if math.isnan(miss) else math.inf
-    return max(1.0, float(np.ceil(np.float64(math.log1p(-p)) / miss)))
+    with np.errstate(over="ignore"):  # more samples than a number can say: infinite
+        return max(1.0, float(np.ceil(np.float64(math.log1p(-p)) / miss)))
 
 
 def extracted_within(answer: TokenScores, n: int, p: float) -> float:
