@@ -180,7 +180,7 @@ def test_what_is_reached_only_beyond_alpha_1_is_compared_where_both_are_too():
     mild, harsh = record("mild", 0.5, own=0.96), record("harsh", 0.6)
     tests, curves = residual_of(harsh, mild)
     assert [t.retention for t in tests] == ["95%", "90% to 100%", "96.0%"]
-    assert curves.notes == ["95% retention is beyond alpha 1 for one of them; both reach 96.0% before it."]
+    assert curves.notes == ["95% retention is beyond alpha 1 for one of them; both reach 96.0% before."]
 
 
 def test_without_two_paths_that_can_be_compared_checkpoints_are(tmp_path):
@@ -196,3 +196,23 @@ def test_without_two_paths_that_can_be_compared_checkpoints_are(tmp_path):
         assert any(note.startswith(says) for note in result.notes), result.notes
         assert only(result).metric == "rouge"
         assert only(result).p_corrected == 1
+
+
+def test_other_metrics_at_equal_retention_come_after_the_primary_one():
+    pair = []
+    for name, left in (("a", 0.6), ("b", 0.4)):
+        made_of = path([left + 0.01 * i for i in range(10)])
+        forget = {"probability": path([left / 2] * 10).forget[METRIC]} | made_of.forget
+        splits = dict.fromkeys(forget, "forget")
+        pair.append(dataclasses.replace(record(name), path=dataclasses.replace(made_of, forget=forget, splits=splits)))
+    tests, curves = residual_of(*pair)
+    assert [(t.metric, t.retention, t.primary) for t in tests] == [
+        (METRIC, "95%", True),
+        (METRIC, "90% to 100%", False),
+        ("probability", "95%", False),
+    ]
+    assert [t.decided for t in tests] == [True, False, True]  # in every draw b has as much less
+    (others,) = words.sentences(tests, curves)[1:]
+    assert others.startswith("Residual by other metrics: b is better than a by probability (forget) (p ≤ ")
+    (alone,) = residual_of(*pair, metrics=("probability",))[0]
+    assert (alone.metric, alone.primary, alone.decided) == ("probability", False, True)

@@ -28,7 +28,8 @@ def sentences(tests: Sequence[Test], curves: Curves) -> list[str]:
     if not primary.decided:
         others = any(found for _, found in facets)
         return [*said, "The other metrics are not tested, since the first establishes no difference."][: 1 + others]
-    return said + [sentence(facet, found) for facet, found in facets if found]
+    names = {RESIDUAL: f"{RESIDUAL} by other metrics"}
+    return said + [sentence(names.get(facet, facet), found) for facet, found in facets if found]
 
 
 def _of_primary(test: Test, average: Test | None, curves: Curves) -> str:

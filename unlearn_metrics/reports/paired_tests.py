@@ -140,13 +140,13 @@ def at_equal_retention(a: Run, b: Run, metrics: Collection[str], seed: int) -> C
         except InputError as error:
             return Curves([], [], False, [f"{a.label} and {b.label}: {error}."])
         tests.append(_residual(a, b, metric, f"{rho:.0%}", found[:, 0], clusters, tested=True))
-        tests.append(_residual(a, b, metric, f"{curve.GRID[0]:.0%} to 100%", found[:, 2:].mean(1), clusters))
         if (lacking := curve.difference(found[1, 0] - found[0, 0], clusters).why) is not None:
             notes.append(f"residual {metric} at {rho:.0%} retention: {lacking}.")
-        if rho < common < 1:
-            tests.append(_residual(a, b, metric, f"{common:.1%}", found[:, 1], clusters))
-            notes.append(f"{rho:.0%} retention is beyond alpha 1 for one of them; both reach {common:.1%} before it.")
-        if metric == first:
+        if metric == first:  # of the others, one figure is enough
+            tests.append(_residual(a, b, metric, f"{curve.GRID[0]:.0%} to 100%", found[:, 2:].mean(1), clusters))
+            if rho < common < 1:
+                tests.append(_residual(a, b, metric, f"{common:.1%}", found[:, 1], clusters))
+                notes.append(f"{rho:.0%} retention is beyond alpha 1 for one of them; both reach {common:.1%} before.")
             crossings, crossed = _crossings(found[1, 2:] - found[0, 2:], clusters)
     return Curves(tests, crossings, crossed, notes)
 
