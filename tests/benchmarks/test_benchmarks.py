@@ -444,7 +444,7 @@ def test_score_on_wmdp(tmp_path, wmdp):
     assert (control.metric, control.target) == ("mmlu.acc", pytest.approx(0.9))
     assert mmlu.n == 29
     assert control.achieved == pytest.approx(mmlu.value)
-    assert control.achieved >= 0.9 > control.trace[0].retention
+    assert control.achieved >= 0.9 > {point.alpha: point.retention for point in control.trace}[1]
     accuracies = [record.scores["controlled"][f"forget_{name}"][f"{name}.acc"].value for name in domains]
     words = ", ".join(f"{acc:.0%} ({name}.acc)" for acc, name in zip(accuracies, domains, strict=True))
     everything = ", ".join(f"100% ({name}.acc)" for name in domains)

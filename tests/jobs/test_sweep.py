@@ -136,7 +136,7 @@ def test_a_sweep_that_was_interrupted_and_killed_goes_on(swept, tmp_path):
     assert status == -signal.SIGKILL
     done = run("sweep", path, "--out", out, "--verbose")
     assert done.returncode == 0, done.stderr
-    assert "demo/moderate/mix-keep0.9: retention at alpha 1.0: taken from an unfinished run" in done.stderr
+    assert "demo/moderate/mix-keep0.9: alpha 0.9375: taken from an unfinished run" in done.stderr
     assert read(out) == read(whole)
 
 
