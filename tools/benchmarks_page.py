@@ -41,7 +41,8 @@ def page(before: str) -> str:
         f"{table(('benchmark', 'tasks', 'source'), benchmarks)}"
         "\n## The tasks\n\nArrows: what is good on this split.\n\n"
         f"{table(('task', 'split', 'metrics', 'data: hub id, configuration, split', 'text generated'), tasks)}"
-        "\n## The metrics\n\nArrows: the good direction for a model that should have memorized the text and writes fluently.\n\n"
+        "\n## The metrics\n\n"
+        "Arrows: the good direction for a model that should have memorized the text and writes fluently.\n\n"
         f"{table(('metric', 'facet', 'of', 'what it is', 'source of the definition'), metrics)}"
     )
 
