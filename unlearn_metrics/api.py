@@ -392,19 +392,18 @@ def rescore(run: Run | Place, metrics: str | Iterable[str] = ()) -> Run:
     """
     run = run if isinstance(run, Run) else load(run)
     names = _listed(metrics)
+    with tempfile.TemporaryDirectory() as folder:
+        place = run.folder
+        if place is None:
+            place = Path(folder, "run")
+            store.save(place, run.record, run.observations)
+        try:
+            record = rescoring.rescore(place, names)
+        except InputError as error:
+            raise InputError(str(error).replace(str(place), run.name)) from None
     if unknown := store.unknown_metrics(run.record):
         warnings.warn(f"not computed again, since nothing here knows these metrics: {', '.join(unknown)}", stacklevel=3)
-    if run.folder is not None:
-        record = rescoring.rescore(run.folder, names)
-        return Run(record, None, bool(names), run.observations)
-    with tempfile.TemporaryDirectory() as folder:
-        kept = Path(folder, "run")
-        store.save(kept, run.record, run.observations)
-        try:
-            record = rescoring.rescore(kept, names)
-        except InputError as error:
-            raise InputError(str(error).replace(str(kept), "the run")) from None
-        return Run(record, None, bool(names), run.observations)
+    return Run(record, None, bool(names), run.observations)
 
 
 @_python_names
