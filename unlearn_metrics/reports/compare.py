@@ -221,10 +221,9 @@ def _pair(a: Run, b: Run) -> tuple[Pairs, list[str]]:
 
 
 def _same_tasks(a: Run, b: Run, split: str) -> bool:
-    """Whether documents without texts are of the same data of lm-eval's tasks, and as many; True for any others."""
-    sides = [(run, run.documents[split]) for run in (a, b)]
-    if any("reference" in d or "question" in d for _, documents in sides for d in documents[:1]):
-        return True
-    tasks = {name.partition(".")[0] for _, documents in sides for d in documents[:1] for name in d.get("logged", ())}
+    """Whether documents of lm-eval's tasks are of the same data, and as many; True for any others."""
+    sides = [(run.record, run.documents[split]) for run in (a, b)]
+    logged = {name for _, documents in sides for d in documents[:1] for name in d.get("logged", ())}
+    tasks = {m.partition(".")[0] for record, _ in sides for m in record.ability if m in logged}
     same = all(a.record.data.get(task) == b.record.data.get(task) for task in tasks)
-    return same and len(sides[0][1]) == len(sides[1][1])
+    return not tasks or (same and len(sides[0][1]) == len(sides[1][1]))
