@@ -2,7 +2,7 @@
 
     unlearn-metrics score --original ... --out RUN && python -m tools.bench_leaderboard RUN [n]
 
-The records are one real record under n names, with other hashes and other figures, in ten tables.
+The records are one real record under n names, with other hashes and less and less on the forget set, in ten tables.
 """
 
 from __future__ import annotations
@@ -17,23 +17,32 @@ from pathlib import Path
 
 from unlearn_metrics.record import RECORD_TYPE
 from unlearn_metrics.records.store import load_record
+from unlearn_metrics.scores import equal_retention
 
 TABLES = 10
 
 
 def main(run: Path, n: int = 1000) -> None:
     record = load_record(run)
+    assert record.path is not None, "a record without a path cannot be ranked"
     with tempfile.TemporaryDirectory() as folder:
         for i in range(n):
             roles = dict(record.checkpoints)
             for role, of in (("original", i % TABLES), ("unlearned", i)):
                 sha = hashlib.sha256(f"{role} {of}".encode()).hexdigest()
                 roles[role] = dataclasses.replace(roles[role], path=f"{role}-{of}", weights_sha256=sha)
-            scores = {m: {s: dict(names) for s, names in splits.items()} for m, splits in record.scores.items()}
-            left = scores["controlled"]["forget"]["extraction_strength"]
-            parts = {part: i / n * getattr(left, part) for part in ("value", "ci_low", "ci_high")}
-            scores["controlled"]["forget"]["extraction_strength"] = dataclasses.replace(left, **parts)
-            varied = dataclasses.replace(record, name=f"method {i}", checkpoints=roles, scores=scores)
+            forget = {
+                metric: dataclasses.replace(
+                    sums,
+                    total=[
+                        [of if not row else of * (i + 1) / n for of in totals] for row, totals in enumerate(sums.total)
+                    ],
+                )
+                for metric, sums in record.path.forget.items()
+            }
+            path = dataclasses.replace(record.path, forget=forget)
+            residual = equal_retention.residuals(path, record.control.keep, 0)
+            varied = dataclasses.replace(record, name=f"method {i}", checkpoints=roles, path=path, residual=residual)
             (Path(folder) / "runs" / str(i)).mkdir(parents=True)
             (Path(folder) / "runs" / str(i) / "record.json").write_bytes(RECORD_TYPE.dump_json(varied))
         start = time.monotonic()

@@ -7,9 +7,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tests.paths import METRIC, path
+from unlearn_metrics.errors import InputError
 from unlearn_metrics.record import Control, Headline, MeasuredPath, Score
 from unlearn_metrics.records.verdict import verdict
-from unlearn_metrics.scores.equal_retention import MAX_CLUSTERS, barrier, measured, residuals, with_retain_only
+from unlearn_metrics.scores import curve
+from unlearn_metrics.scores.equal_retention import (
+    MAX_CLUSTERS,
+    barrier,
+    measured,
+    paired,
+    residuals,
+    with_retain_only,
+)
 
 
 def straight(authors: int = 6, barred: bool = False) -> MeasuredPath:
@@ -107,3 +117,25 @@ def test_the_verdict_is_about_equal_retention():
         "original's extraction_strength on retain; held to 95% of the original's retention (mix, alpha 0.25), its "
         "residual probability is 0.70 [0.70, 0.70]."
     )
+
+
+def test_models_are_paired_on_the_same_draws():
+    """One has 0.1 more in every cluster: so in every draw, though each by itself varies."""
+    less = path([0.2, 0.4, 0.3, 0.7, 0.5, 0.6])
+    more = path([0.3, 0.5, 0.4, 0.8, 0.6, 0.7])
+    found, clusters = paired([less, more], METRIC, (0.95, 0.975))
+    assert found.shape == (2, 2, 1 + curve.DRAWS)
+    assert clusters == 6
+    assert found[:, :, 0] == pytest.approx(np.array([[0.45, 0.725], [0.55, 0.775]]))
+    assert found[1, 0] - found[0, 0] == pytest.approx(np.full(1 + curve.DRAWS, 0.1))
+    assert found[0, 0].std() > 0.05
+    again, _ = paired([more], METRIC)
+    assert again[0, 0].tolist() == found[1, 0].tolist()  # whoever else is there
+
+
+def test_other_clusters_cannot_be_paired():
+    six = path([0.5] * 6)
+    with pytest.raises(InputError, match="same clusters"):
+        paired([six, path([0.5] * 7)], METRIC)
+    with pytest.raises(InputError, match="not measured along the path of every model"):
+        paired([six, replace(six, forget={}, splits={})], METRIC)
