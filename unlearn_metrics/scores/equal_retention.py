@@ -155,7 +155,11 @@ def _residual(path: MeasuredPath, metric: str, rho: float, seed: int) -> Residua
 
 
 def paired(
-    paths: Sequence[MeasuredPath], metric: str, rho: Sequence[float] = (curve.RHO,), seed: int = 0
+    paths: Sequence[MeasuredPath],
+    metric: str,
+    rho: Sequence[float] = (curve.RHO,),
+    seed: int = 0,
+    draws: int = curve.DRAWS,
 ) -> tuple[Floats, int]:
     """What is still there of several models at the same retention, on the same draws: what ranks and differences need.
 
@@ -164,6 +168,7 @@ def paired(
         metric: of the forget set.
         rho: retentions, relative to the original's.
         seed: of the draws.
+        draws: how many.
 
     Returns:
         [models, retentions, 1 + draws], NaN where a retention is not reached (see `curve.residual`), and the fewest
@@ -177,7 +182,7 @@ def paired(
     if any(clusters_of(path, metric) != clusters_of(paths[0], metric) for path in paths):
         raise InputError("the paths are not over the same clusters of documents, so they cannot be paired")
     of = [path_of(path, metric) for path in paths]
-    weights = curve.draw(of[0], seed)
+    weights = curve.draw(of[0], seed, draws)
     return np.array([curve.residual(path, metric, weights, rho) for path in of]), of[0].clusters
 
 

@@ -8,9 +8,8 @@ import numpy as np
 
 from unlearn_metrics.record import Estimate, MeasuredPath, Residual, RunRecord, Score
 from unlearn_metrics.reports.table import number
-from unlearn_metrics.scores import curve, equal_retention
+from unlearn_metrics.scores import curve, equal_retention, stats
 from unlearn_metrics.scores.composites import COMPOSITES
-from unlearn_metrics.scores.stats import MIN_CLUSTERS
 from unlearn_metrics.splits import is_forget, kept_on
 
 NAME = 80  # characters of a name in a table or a sentence; it is whole in the CSV, the JSON and the page's details
@@ -196,7 +195,7 @@ def _own_retention(record: RunRecord, metric: str) -> Value:
         ends = [0, path.alphas.index(1.0)]
         retain = curve.Sums(of.retain.labels, of.retain.total[ends], of.retain.count[ends])
         of = curve.Path([0.0, 1.0], retain, of.forget)
-        retained = curve.retention(of, curve.draw(of, 0))[1]
+        retained = curve.retention(of, curve.draw(of, 0, stats.RESAMPLES))[1]
         return estimated(curve.estimate(retained, len(retain.labels)), int(retain.count[0].sum()))
     kept = record.control.metric or record.headline.retain
     found, original = (_score(record, model, kept_on(kept)[:NAME], kept[:NAME]) for model in ("unlearned", "original"))
@@ -240,7 +239,7 @@ def _known(score: Score | None, missing: str, no_interval: str = "") -> Value:
     if score.value is None:
         why = score.undefined or f"none of {score.n + score.unscored} documents could be scored"
     elif score.ci_low is None:
-        why = f"no interval: {no_interval or f'fewer than {MIN_CLUSTERS} independent clusters of documents'}"
+        why = f"no interval: {no_interval or f'fewer than {stats.MIN_CLUSTERS} independent clusters of documents'}"
     return Value(score.value, score.ci_low, score.ci_high, score.n, score.unscored, why)
 
 

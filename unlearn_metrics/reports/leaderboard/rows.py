@@ -28,9 +28,10 @@ from unlearn_metrics.reports.leaderboard.columns import (
     values,
 )
 from unlearn_metrics.reports.leaderboard.reading import Found, Kept, newest
-from unlearn_metrics.scores import curve, equal_retention
+from unlearn_metrics.scores import curve, equal_retention, stats
 
 CROSSED = 8  # rows, from the first, whose curves are tested for crossings: as many as there are colours
+DRAWN = 4_000_000  # draws of all rows of a table together, so that thousands of rows fit in memory
 T = TypeVar("T")
 
 
@@ -124,7 +125,8 @@ def ranked(rows: Sequence[Row], metric: str) -> tuple[list[Row], float | None, f
     reached = curve.common([equal_retention.path_of(path, metric) for path in paths], rho)
     common = min(1.0, math.ceil(reached * 1000 - 1e-6) / 1000) if reached > rho + 1e-6 else None
     at = [rho] if common is None or common == 1 else [rho, common]
-    found, k = equal_retention.paired(paths, metric, at)
+    draws = min(curve.DRAWS, max(stats.RESAMPLES, DRAWN // len(paths)))
+    found, k = equal_retention.paired(paths, metric, at, draws=draws)
     places = curve.ranks(found[:, 0], k)
     done = {row.id: replace(row, unranked=other) for row in able}
     for row, resampled, place in zip(paired, found, places, strict=True):
