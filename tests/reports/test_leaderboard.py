@@ -338,8 +338,8 @@ def test_seeds_of_one_method():
     [
         (0.78, 535.0, 1.5, "repetition 0.780 on forget; perplexity 535.0 on forget, 1.500 on retain"),
         (0.5, 1.5, 1.5, "repetition 0.500"),
-        (0.49, 99.0, 1.5, None),
-        (0.1, 100.0, 10.0, "perplexity 100.0"),
+        (0.49, 299.0, 1.5, None),
+        (0.1, 300.0, 30.0, "perplexity 300.0"),
         (0.1, 535.0, 60.0, None),  # retain is no better
         (None, None, 1.5, None),
     ],

@@ -17,8 +17,9 @@ EQUAL, HELD, RAW = "at equal retention", "under control", "as published"
 SIDES = {"controlled": HELD, "unlearned": RAW}
 BARRIER = "not on a linear path (retrained or distilled?): far less is retained half-way than at both ends"
 # of the answers to the forget set: from so many repeated 4-grams on, or from a perplexity that is so high, and so many
-# times that on retain, they are no answers
-REPETITIVE, GARBLED, TIMES = 0.5, 100.0, 10.0
+# times that on retain, they are no answers. On TOFU "Yes, Moshe Moshe Moshe" has 0.78 and 535, while a retain-only
+# model, which answers fluently, has 0.01 and 104 under an original that knows other answers by heart
+REPETITIVE, GARBLED, TIMES = 0.5, 300.0, 10.0
 
 
 @dataclass(frozen=True)
