@@ -9,40 +9,41 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import resource
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from unlearn_metrics.record import RECORD_TYPE
+from unlearn_metrics.record import RECORD_TYPE, RunRecord
 from unlearn_metrics.records.store import load_record
 from unlearn_metrics.scores import equal_retention
 
-TABLES = 10
+TABLES, LEVELS = 10, 20
+
+
+def less(record: RunRecord, share: float) -> RunRecord:
+    """The record of a run that has only a share of it on the forget set, but for the original."""
+    assert record.path is not None, "a record without a path cannot be ranked"
+    forget = {
+        metric: dataclasses.replace(sums, total=[sums.total[0], *([share * x for x in row] for row in sums.total[1:])])
+        for metric, sums in record.path.forget.items()
+    }
+    path = dataclasses.replace(record.path, forget=forget)
+    return dataclasses.replace(record, path=path, residual=equal_retention.residuals(path, record.control.keep, seed=0))
 
 
 def main(run: Path, n: int = 1000) -> None:
     record = load_record(run)
-    assert record.path is not None, "a record without a path cannot be ranked"
+    levels = [less(record, (1 + level) / LEVELS) for level in range(LEVELS)]
     with tempfile.TemporaryDirectory() as folder:
         for i in range(n):
             roles = dict(record.checkpoints)
             for role, of in (("original", i % TABLES), ("unlearned", i)):
                 sha = hashlib.sha256(f"{role} {of}".encode()).hexdigest()
                 roles[role] = dataclasses.replace(roles[role], path=f"{role}-{of}", weights_sha256=sha)
-            forget = {
-                metric: dataclasses.replace(
-                    sums,
-                    total=[
-                        [of if not row else of * (i + 1) / n for of in totals] for row, totals in enumerate(sums.total)
-                    ],
-                )
-                for metric, sums in record.path.forget.items()
-            }
-            path = dataclasses.replace(record.path, forget=forget)
-            residual = equal_retention.residuals(path, record.control.keep, 0)
-            varied = dataclasses.replace(record, name=f"method {i}", checkpoints=roles, path=path, residual=residual)
+            varied = dataclasses.replace(levels[i // TABLES % LEVELS], name=f"method {i}", checkpoints=roles)
             (Path(folder) / "runs" / str(i)).mkdir(parents=True)
             (Path(folder) / "runs" / str(i) / "record.json").write_bytes(RECORD_TYPE.dump_json(varied))
         start = time.monotonic()
@@ -50,8 +51,9 @@ def main(run: Path, n: int = 1000) -> None:
         command += ["--out", f"{folder}/site"]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         seconds = time.monotonic() - start
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
         sizes = ", ".join(f"{p.name} {p.stat().st_size / 1e6:.1f} MB" for p in sorted(Path(folder, "site").iterdir()))
-    print(f"{done.stdout.split(': ')[0]}: {seconds:.1f} s; {sizes}")
+    print(f"{done.stdout.split(': ')[0]}: {seconds:.1f} s, {used.ru_utime + used.ru_stime:.1f} s of CPU; {sizes}")
 
 
 if __name__ == "__main__":

@@ -613,22 +613,22 @@ def test_latex_compiles_and_fits_on_the_page(tmp_path):
 # --- the command -----------------------------------------------------------------------------------------------------
 
 
-def test_two_hundred_records(tmp_path):
-    records = [record(f"m{i}", 0.1 + i % 8 / 10, base=f"base {i % 7}") for i in range(200)]
+def test_many_records_at_any_depth(tmp_path):
+    records = [record(f"m{i}", 0.1 + i % 8 / 10, base=f"base {i % 7}") for i in range(60)]
     runs = save(tmp_path / "deep" / "er", *records).parent
     done = process("leaderboard", runs, "--out", tmp_path / "site")
     assert done.returncode == 0, done.stderr
-    assert "200 rows in 7 tables, 200 ranked" in done.stdout
+    assert "60 rows in 7 tables, 60 ranked" in done.stdout
     assert sorted(p.name for p in (tmp_path / "site").iterdir()) == sorted(files.FILES)
     lines = list(csv.DictReader((tmp_path / "site" / "leaderboard.csv").open(encoding="utf-8", newline="")))
     by_name = {r.name: r for r in records}
-    assert len(lines) == 200
+    assert len(lines) == 60
     for line in lines:
         said = by_name[line["name"]].residual["extraction_strength"].value
         assert (float(line["residual"]), float(line["residual_ci_high"])) == (said.value, said.high)
     board = json.loads((tmp_path / "site" / "leaderboard.json").read_text())
     assert board["schema"] == files.SCHEMA
-    assert sum(len(group["rows"]) for group in board["groups"]) == 200
+    assert sum(len(group["rows"]) for group in board["groups"]) == 60
 
 
 def test_bad_records_lose_nothing_else(tmp_path):

@@ -122,7 +122,13 @@ def paths(group: Group, names: Sequence[str]) -> str | None:
                 ends += [(place, point) for point in end]
             _lines(axes, {place: line for place, line in inner.items() if len(line) > 1}, lw=1)
             _lines(axes, {p: line for p, line in beyond.items() if len(line) > 1}, lw=1, linestyles=[(0, (2.5, 2))])
-            _points(axes, [(place, point) for lines in (inner, beyond) for place, line in lines.items() for point in line], 2.2, lw=1, zorder=2)
+            _points(
+                axes,
+                [(place, point) for lines in (inner, beyond) for place, line in lines.items() for point in line],
+                2.2,
+                lw=1,
+                zorder=2,
+            )
             _spots(axes, ends, group, hollow=True)
         if not axes.collections:
             return False
