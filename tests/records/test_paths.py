@@ -58,6 +58,10 @@ BROKEN: dict[str, tuple[Break, str]] = {
     ),
     "a metric of no split": (lambda p: p["splits"].clear(), "disagrees with itself on the metrics"),
     "a count below 0": (lambda p: p["forget"]["probability"]["count"][0].__setitem__(0, -1), "greater than or equal"),
+    "a sum that no metric gives": (
+        lambda p: p["forget"]["probability"]["total"][1].__setitem__(0, -1e300),
+        "which no metric gives",
+    ),
     "a strength beyond the last": (lambda p: p["alphas"].__setitem__(4, 9.0), "less than or equal to 1.5"),
 }
 

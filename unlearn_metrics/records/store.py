@@ -26,6 +26,7 @@ ABILITY = re.compile(r"[\w-]{1,100}\.[\w.,@=-]{1,100}", re.ASCII)  # a metric of
 MAX_RECORD_BYTES = 1 << 26
 MAX_UNKNOWN = 100  # metrics of a record that this installation does not know
 MAX_STRENGTHS = 64  # of a path
+MAX_SUM = 1e12  # of a metric over documents: products of such sums are still numbers
 ROUNDING = 1e-9  # relative, of a value against its interval
 OLDER = ("unlearn-metrics/record/1", "unlearn-metrics/record/2")
 
@@ -226,6 +227,8 @@ def _path_contradictions(record: RunRecord) -> Iterable[str]:
             yield f"a sum of its path is not over 1 to {MAX_CLUSTERS} different clusters"
         if any(len(rows) != strengths or {*map(len, rows)} != {k} for rows in (sums.total, sums.count)):
             yield "a sum of its path is not of one row for each strength and one column for each cluster"
+        elif any(abs(total) > MAX_SUM for row in sums.total for total in row):
+            yield f"a sum of its path is beyond {MAX_SUM:.0e}, which no metric gives"
     for metric in path.retain_only.keys() & path.forget.keys():
         if path.retain_only[metric].clusters != path.forget[metric].clusters:
             yield f"{metric} of the retain-only model is over other clusters"
