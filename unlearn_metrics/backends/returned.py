@@ -142,7 +142,7 @@ def believed(echoes: Sequence[Echo]) -> list[list[Position]]:
 
 
 def _position(names: Sequence[str], logprobs: Sequence[Any], tops: Sequence[Any], i: int, token: int) -> Position:
-    logprob = math.nan if logprobs[i] is None else float(logprobs[i])
+    logprob = math.nan if logprobs[i] is None else _finite(float(logprobs[i]))
     if not tops[i] or math.isnan(logprob):
         return logprob, UNKNOWN
     if logprob < max(tops[i].values()):
@@ -152,6 +152,11 @@ def _position(names: Sequence[str], logprobs: Sequence[Any], tops: Sequence[Any]
     if partial_text and len(tops[i]) == 1 and logprob <= math.log(0.5):
         return logprob, UNKNOWN
     return logprob, token
+
+
+def _finite(logprob: float) -> float:
+    """Engines give minus infinity for tokens that sampling settings rule out: the model's own figure is unknown."""
+    return logprob if math.isfinite(logprob) else math.nan
 
 
 def _same_text(lm: Any, tokens: Sequence[int], names: Sequence[str]) -> bool:
@@ -178,17 +183,20 @@ def parse_prompt_logprobs(tokens: Sequence[int], outputs: Any, ctxlen: int) -> l
     """Positions of the answer, tokens[ctxlen:], from a vLLM RequestOutput. Stands in for `_parse_logprobs`.
 
     outputs.prompt_logprobs: for each position None (the first) or {token id: Logprob(logprob, rank, decoded_token)},
-    which holds the prompt's token and the arg-max. ctxlen < 0: so many tokens of the answer were cut from its start.
+    which holds the prompt's token and the arg-max. Where an engine leaves out positions or the prompt's token, nothing
+    is known. ctxlen < 0: so many tokens of the answer were cut from its start.
     """
     start, lost = max(ctxlen, 0), max(-ctxlen, 0)
-    found = zip(tokens[start:], outputs.prompt_logprobs[start:], strict=True)
-    return [NOTHING] * lost + [NOTHING if given is None else _of_ids(given, token) for token, given in found]
+    given = list(outputs.prompt_logprobs or ())[: len(tokens)]  # more: of a token that was generated
+    given += [None] * (len(tokens) - len(given))
+    found = zip(tokens[start:], given[start:], strict=True)
+    return [NOTHING] * lost + [_of_ids(there, token) if there else NOTHING for token, there in found]
 
 
 def _of_ids(given: dict[int, Any], token: int) -> Position:
     # of equals, rank 1 is what greedy decoding says
     best = min(given, key=lambda t: (-_number(given[t]), getattr(given[t], "rank", None) or math.inf))
-    return _number(given[token]), best
+    return (_finite(_number(given[token])), best) if token in given else NOTHING
 
 
 def _number(logprob: Any) -> float:

@@ -33,9 +33,9 @@ def lora(
     config: Mapping[str, Any],
     adapter: Mapping[str, LazyTensor],
     base: Mapping[str, LazyTensor],
-    tied_rows: int | None,
+    tied: Mapping[str, str],
 ) -> dict[str, LazyTensor]:
-    """The base's tensors with the adapter merged in. tied_rows: the vocabulary, if the base ties its embeddings.
+    """The base's tensors with the adapter merged in. tied: parameter -> the one that it is, in a base that ties some.
 
     Raises InputError, naming it, for anything that can't be merged exactly.
     """
@@ -51,11 +51,21 @@ def lora(
     for key, tensor in adapter.items():
         path = key.removeprefix("base_model.model.").replace(".base_layer.", ".")
         found = re.fullmatch(r"(.+)\.lora_(embedding_)?([AB])(?:\.weight)?", path)
-        target = _find(f"{found[1]}.weight" if found else path, base)
+        changed = f"{found[1]}.weight" if found else path
+        target = _find(changed, base) or _find(tied.get(changed, ""), base)
         if target is None:
             raise InputError(f"{name}: {key} has no place in the original model; is it another base's adapter?")
-        if tied_rows and base[target].shape[:1] == (tied_rows,):
-            raise InputError(f"{name} changes {target}, which is tied to another tensor in the original; merge it")
+        if any(_find(end, base) == target for end in tied.values()):
+            if not found and tensor.shape[:1] != base[target].shape[:1]:
+                raise InputError(
+                    f"{name} has a vocabulary of {tensor.shape[0]} rows, the original one of {base[target].shape[0]}; "
+                    "merge it into its base"
+                )
+            if found or not tensor.cast(base[target].dtype).equals(base[target]):
+                raise InputError(
+                    f"{name} changes {changed}, which is tied to another tensor in the original; merge it into its base"
+                )
+            continue  # as PEFT saves the embedding layers along, unchanged
         if found:
             factors.setdefault((found[1], target, bool(found[2])), {})[found[3]] = tensor
         elif tensor.shape != base[target].shape:

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import torch
 from huggingface_hub.errors import OfflineModeIsEnabled
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from unlearn_metrics.checkpoints import adapters
 from unlearn_metrics.checkpoints.tensors import LazyTensor, bin_file, one_thread, safetensors_file, write_safetensors
@@ -72,6 +73,11 @@ def open_checkpoint(name: str, base: Checkpoint | None = None) -> Checkpoint:
     """
     folder, revision = _locate(name)
     present = {path.name for path in folder.iterdir()}
+    if adapters.CONFIG in present and not _is_adapter(present):
+        raise InputError(
+            f"{name} holds a whole model and, beside it, an adapter ({adapters.CONFIG}), which transformers would "
+            "apply to it: move the adapter to a folder of its own, or merge it"
+        )
     if _is_adapter(present):
         return _open_adapter(name, folder, revision, present, base)
     if "config.json" not in present:
@@ -96,10 +102,9 @@ def _open_adapter(
     file = next((folder / file for file in ADAPTER_WEIGHTS if file in present), None)
     if file is None:
         raise InputError(f"{name} has no {' or '.join(ADAPTER_WEIGHTS)}")
-    model = read_config(base)
-    tied_rows = model.get("vocab_size") if model.get("tie_word_embeddings") else None
+    tied = tied_names(skeleton(base)) if read_config(base).get("tie_word_embeddings") else {}
     try:
-        tensors = adapters.lora(name, config, _read_file(file), base.tensors, tied_rows)
+        tensors = adapters.lora(name, config, _read_file(file), base.tensors, tied)
     except (TypeError, AttributeError, ZeroDivisionError, re.error) as error:
         raise InputError(f"{folder / adapters.CONFIG} cannot be used: {first_line(error)}") from None
     notes = [f"{name} is a LoRA adapter: merged into {base.name} tensor by tensor, on the fly"]
@@ -202,6 +207,23 @@ def read_config(checkpoint: Checkpoint) -> dict[str, Any]:
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{checkpoint.name}: config.json cannot be used: {first_line(error)}") from None
     return config
+
+
+def skeleton(checkpoint: Checkpoint) -> PreTrainedModel:
+    """transformers' model of the architecture, without memory for its parameters."""
+    try:
+        config = AutoConfig.from_pretrained(checkpoint.config.parent)
+        if (getattr(config, "pad_token_id", None) or 0) >= getattr(config, "vocab_size", math.inf):
+            config.pad_token_id = None  # a row that the embedding does not have: no number depends on it
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config)
+    except (OSError, ValueError, KeyError, ImportError, AssertionError) as error:
+        raise InputError(f"{checkpoint.name}: transformers has no such causal model: {first_line(error)}") from None
+
+
+def tied_names(model: PreTrainedModel) -> dict[str, str]:
+    """Parameter -> the parameter that it is, where the model ties its embeddings."""
+    return dict(getattr(model, "_tied_weights_keys", None) or {})
 
 
 def precision(checkpoint: Checkpoint) -> str:

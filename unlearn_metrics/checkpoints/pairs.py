@@ -4,36 +4,28 @@ from __future__ import annotations
 
 import functools
 import logging
+import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
-import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig
 
-from unlearn_metrics.checkpoints.files import Checkpoint, read_config
-from unlearn_metrics.checkpoints.tensors import LazyTensor, from_memory
+from unlearn_metrics.checkpoints.files import Checkpoint, read_config, skeleton, tied_names
+from unlearn_metrics.checkpoints.tensors import from_memory
 from unlearn_metrics.checkpoints.tokenizers import check_tokenizers
-from unlearn_metrics.errors import InputError, first_line
+from unlearn_metrics.errors import InputError
 
 log = logging.getLogger(__name__)
 
-# What may differ between two configs of one architecture without changing what the parameters mean.
-HARMLESS = frozenset(
-    [
-        "transformers_version",
-        "_name_or_path",
-        "name_or_path",
-        "dtype",
-        "torch_dtype",
-        "use_cache",
-        "architectures",
-        "pad_token_id",
-        "bos_token_id",
-        "eos_token_id",
-        "_attn_implementation",
-        "output_attentions",
-        "output_hidden_states",
-    ]
+# What may differ between two configs of one architecture without changing what the parameters mean: how a model is
+# stored, trained, initialised and asked, and the labels of a classifier that it is not
+HARMLESS = re.compile(
+    r"transformers_version|_?name_or_path|(torch_)?dtype|use_cache|architectures|(pad|bos|eos)_token_id"
+    r"|_attn_implementation|output_attentions|output_hidden_states|output_router_logits|return_dict|problem_type"
+    r"|id2label|label2id|num_labels|initializer_range|chunk_size_feed_forward|router_aux_loss_coef"
+    r"|(.*_)?(dropout|pdrop|layerdrop)(_prob)?"
 )
 
 
@@ -46,11 +38,8 @@ def align(original: Checkpoint, unlearned: Checkpoint) -> tuple[Checkpoint, Chec
     """
     configs = read_config(original), read_config(unlearned)
     names = f"{original.name} and {unlearned.name}"
-    handled = {"vocab_size", "tie_word_embeddings"}
-    for key in ("model_type", *sorted((configs[0].keys() | configs[1].keys()) - HARMLESS - handled - {"model_type"})):
-        a, b = (config.get(key) for config in configs)
-        if a != b:
-            raise InputError(f"{names} differ in architecture: {key} is {a} in one, {b} in the other")
+    if difference := _other_architecture(*configs, known=_understood(original)):
+        raise InputError(f"{names} differ in architecture: {difference}")
     ties = [bool(config.get("tie_word_embeddings")) for config in configs]
     if original.tensors.keys() != unlearned.tensors.keys() or any(ties):
         original, unlearned = _same_names(original, unlearned, ties)
@@ -81,11 +70,37 @@ def align(original: Checkpoint, unlearned: Checkpoint) -> tuple[Checkpoint, Chec
     return original, unlearned
 
 
+def _understood(checkpoint: Checkpoint) -> dict[str, Any] | None:
+    """What the architecture's own configuration class has, with its defaults; None where it can't be built bare."""
+    try:
+        bare: dict[str, Any] = type(AutoConfig.from_pretrained(checkpoint.config.parent))().to_dict()
+    except Exception:  # whatever a class without defaults raises
+        return None
+    return bare
+
+
+def _other_architecture(a: Mapping[str, Any], b: Mapping[str, Any], known: Mapping[str, Any] | None) -> str | None:
+    """The first difference that means other parameters, in words. What the class does not have (`known`), trainers left
+    behind, and transformers does not read it."""
+    handled = {"vocab_size", "tie_word_embeddings", "model_type"}
+    for key in ("model_type", *sorted((a.keys() | b.keys()) - handled)):
+        one, other = a.get(key), b.get(key)
+        if one == other or HARMLESS.fullmatch(key) or (known is not None and key not in known):
+            continue
+        if key.endswith("_config") and isinstance(one, dict) and isinstance(other, dict):
+            inner = known.get(key) if known else None
+            if found := _other_architecture(one, other, inner if isinstance(inner, dict) else None):
+                return f"{key}: {found}"
+            continue
+        return f"{key} is {one} in one, {other} in the other"
+    return None
+
+
 def _same_names(original: Checkpoint, unlearned: Checkpoint, ties: list[bool]) -> tuple[Checkpoint, Checkpoint]:
     """Rename, untie and leave out, as far as transformers' own model of the architecture says that it is the same."""
     model = skeleton(unlearned)
     known, prefix = model.state_dict().keys(), f"{model.base_model_prefix}."
-    tied: dict[str, str] = getattr(model, "_tied_weights_keys", None) or {}
+    tied = tied_names(model)
     pair, stored, notes = [original, unlearned], [], list(unlearned.notes)
     for i, checkpoint in enumerate(pair):
         tensors = {}
@@ -95,7 +110,7 @@ def _same_names(original: Checkpoint, unlearned: Checkpoint, ties: list[bool]) -
         pair[i] = replace(checkpoint, tensors=tensors)
         stored.append(set(tensors))
         for target, source in tied.items() if ties[i] else ():
-            if target in tensors and source in tensors and not _equal(tensors[target], tensors[source]):
+            if target in tensors and source in tensors and not tensors[target].equals(tensors[source]):
                 ties[i] = False  # as transformers decides when it loads such a checkpoint
             elif (there := tensors.get(source, tensors.get(target))) is not None:
                 tensors |= {target: there, source: there}
@@ -118,20 +133,6 @@ def _same_names(original: Checkpoint, unlearned: Checkpoint, ties: list[bool]) -
                 for name in spare:
                     del checkpoint.tensors[name]
     return pair[0], replace(pair[1], changes=changes, notes=tuple(notes))
-
-
-def _equal(a: LazyTensor, b: LazyTensor) -> bool:
-    same = (a.shape, a.dtype) == (b.shape, b.dtype)
-    return a is b or (same and all(torch.equal(a.rows(*part), b.rows(*part)) for part in a.parts()))
-
-
-def skeleton(checkpoint: Checkpoint) -> PreTrainedModel:
-    """transformers' model of the architecture, without memory for its parameters."""
-    try:
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(checkpoint.config.parent))
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise InputError(f"{checkpoint.name}: transformers has no such causal model: {first_line(error)}") from None
 
 
 @functools.lru_cache(maxsize=2)

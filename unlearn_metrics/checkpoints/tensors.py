@@ -79,6 +79,13 @@ class LazyTensor:
             out[start:stop] = self.rows(start, stop)
         return out.view(self.shape)
 
+    def equals(self, other: LazyTensor) -> bool:
+        """Whether the two are the same, bit for bit."""
+        same = (self.shape, self.dtype) == (other.shape, other.dtype)
+        return self is other or (
+            same and all(torch.equal(self.rows(*part), other.rows(*part)) for part in self.parts())
+        )
+
     def cast(self, dtype: torch.dtype) -> LazyTensor:
         return LazyTensor(self.shape, dtype, lambda start, stop: self.rows(start, stop).to(dtype))
 

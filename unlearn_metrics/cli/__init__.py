@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import sys
 from typing import Annotated
 
@@ -42,8 +44,23 @@ def _main(
     pass
 
 
+# for terminals and pipes that are not UTF-8
+SPELLED = {"↑": "^", "↓": "v", "—": "-", "–": "-", "·": "*", "…": "...", "±": "+/-", "×": "x", "≥": ">=", "≤": "<="}
+
+
+def _spelled(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    return "".join(SPELLED.get(c, "?") for c in error.object[error.start : error.end]), error.end
+
+
+codecs.register_error("spelled", _spelled)
+
+
 def main() -> None:
     """Entry point. Bad input, a full disk: one line and exit code 2. Ctrl-C: exit code 130 (by typer)."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="spelled")
     try:
         app()
     except (InputError, OSError) as error:

@@ -15,8 +15,8 @@ from typing import TypeAlias
 import torch
 from transformers import PreTrainedModel
 
-from unlearn_metrics.checkpoints.files import MAX_SHARD, Checkpoint, write_checkpoint
-from unlearn_metrics.checkpoints.pairs import in_memory, skeleton
+from unlearn_metrics.checkpoints.files import MAX_SHARD, Checkpoint, skeleton, write_checkpoint
+from unlearn_metrics.checkpoints.pairs import in_memory
 from unlearn_metrics.checkpoints.tensors import LazyTensor, free_on_card, from_memory
 from unlearn_metrics.errors import InputError
 

@@ -90,6 +90,17 @@ def weighted_aucs(forget: Floats, holdout: Floats, forget_weights: Floats, holdo
     >>> weighted_aucs(np.array([1.0, 2.0]), np.array([2.0, 3.0]), np.ones((1, 2)), np.ones((1, 2)))
     array([0.875])
     """
-    beaten = (forget[None] < holdout[:, None]) + 0.5 * (forget[None] == holdout[:, None])
-    wins = ((holdout_weights @ beaten) * forget_weights).sum(1)
+    values = np.concatenate([forget, holdout])
+    order = np.argsort(values, kind="stable")
+    first = np.flatnonzero(np.diff(values[order], prepend=np.nan) != 0)  # of equal values
+    padded = np.zeros((len(forget_weights), len(values)))
+
+    def at_each(weights: Floats, start: int) -> Floats:
+        """[resamples, distinct values]: how often each is drawn, of one side."""
+        padded[:] = 0
+        padded[:, start : start + weights.shape[1]] = weights
+        return np.add.reduceat(padded[:, order], first, axis=1)
+
+    mine, theirs = at_each(forget_weights, 0), at_each(holdout_weights, len(forget))
+    wins = (theirs * (mine.cumsum(1) - mine / 2)).sum(1)
     return np.asarray(wins / (holdout_weights.sum(1) * forget_weights.sum(1)))

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
-from huggingface_hub.repocard_data import eval_results_to_model_index
+from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 
 from unlearn_metrics.errors import InputError, first_line
 from unlearn_metrics.record import RunRecord, Score
@@ -134,6 +134,12 @@ def _merge(index: Any, record: RunRecord, name: str) -> list[dict[str, Any]]:
         and all(isinstance(model, dict) and isinstance(model.get("results"), list) for model in index)
     ):
         raise InputError(f"{name}: its {KEY} is not a list of models with results")
+    try:
+        if index is not None:
+            model_index_to_eval_results(index)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        what = f"an entry has no {error}" if isinstance(error, KeyError) else first_line(error)
+        raise InputError(f"{name}: the hub cannot read its {KEY} ({what}); repair it or take it out") from None
     mine = entries(record)
     if not mine:
         raise InputError("the run has no score to publish")

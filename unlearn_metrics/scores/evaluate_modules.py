@@ -62,6 +62,10 @@ class _Module(evaluate.Metric):
             features=datasets.Features(dict(inputs)),
         )
 
+    def _build_data_dir(self) -> str:
+        """evaluate makes a folder in its cache; of what is kept in memory nothing would be written there."""
+        return "" if self.keep_in_memory else super()._build_data_dir()
+
     def _infer_feature_from_batch(self, batch: dict[str, Any]) -> Any:
         missing = [name for name, values in batch.items() if values is None]
         if missing:
