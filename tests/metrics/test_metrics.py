@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from rouge_score import rouge_scorer
 
@@ -301,6 +301,31 @@ def test_auc_is_the_share_of_pairs_in_the_right_order(forget: list[float], holdo
     scores = np.array(forget), np.array(holdout)
     once = [np.ones((1, len(s))) for s in scores]
     assert weighted_aucs(*scores, *once) == pytest.approx(right / (len(forget) * len(holdout)))
+
+
+@given(
+    forget=st.lists(st.integers(-3, 3), min_size=1, max_size=8),
+    holdout=st.lists(st.integers(-3, 3), min_size=1, max_size=8),
+    data=st.data(),
+)
+def test_auc_of_resamples_counts_each_document_as_often_as_it_is_drawn(forget, holdout, data):
+    weights = [
+        np.array(data.draw(st.lists(st.lists(st.integers(0, 3), min_size=n, max_size=n), min_size=2, max_size=2)))
+        for n in (len(forget), len(holdout))
+    ]
+    assume(all(row.sum() > 0 for one in weights for row in one))
+    found = weighted_aucs(np.array(forget, float), np.array(holdout, float), *(w.astype(float) for w in weights))
+    for k in range(2):
+        mine, theirs = (np.repeat(x, w[k]) for x, w in zip((forget, holdout), weights, strict=True))
+        right = sum((a < b) + 0.5 * (a == b) for a in mine for b in theirs)
+        assert found[k] == pytest.approx(right / (len(mine) * len(theirs)))
+
+
+def test_auc_takes_no_matrix_of_pairs():
+    """100,000 documents on either side: every pair would be 80 GB."""
+    n = 100_000
+    once = np.ones((1, n))
+    assert weighted_aucs(np.arange(n) + 0.0, np.arange(n) + 0.5, once, once)[0] == pytest.approx((n + 1) / (2 * n))
 
 
 def test_attack_scores_by_hand():

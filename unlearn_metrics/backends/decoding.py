@@ -71,7 +71,7 @@ class Start:
 
 def can_decode(lm: HFLM) -> bool:
     """Whether the model keeps a cache of keys and values, row by row. Recurrent and hybrid models do not."""
-    if lm.think_end_token or "past_key_values" not in inspect.signature(lm.model.forward).parameters:
+    if lm.think_end_token or hf.cache_name(lm) not in inspect.signature(lm.model.forward).parameters:
         return False
     return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in _new_cache(lm).layers)
 
@@ -94,7 +94,8 @@ def greedy(lm: HFLM, requests: Sequence[tuple[str, dict[str, Any]]], drafts: Seq
     if max_gen_toks leaves no room for a prompt.
     """
     ends = _ends(lm)
-    eos_text = lm.tok_decode([lm.eot_token_id], skip_special_tokens=False)
+    eos = hf.end_of_sequence(lm)
+    eos_text = None if eos is None else lm.tok_decode([eos], skip_special_tokens=False)
     lines: dict[tuple[str, int, tuple[str, ...]], _Line] = {}
     keys = []
     for (prompt, kwargs), draft in zip(requests, drafts, strict=True):
@@ -143,7 +144,9 @@ def continuations(lm: HFLM, starts: Sequence[Start]) -> list[list[int]]:
 
 def _generate(lm: HFLM, ids: list[int], limit: int, ends: set[int]) -> list[int]:
     """By transformers, with no setting of the checkpoint's own."""
-    config = GenerationConfig(max_new_tokens=limit, do_sample=False, eos_token_id=sorted(ends), pad_token_id=min(ends))
+    config = GenerationConfig(
+        max_new_tokens=limit, do_sample=False, eos_token_id=sorted(ends) or None, pad_token_id=min(ends, default=0)
+    )
     prompt = torch.tensor([ids], device=lm.device)
     with torch.no_grad(), hf.autocast(lm):
         out = lm.model.generate(prompt, attention_mask=torch.ones_like(prompt), generation_config=config)
@@ -165,7 +168,8 @@ def _run(lm: HFLM, lines: Sequence[_Line], ends: set[int]) -> None:
 
 
 def _ends(lm: HFLM) -> set[int]:
-    return {lm.eot_token_id, *_ids(getattr(lm.model.generation_config, "eos_token_id", None))}
+    named = _ids(hf.end_of_sequence(lm)) + _ids(getattr(lm.model.generation_config, "eos_token_id", None))
+    return set(named)
 
 
 def decode_rows(lm: HFLM) -> int:
@@ -247,8 +251,8 @@ def _decode_batch(lm: HFLM, lines: list[_Line], ends: set[int]) -> None:
                 input_ids=ids,
                 attention_mask=mask,
                 position_ids=positions,
-                past_key_values=cache,
                 use_cache=True,
+                **{hf.cache_name(lm): cache},
             )
             counter["forward_passes"] += 1
             counter["positions"] += ids.numel()

@@ -7,6 +7,7 @@ it, and the vocabulary projection only where something is scored. Everything bel
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +25,7 @@ from torch.nn.functional import pad
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from unlearn_metrics.checkpoints.tensors import free_on_card
-from unlearn_metrics.documents import TokenScores
+from unlearn_metrics.documents import UNKNOWN, TokenScores
 from unlearn_metrics.errors import InputError
 from unlearn_metrics.progress import Bar
 
@@ -107,6 +108,8 @@ def encode(
             if whole[: len(own)] == own:
                 context, continuation = own, whole[len(own) :]
     else:
+        if lm.prefix_token_id is None:
+            raise InputError(f"{where}: it has no prompt, and the tokenizer no token to begin a text with")
         context, continuation = [lm.prefix_token_id], lm.tok_encode(answer, add_special_tokens=False)
         if continuation and continuation[0] == lm.prefix_token_id:
             continuation = continuation[1:]
@@ -121,6 +124,21 @@ def encode(
     return Pair(tuple(context), tuple(continuation))
 
 
+def end_of_sequence(lm: HFLM) -> int | None:
+    """The token that ends a text: the tokenizer's, else the first that the model itself names; None: there is none."""
+    if lm.eot_token_id is not None:
+        return int(lm.eot_token_id)
+    configs = (getattr(lm.model, "generation_config", None), lm.model.config)
+    named = [ids for config in configs if (ids := getattr(config, "eos_token_id", None)) is not None]
+    first = named[0] if named else None
+    return first[0] if isinstance(first, list) else first
+
+
+def cache_name(lm: HFLM) -> str:
+    """What the model's forward calls its keys and values; transformers 5.24 renamed them."""
+    return "cache" if "cache" in inspect.signature(lm.model.forward).parameters else "past_key_values"
+
+
 def token_scores(lm: HFLM, pairs: Sequence[Pair], share_prompts: bool = True) -> list[TokenScores]:
     """Score every pair by teacher forcing; identical pairs once.
 
@@ -130,8 +148,9 @@ def token_scores(lm: HFLM, pairs: Sequence[Pair], share_prompts: bool = True) ->
     """
     distinct = list(dict.fromkeys(pairs))
     offsets = np.cumsum([0, *(len(p.answer) + 1 for p in distinct)])
-    eos = lm.eot_token_id
-    tokens = np.fromiter((t for p in distinct for t in (*p.answer, eos)), np.int64, offsets[-1])
+    eos = end_of_sequence(lm)
+    end = 0 if eos is None else eos
+    tokens = np.fromiter((t for p in distinct for t in (*p.answer, end)), np.int64, offsets[-1])
     flat = _Flat(
         torch.from_numpy(tokens).to(lm.device),
         np.empty(len(tokens), np.int32),
@@ -182,6 +201,11 @@ def token_scores(lm: HFLM, pairs: Sequence[Pair], share_prompts: bool = True) ->
         raise InputError(
             f"the model gives NaN log-probabilities in {dtype}: an overflow, or broken weights; try float32"
         )
+    if eos is None:  # nothing ends a sequence, so nothing is known of its end
+        ends = offsets[1:] - 1
+        tokens[ends], flat.argmax[ends] = -1, UNKNOWN
+        for told in (flat.logprob, flat.mean, flat.variance):
+            told[ends] = np.nan
     scores = {
         pair: TokenScores(
             tokens[a:b].astype(np.int32), flat.argmax[a:b], flat.logprob[a:b], flat.mean[a:b], flat.variance[a:b]
@@ -255,7 +279,7 @@ def _forward(
     failed = False
     try:
         if prompts is not None:
-            _put_before(inputs, prompts, [row.prompt for row in rows], lm.max_length)
+            _put_before(lm, inputs, prompts, [row.prompt for row in rows])
         cache = _score_positions(lm, inputs, index, out, flat)
         layers = _plain(cache) if keep else None
     except RuntimeError as error:
@@ -279,7 +303,7 @@ def _forward(
     return layers
 
 
-def _put_before(inputs: dict[str, Any], prompts: _Prompts, chosen: list[int], max_length: int) -> None:
+def _put_before(lm: HFLM, inputs: dict[str, Any], prompts: _Prompts, chosen: list[int]) -> None:
     """Put a prompt's keys and values before each row of the input."""
     rows, width = inputs["input_ids"].shape
     device = inputs["input_ids"].device
@@ -292,10 +316,10 @@ def _put_before(inputs: dict[str, Any], prompts: _Prompts, chosen: list[int], ma
         tuple(states[which.to(states.device), :, -longest:] for states in layer) for layer in prompts.layers
     ]
     inputs |= {
-        "past_key_values": DynamicCache(layers),
+        cache_name(lm): DynamicCache(layers),
         "attention_mask": mask,
         # padding behind an answer may lie beyond the last position that the model knows
-        "position_ids": (lengths + torch.arange(width, device=device)).clamp(max=max_length - 1),
+        "position_ids": (lengths + torch.arange(width, device=device)).clamp(max=lm.max_length - 1),
     }
 
 
@@ -341,7 +365,7 @@ def _score_positions(lm: HFLM, inputs: dict[str, Any], index: Tensor, out: NDArr
         del logits
     for array, result in zip((flat.argmax, flat.logprob, flat.mean, flat.variance), results, strict=True):
         array[out] = result.cpu().numpy()
-    return getattr(output, "past_key_values", None)
+    return getattr(output, cache_name(lm), None)
 
 
 def _head_is_bare(lm: HFLM, head: torch.nn.Module) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from unlearn_metrics.documents import Document
+from unlearn_metrics.documents import MAX_TEXT, Document
 from unlearn_metrics.errors import InputError, first_line
 from unlearn_metrics.settings import PREFIX, OwnData
 
@@ -119,6 +119,8 @@ def _value(where: str, row: Any, column: str, several: bool) -> Any:
         raise InputError(f"{where}: field '{column}' is not {'a list of strings' if several else 'a string'}")
     if not all(item.strip() for item in items):
         raise InputError(f"{where}: field '{column}' is empty")
+    if max(map(len, items)) > MAX_TEXT:
+        raise InputError(f"{where}: field '{column}' has more than {MAX_TEXT:,} characters; split the text")
     return value
 
 

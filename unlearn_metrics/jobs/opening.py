@@ -174,6 +174,10 @@ def build_lm(original: Checkpoint, unlearned: Checkpoint, settings: Settings) ->
             )
     except (OSError, ValueError, AttributeError, KeyError, TypeError, ImportError) as error:
         raise InputError(f"{original.name} cannot be loaded by transformers: {first_line(error)}") from None
+    if lm.prefix_token_id is None:
+        raise InputError(
+            f"{original.name}'s tokenizer has no token that begins a text and none that ends one; lm-eval needs either"
+        )
     if settings.apply_chat_template:
         lm.tokenizer.chat_template = with_fixed_date(lm.tokenizer.chat_template)
     return lm

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from unlearn_metrics.documents import Document, Floats, MeanLoss
+from unlearn_metrics.documents import MAX_TEXT, Document, Floats, MeanLoss
 from unlearn_metrics.errors import InputError
 from unlearn_metrics.metrics import ATTACKS
 
@@ -19,7 +19,7 @@ Split = dict[str, Any]
 
 AUTHOR = 20  # consecutive questions about one author, in every split of TOFU that is about authors
 # of a log from anyone: more is no log of these benchmarks, and resampling, attacks and ROUGE grow with it
-MAX_DOCUMENTS, MAX_TEXT, MAX_NUMBER = 5_000, 100_000, 3.4e38
+MAX_DOCUMENTS, MAX_NUMBER = 5_000, 3.4e38
 
 TOFU_SPLITS = {
     "eval_log.json": "retain",

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from unlearn_metrics.documents import (
+    MAX_TEXT,
     TOKEN_SCORE_FIELDS,
     Document,
     MeanLoss,
@@ -28,8 +29,7 @@ from unlearn_metrics.records.folder import TEXTS, TOKENS
 # models and splits of older records -> their names today
 RENAMED = {"uncontrolled": "unlearned"} | {name: f"forget_{name}" for name in ("wmdp_bio", "wmdp_cyber", "wmdp_chem")}
 SCORED_ROLES = tuple(name for name, it in OBSERVATIONS.items() if it.kind is TokenScores)
-# of documents from others: more splits than any benchmark has, texts that take long to compare
-MAX_SPLITS, MAX_TEXT = 1_000, 100_000
+MAX_SPLITS = 1_000  # of documents from others: more than any benchmark has
 # a log-probability is computed in float32, so that of a certain token may end up a little above 0
 ROUNDING, MAX_NUMBER = 0.01, 3.5e38
 
