@@ -18,6 +18,14 @@ test: .venv/installed-test
 test-all: .venv/installed-test
 	.venv/bin/python -m pytest $(XDIST) -m slow
 
+# Both ends of the versions that pyproject.toml allows, each in a folder of its own before the others.
+VERSIONS ?= transformers==5.20.0 transformers==5.24.0 datasets==4.0.0
+test-versions: .venv/installed-test
+	for version in $(VERSIONS); do \
+	  $(PIP) install --quiet --no-deps --target .versions/$$version $$version && \
+	  PYTHONPATH=.versions/$$version .venv/bin/python -m pytest $(XDIST) -m "not slow" tests/backends tests/benchmarks || exit 1; \
+	done
+
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
@@ -48,6 +56,6 @@ bench: .venv/installed-test
 	.venv/bin/python -m tools.bench $(SHARED) | tee .performance.md
 
 clean:
-	rm -rf .venv dist build .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .versions dist build .mypy_cache .ruff_cache .pytest_cache
 
-.PHONY: demo test test-all docs fidelity benchmarks-page bench clean
+.PHONY: demo test test-all test-versions docs fidelity benchmarks-page bench clean

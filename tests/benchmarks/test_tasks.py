@@ -27,7 +27,8 @@ from tests.plain import LLAMA3, OFFLINE, ask, command, exact, forward, generate,
 from unlearn_metrics import tasks_path
 from unlearn_metrics.backends import hf
 from unlearn_metrics.benchmarks import suites
-from unlearn_metrics.benchmarks.task import TokenScoreTask, mean_scored
+from unlearn_metrics.benchmarks.lm_eval_metrics import mean_scored
+from unlearn_metrics.benchmarks.task import TokenScoreTask
 from unlearn_metrics.errors import InputError
 from unlearn_metrics.metrics import METRICS, good
 

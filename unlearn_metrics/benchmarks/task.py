@@ -17,20 +17,19 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
 import torch.distributed as dist
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
-from lm_eval.api.registry import register_aggregation, register_metric
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.utils import apply_template
 
 from unlearn_metrics import backends
 from unlearn_metrics.backends import GenerateInstance, ScoreInstance
 from unlearn_metrics.benchmarks import data
+from unlearn_metrics.benchmarks.lm_eval_metrics import mean_scored, register_all
 from unlearn_metrics.documents import Document, TokenScores, scores_from_lists
 from unlearn_metrics.errors import InputError
-from unlearn_metrics.metrics import JUDGED, METRICS, good, value
+from unlearn_metrics.metrics import METRICS, good, value
 from unlearn_metrics.observations import OBSERVATIONS
 from unlearn_metrics.settings import PREFIX
 
@@ -40,27 +39,6 @@ log = logging.getLogger(__name__)
 REQUESTS = {name: it.request for name, it in OBSERVATIONS.items() if it.request is not None}
 for _request in {*REQUESTS.values()}:
     setattr(LM, _request, getattr(backends, _request))
-
-
-@register_aggregation("mean_scored")
-def mean_scored(values: Sequence[float]) -> float:
-    """Mean over the documents that have a value. NaN if none has."""
-    scored = [v for v in values if not math.isnan(v)]
-    return float(np.mean(scored)) if scored else math.nan
-
-
-_known_to_lm_eval = {*JUDGED}  # "perplexity" is another thing in lm-eval, and needs a judge here
-
-
-def _tell_lm_eval() -> None:
-    """Register the metrics with lm-eval, those too that were added since."""
-    for name in METRICS.keys() - _known_to_lm_eval:
-        better = METRICS[name].better == "higher"
-        register_metric(metric=name, higher_is_better=better, aggregation="mean_scored")(METRICS[name].fn)
-        _known_to_lm_eval.add(name)
-
-
-_tell_lm_eval()
 
 BYPASS = "bypass"  # lm-eval's metric under --predict_only
 # what a metric needs -> the field of the data that it comes from
@@ -98,7 +76,7 @@ class TokenScoreTask(ConfigurableTask):
     _clusters: list[int]
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        _tell_lm_eval()
+        register_all()
         split = (config.get("metadata") or {}).get("split", "forget")
         declared = {"metric_list": [_declared(entry, split) for entry in config.get("metric_list") or ()]}
         super().__init__(config={k: v for k, v in config.items() if k != "class"} | declared)
