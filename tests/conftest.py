@@ -21,6 +21,8 @@ from lm_eval.tasks._index import TaskIndex
 
 from tests import DEMO
 
+collect_ignore = ["data/user_script.py"]  # no module to look for examples in: it is checked by mypy
+
 hypothesis.settings.register_profile("tests", deadline=None)  # a loaded machine is no fault
 hypothesis.settings.load_profile("tests")
 

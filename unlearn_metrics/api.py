@@ -529,7 +529,7 @@ def register_metric(
     >>> import unlearn_metrics as um
     >>> words = um.register_metric("words", lambda text: len(text.split()), "generation", "fluency")
     >>> words({"generation": "three short words"})
-    3
+    3.0
     >>> del um.metrics.METRICS["words"]
     """
     metric = Metric(fn, _listed(needs), facet, better, geometric)

@@ -286,7 +286,8 @@ def test_bisection_by_tokens_is_exact(model, requests, caplog):
     assert len(lm.calls) <= 2 + math.ceil(math.log2(longest)), "one call for the sums, one per round"
     assert all(len(set(call)) == len(call) for call in lm.calls), "equal pairs are asked once"
     (line,) = [r.message for r in caplog.records if r.name == "unlearn_metrics.backends"]
-    names = "extraction_strength_similar, exact_memorization, exact_memorization_paraphrased, min_k, min_k_plus_plus"
+    names = "extraction_strength_similar, exact_memorization, min_k, min_k_plus_plus, "
+    names += "leak_at, extracted_within, expected_prefix, sampled_extraction_strength"
     assert line == f"Tokens does not report what these need, unscored (NaN): {names} for 9 of 9 answers"
 
 

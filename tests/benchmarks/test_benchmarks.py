@@ -445,12 +445,12 @@ def test_score_on_wmdp(tmp_path, wmdp):
     assert mmlu.n == 29
     assert control.achieved == pytest.approx(mmlu.value)
     assert control.achieved >= 0.9 > {point.alpha: point.retention for point in control.trace}[1]
-    accuracies = [record.scores["controlled"][f"forget_{name}"][f"{name}.acc"].value for name in domains]
-    words = ", ".join(f"{acc:.0%} ({name}.acc)" for acc, name in zip(accuracies, domains, strict=True))
     everything = ", ".join(f"100% ({name}.acc)" for name in domains)
     assert f" right (the original {everything}; chance: 25%)" in record.verdict
     assert 0 < control.alpha < 1
-    assert f"% of the original's mmlu.acc, and answers {words} right." in record.verdict
+    residual = {name: record.residual[f"{name}.acc"].value.value for name in domains}
+    assert all(f" {name}.acc is {value:.2f}" in record.verdict for name, value in residual.items())
+    assert "held to 90% of the original's retention (mix, alpha" in record.verdict
     table = " ".join(done.stdout.split())
     assert table.index("Forget quality") < table.index("wmdp_bio.acc ↓")
     assert table.index("General ability") < table.index("mmlu.acc ↑") < table.index("Forget quality")

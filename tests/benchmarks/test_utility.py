@@ -239,7 +239,7 @@ def test_calibration_on_another_task(tmp_path, tasks):
     assert "|ctl:mix.tiny.acc.keep0.9|" in record.signature
     assert "; tiny.acc: 1.000 on the calibration split (target 0.900 = 0.9 of" in " ".join(done.stdout.split())
     raw = record.scores["unlearned"]["tiny"]["tiny.acc"].value / record.scores["original"]["tiny"]["tiny.acc"].value
-    assert f"on the forget set and {raw:.0%} of the original's tiny.acc; mixed back to alpha" in record.verdict
+    assert f"on the forget set and {raw:.0%} of the original's tiny.acc; held to 90% of" in record.verdict
     assert run("rescore", tmp_path / "run").returncode == 0
     pair = ("--original", CHECKPOINTS / "original", "--unlearned", CHECKPOINTS / "excessive")
     mixed = run("control", "mix", *pair, *given, "--out", tmp_path / "mixed")

@@ -280,7 +280,10 @@ def test_plan_of_own_data(tmp_path):
         ({"control": "none", "controls": [{"alpha": 0.5}]}, "controls.0: control none takes no alpha"),
         ({"controls": [{"alpha": 0.5, "retention_metric": "rouge"}]}, "controls.0: retention_metric and alpha exclude"),
         ({"forget": "f.jsonl"}, "benchmarks and your own data (forget and retain and holdout, fields) exclude"),
-        ({"benchmarks": None, "data": None}, "either benchmarks or your own data (forget and retain and holdout) says"),
+        (
+            {"benchmarks": None, "data": None},
+            "or your own data (forget and retain and holdout) names what to score",
+        ),
         ({"benchmarks": None, "forget": "f"}, "data goes with benchmarks; your own files are named one by one"),
         ({"benchmarks": None, "data": None, "forget": "f", "fields": "text"}, "fields 'text' is neither question=COL"),
         ({"retain_model": "a", "reference_record": "b"}, "retain_model and reference_record exclude each other"),

@@ -16,7 +16,7 @@ def test_equivalence_is_said_of_each_model_that_has_an_interval():
         "original": {"log_truth_ratio_difference": unknown, "privleak": known},
     }
     assert table.composite_notes(dataclasses.replace(record(), composites=composites)) == [
-        "unlearned: truth ratios on forget are further than 0.1 nats from the retain-only model's "
+        "as published: truth ratios on forget are further than 0.1 nats from the retain-only model's "
         "(mean log R +0.400 [+0.300, +0.500])",
         "under control: truth ratios on forget are equivalent to the retain-only model's within 0.1 nats "
         "(mean log R +0.020 [-0.010, +0.050])",

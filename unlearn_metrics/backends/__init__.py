@@ -136,8 +136,13 @@ def _warn(lm: LM, scores: Sequence[TokenScores | FlagScores]) -> None:
     for s in scores:
         probe: Document = dict.fromkeys(("answer", "paraphrased_question", "true_answer"), s)
         probe |= {"wrong_answers": [s], "reference": "a", "split": "forget", "revealed": math.nan}
+        # by function: metrics of one function with other parameters or another field stand for one another
         unscored.update(
-            name for name, m in METRICS.items() if probe.keys() >= {*m.needs} and math.isnan(value(name, probe))
+            {
+                m.fn.__name__: None
+                for name, m in METRICS.items()
+                if probe.keys() >= {*m.needs} and math.isnan(value(name, probe))
+            }.keys()
         )
     groups = [
         (n, [name for name in unscored if unscored[name] == n]) for n in sorted({*unscored.values()}, reverse=True)

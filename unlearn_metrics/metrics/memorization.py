@@ -74,7 +74,7 @@ def exact_memorization(answer: TokenScores) -> float:
 
     Source: Tirumala et al. 2022 (arXiv 2205.10770), eq. 1; OpenUnlearning's `exact_memorization`.
     """
-    return math.nan if answer.unknown.any() else np.count_nonzero(answer.match) / len(answer)
+    return math.nan if answer.unknown.any() else int(np.count_nonzero(answer.match)) / len(answer)
 
 
 def probability(answer: Losses) -> float:

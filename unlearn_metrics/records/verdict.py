@@ -51,7 +51,7 @@ def verdict(
 
     def retained(model: str) -> str | None:
         found = share(model, kept_on(keeps), keeps)
-        where = "on the retain set" if keeps in headline.forget else f"of the original's {_named(keeps)}"
+        where = "on the retain set" if keeps == headline.forget[0] else f"of the original's {_named(keeps)}"
         return None if found is None else f"{found} {where}"
 
     metric = headline.forget[0]
