@@ -243,7 +243,7 @@ def test_a_record_with_a_metric_that_is_unknown_here(run, mine, tmp_path):
         assert "Other metrics" in opened._repr_html_()
         assert opened.to_pandas().query("metric == 'words'").good.eq("neither").all()
         assert opened.documents()[mine].isna().all()
-        with pytest.warns(UserWarning, match="nothing here knows these metrics: words"):
+        with pytest.warns(UserWarning, match="these metrics are not installed: words"):
             again = um.rescore(opened)
         assert opened.scores.keys() - again.scores.keys() == {key for key in opened.scores if key[2] == mine}
         with pytest.raises(um.InputError, match="unknown metric 'words'"):

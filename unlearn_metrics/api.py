@@ -378,7 +378,7 @@ def load(folder: Place) -> Run:
 def rescore(run: Run | Place, metrics: str | Iterable[str] = ()) -> Run:
     """Compute every score of a run again from its stored token scores and texts, without a model.
 
-    A warning names the metrics that cannot be computed again, because nothing here knows them.
+    A warning names the metrics that cannot be computed again, because they are not installed.
 
     Args:
         run: a run, or its folder.
@@ -402,7 +402,7 @@ def rescore(run: Run | Place, metrics: str | Iterable[str] = ()) -> Run:
         except InputError as error:
             raise InputError(str(error).replace(str(place), run.name)) from None
     if unknown := store.unknown_metrics(run.record):
-        warnings.warn(f"not computed again, since nothing here knows these metrics: {', '.join(unknown)}", stacklevel=3)
+        warnings.warn(f"not computed again, since these metrics are not installed: {', '.join(unknown)}", stacklevel=3)
     return Run(record, None, bool(names), run.observations)
 
 
@@ -416,7 +416,7 @@ def compare(
     anyway: bool = False,
     seed: int = 0,
 ) -> Comparison:
-    """Compare runs on the documents that they share: paired differences, intervals, tests, and what can be said.
+    """Compare runs on the documents that they share: paired differences, intervals, tests, and a summary.
 
     Args:
         runs: runs, or their folders; the first is the baseline.
@@ -486,7 +486,7 @@ def token_scores(
 
 
 def list_benchmarks() -> dict[str, list[str]]:
-    """The benchmarks that `score` knows by name.
+    """The benchmarks that `score` accepts by name.
 
     Returns:
         Name -> its lm-eval tasks.

@@ -95,7 +95,7 @@ def compare(
     seed: Annotated[int, typer.Option(help="Of resampling and sign flips.", min=0)] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """Compare runs on the documents that they share: paired differences, intervals, tests, and what can be said.
+    """Compare runs on the documents that they share: paired differences, intervals, tests, and a summary.
 
     Under control, residuals at equal retention come first. The procedure is printed; see docs/compare.md.
     """
@@ -181,7 +181,7 @@ def leaderboard(
         ),
     ] = None,
 ) -> None:
-    """Rank runs by what is still there of the forget set at equal retention; one table for what may be compared.
+    """Rank runs by the residual at equal retention; one table for what may be compared.
 
     Reads record.json files alone. One that is malformed is named on stderr and left out.
     """
