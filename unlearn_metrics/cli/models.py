@@ -371,6 +371,7 @@ def _score(
 def explain(record: RunRecord, verbose: bool) -> None:
     from unlearn_metrics.records.verdict import describe
     from unlearn_metrics.reports import table
+    from unlearn_metrics.reports.leaderboard.columns import degenerate
 
     show(record, verbose)
     console = wide()
@@ -378,6 +379,8 @@ def explain(record: RunRecord, verbose: bool) -> None:
         console.print(Text(f"unknown: {line}", style="dim"))
     console.print(Text(describe(record.control)))
     console.print(Text(record.verdict, style="bold"))
+    if (seen := degenerate(record)) is not None:
+        console.print(Text(f"degenerate answers to the forget set: {seen}", style="bold red"))
     if verbose:
         counts = ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in record.work.items())
         console.print(Text(f"work: {counts}; {record.wall_seconds:.1f} s"))
