@@ -139,3 +139,16 @@ def test_other_clusters_cannot_be_paired():
         paired([six, path([0.5] * 7)], METRIC)
     with pytest.raises(InputError, match="not measured along the path of every model"):
         paired([six, replace(six, forget={}, splits={})], METRIC)
+
+
+@pytest.mark.parametrize(
+    ("control", "ends"),
+    [
+        (Control("mix", 1.0), "without a control, forgetting and damage cannot be distinguished."),  # given, not found
+        (Control("mix", 0.0), "at the given alpha 0 it is the original."),
+        (replace(CONTROL, alpha=1.0, target=0.95), "it needs no control."),
+        (replace(CONTROL, alpha=0.0, target=0.95), "so under control nothing is forgotten."),
+    ],
+)
+def test_a_given_alpha_says_nothing_about_what_is_kept(control: Control, ends: str):
+    assert verdict(SCORES, control, Headline(["probability"], "extraction_strength", 0.0)).endswith(ends)

@@ -66,15 +66,18 @@ def verdict(
         forget, retain = share("unlearned", "forget", metric), retained("unlearned")
         if forget is None or retain is None:
             which = metric if forget is None else keeps
-            return f"The original model has no {which} to compare with, so forgetting is unknown."
+            return f"The {which} of the original is 0, or that of one of the models unknown, so forgetting is unknown."
         text = f"As published, the unlearned model keeps {forget} of the original's {metric} on the forget set"
         text += f" and {retain}"
         left = share("controlled", "forget", metric)
     if residual and headline.forget[0] in residual:
         return f"{text}; {equal_retention(residual, headline, control)}."
     kept = retained("controlled")
-    if left is None or kept is None:
+    given = control.target is None  # nothing was calibrated: the alpha says nothing about what is kept
+    if left is None or kept is None or (given and control.alpha == 1):
         return text + "; without a control, forgetting and damage cannot be distinguished."
+    if control.alpha == 0 and given:
+        return text + "; at the given alpha 0 it is the original."
     if control.alpha == 0:
         what = "mixture with the original" if control.method == "mix" else f"model that {control.method} gives"
         return f"{text}; no {what} above alpha 0 keeps enough, so under control nothing is forgotten."
