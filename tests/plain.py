@@ -104,4 +104,4 @@ def command(*args: str, folder: Path, env: dict[str, str]) -> subprocess.Complet
         **env,
     }
     base = {k: v for k, v in os.environ.items() if k not in OFFLINE}
-    return subprocess.run(args, cwd=folder, env=base | extra, capture_output=True, text=True, timeout=300)
+    return subprocess.run(args, cwd=folder, env=base | extra, capture_output=True, text=True, timeout=1200)

@@ -561,7 +561,7 @@ def test_two_processes_give_what_one_gives(moderate, data, tmp_path):
         )
         for rank in range(2)
     ]
-    errors = [worker.communicate(timeout=240)[1] for worker in workers]
+    errors = [worker.communicate(timeout=1200)[1] for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0], errors[0][-2000:] + errors[1][-2000:]
     both = json.loads((tmp_path / "out.json").read_text())
 

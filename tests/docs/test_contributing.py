@@ -24,7 +24,7 @@ def run(command: list[str], folder: Path, stdin: str) -> str:
         "HF_DATASETS_OFFLINE": "1",
     }
     done = subprocess.run(
-        command, cwd=folder, env=environment, input=stdin, capture_output=True, text=True, timeout=300
+        command, cwd=folder, env=environment, input=stdin, capture_output=True, text=True, timeout=1200
     )
     assert done.returncode == 0, f"{stdin}\n{done.stdout}\n{done.stderr}"
     return done.stdout

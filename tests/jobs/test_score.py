@@ -301,7 +301,7 @@ def test_ctrl_c_leaves_no_run(tmp_path):
         process = subprocess.Popen([*map(str, command)], preexec_fn=heed_ctrl_c, **pipes)
         time.sleep(delay)
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=600)
         if process.returncode == 0:
             assert store.load_record(out)
         else:

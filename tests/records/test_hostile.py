@@ -122,7 +122,7 @@ except InputError as error:
     print(error)
 """
     command = [sys.executable, "-c", head, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
