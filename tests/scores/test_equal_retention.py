@@ -70,7 +70,7 @@ def test_a_retention_that_is_not_reached_is_unknown_not_0():
     assert (found.value.value, found.alpha) == (None, None)
     assert "does not fall" in str(found.value.why)
     said = verdict(SCORES, CONTROL, Headline(["probability"], "extraction_strength", 0.0), {"probability": found})
-    assert said.endswith("; nowhere on the measured path does retention fall to 70% of the original's.")
+    assert "; at 70% of the original's retention its residual is unknown: retention does not fall so far" in said
 
 
 def test_fewer_than_five_clusters_have_no_interval():

@@ -124,7 +124,9 @@ ModelArgs = Annotated[
         metavar="KEY=VALUE,...",
     ),
 ]
-Batch = Annotated[int, typer.Option(help="Rows in a batch at most; 1 = as many as memory allows.", min=1)]
+Batch = Annotated[
+    int, typer.Option(help="Rows in a batch at most; the default 1 is lm-eval's word for as many as fit.", min=1)
+]
 GIBBERISH = "madhurjindal/autonlp-Gibberish-Detector-492513457"
 Gibberish = Annotated[
     bool, typer.Option("--gibberish", help=f"Let a text classifier read the generations: {GIBBERISH}, from the hub.")
@@ -378,6 +380,8 @@ def explain(record: RunRecord, verbose: bool) -> None:
     for line in table.undefined(record):
         console.print(Text(f"unknown: {line}", style="dim"))
     console.print(Text(describe(record.control)))
+    for line in table.residual_reading(record):
+        console.print(Text(line, style="dim"))
     console.print(Text(record.verdict, style="bold"))
     if (seen := degenerate(record)) is not None:
         console.print(Text(f"degenerate answers to the forget set: {seen}", style="bold red"))

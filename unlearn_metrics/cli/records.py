@@ -62,6 +62,8 @@ def rescore(
         )
     else:
         out.print(f"all {compared} stored scores are what the documents give (largest deviation: {deviation:.1g})")
+    if stored.verdict != record.verdict:
+        err.print(Text(f"note: the stored verdict is not what the scores say today: {stored.verdict}"), soft_wrap=True)
     if unknown := store.unknown_metrics(stored):
         err.print(Text(f"not computed again, since these metrics are unknown: {', '.join(unknown)}"), soft_wrap=True)
     if out_folder is not None:

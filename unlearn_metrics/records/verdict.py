@@ -92,7 +92,8 @@ def equal_retention(residual: Mapping[str, Residual], headline: Headline, contro
     """What is still there at the retention that the models are compared at, in words."""
     first = residual[headline.forget[0]]
     if first.alpha is None or first.value.value is None:
-        return f"nowhere on the measured path does retention fall to {first.retention:.0%} of the original's"
+        why = first.value.why or "retention does not fall so far on the measured path"
+        return f"at {first.retention:.0%} of the original's retention its residual is unknown: {why}"
     how = f"{control.method}, alpha {first.alpha:.2g}" + (", extrapolated" if first.alpha > 1 else "")
     metrics = headline.forget if headline.chance else headline.forget[:1]
     values = [f"{m} is {interval(residual[m].value)}" for m in metrics if m in residual]

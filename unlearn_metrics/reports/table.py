@@ -12,6 +12,7 @@ from unlearn_metrics.metrics import METRICS, good
 from unlearn_metrics.record import Estimate, RunRecord, Score, Scores
 from unlearn_metrics.scores.composites import COMPOSITES, equivalence
 from unlearn_metrics.scores.equal_retention import barrier
+from unlearn_metrics.scores.stats import MIN_CLUSTERS
 from unlearn_metrics.splits import is_forget, parse
 
 ARROW = {"higher": "↑", "lower": "↓", "zero": "→0", "half": "→½", "neither": "·"}
@@ -200,6 +201,23 @@ def residual_table(record: RunRecord) -> Table | None:
     for row in residual_rows(record):
         result.add_row(*map(Text, row))
     return result
+
+
+SIMULATED = 10  # clusters, at least, in the simulation of the intervals (docs/control.md)
+
+
+def residual_reading(record: RunRecord) -> list[str]:
+    """How the two alphas of a run belong together, and whether its clusters are fewer than were simulated."""
+    if not record.residual or record.path is None:
+        return []
+    lines = [
+        "columns under control: that checkpoint, the largest alpha measured that keeps the share on the calibration "
+        "split; residual: interpolated where retention on all retain documents is exactly that share"
+    ]
+    clusters = min(len(sums.clusters) for sums in (*record.path.retain[:1], *record.path.forget.values()))
+    if MIN_CLUSTERS <= clusters < SIMULATED:
+        lines.append(f"{clusters} clusters: intervals from fewer than {SIMULATED} were not simulated")
+    return lines
 
 
 def residual_notes(record: RunRecord) -> list[str]:
