@@ -94,7 +94,8 @@ def open_job(
     if settings.retain_model is not None:
         say(f"checking {settings.retain_model}")
         published["retain_only"] = open_pair(original, settings.retain_model, warm)
-        checkpoints["retain_only"] = identify(published["retain_only"][1])
+        retain = published["retain_only"][1]
+        checkpoints["retain_only"] = warm("identity", settings.retain_model, make=lambda: identify(retain))
     elif reference is not None:
         checkpoints["retain_only"] = reference.checkpoint
     for _, checkpoint in published.values():
@@ -142,7 +143,7 @@ def open_pair(original: str, unlearned: str, warm: Warm | None = None) -> tuple[
     base = warm("checkpoint", original, make=lambda: open_checkpoint(original))
     o, u = align(base, open_checkpoint(unlearned, base))
     warm("finite", original, make=lambda: check_finite(o))
-    check_finite(u)
+    warm("finite", unlearned, make=lambda: check_finite(u))
     return o, u
 
 

@@ -44,7 +44,8 @@ def check(cells: Sequence[Cell], warm: Warm) -> None:
 
 
 def _tasks(cell: Cell, warm: Warm) -> dict[str, suites.TokenScoreTask]:
-    return warm("tasks", cell.benchmark, repr(cell.data), make=lambda: suites.load(cell.benchmark, cell.data))
+    # as open_tasks keeps them, where no metric is added
+    return warm("tasks", cell.benchmark, repr(cell.data), False, make=lambda: suites.load(cell.benchmark, cell.data))
 
 
 def run(
