@@ -5,8 +5,8 @@ In every text of every copy one word, at a place drawn at random, is exchanged f
 reference of a document alike under all models, as in a real run, the generation under each model for another. The
 vocabulary is as large as that many answers have: the 4,000 of TOFU have 104,742 words, 7,051 different ones, which grow
 with the 0.53rd power of the words (Heaps' law), so that 100,000 would have 38,900. Token scores are those of the run.
-Prints where the time goes, then what the command takes; its exit code is 0 if the stored scores follow. With --keep FOLDER
-the run that was made stays there.
+Prints where the time goes, then what the command takes; its exit code is 0 if the stored scores follow. With
+--keep FOLDER the run that was made stays there.
 """
 
 from __future__ import annotations
