@@ -167,6 +167,7 @@ def test_stock_ls_and_validate_know_all_tasks_and_groups(tmp_path):
     assert "All tasks found and valid" in valid.stdout
 
 
+@pytest.mark.slow
 def test_stock_run_of_every_further_task_reports_every_metric_off_the_network(tmp_path, data, checkpoint):
     """TOFU's and the demo's other tasks run in test_tasks."""
     names = [

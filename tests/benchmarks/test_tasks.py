@@ -22,7 +22,7 @@ from lm_eval.tasks import TaskManager
 from rouge_score import rouge_scorer
 
 from tests import CHECKPOINTS, DATA
-from tests.command import process
+from tests.command import run
 from tests.plain import LLAMA3, OFFLINE, ask, command, exact, forward, generate, prob, read, strength, text_of, write
 from unlearn_metrics import tasks_path
 from unlearn_metrics.backends import hf
@@ -230,6 +230,7 @@ def test_stock_samples_hold_plain_lists(stock):
                 assert isinstance(resp[0], list), resp[0][:60]
 
 
+@pytest.mark.slow
 def test_stock_run_again_from_the_cache(stock, include_path, data):
     """lm-eval's cache does not know the model: with another checkpoint, equal numbers can only come from the cache.
 
@@ -604,7 +605,7 @@ def test_lm_evals_own_command_with_the_plugin_loaded(demo: Path, tmp_path: Path)
     (own / "mine.yaml").write_text(f"include: {tasks_path()}/demo/demo_forget.yaml\ntask: mine\n")
     model = f"pretrained={demo / 'checkpoints' / 'original'},dtype=float32"
     stock = ["run", "--model", "hf", "--model_args", model, "--device", "cpu", "--tasks", "demo_forget,mine"]
-    done = process("lm-eval", *stock, "--limit", 2, "--include_path", own, cwd=tmp_path)
+    done = run("lm-eval", *stock, "--limit", 2, "--include_path", own, cwd=tmp_path)
     rows = re.findall(r"\|extraction_strength +\|↓ +\|(.*)\|", done.stdout)
     assert len(rows) == 2, done.stdout
     assert rows[0] == rows[1]

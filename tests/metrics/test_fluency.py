@@ -220,7 +220,7 @@ def collapsed(demo: Path, reader: Path) -> Callable[[str], tuple[RunRecord, Obse
     return run
 
 
-@pytest.mark.parametrize("name", ["demo", "shared"])
+@pytest.mark.parametrize("name", ["demo", pytest.param("shared", marks=pytest.mark.slow)])
 def test_a_collapsed_model_is_disfluent(
     collapsed: Callable[[str], tuple[RunRecord, Observations]], name: str, tmp_path: Path
 ):
