@@ -23,6 +23,7 @@ from tests.command import process, run
 from tests.records.test_imports import tofu_log, write
 from tools import fuzz
 from unlearn_metrics.cli.console import plain
+from unlearn_metrics.documents import MAX_TEXT
 from unlearn_metrics.errors import InputError
 from unlearn_metrics.records import imports, rescore, signature, store
 
@@ -205,7 +206,7 @@ def test_logs_with_hostile_rows(tmp_path, change, says):
 
 def test_long_texts_are_refused_where_they_would_be_compared(tmp_path, run_folder):
     record, seen = store.load_record(run_folder), store.load_documents(run_folder)
-    seen["unlearned"]["forget"][0]["generation"] = "a " * 60_000
+    seen["unlearned"]["forget"][0]["generation"] = "a " * MAX_TEXT
     store.save(tmp_path / "run", record, seen)
     assert "characters" in refused(lambda: rescore.rescore(tmp_path / "run"))
 
