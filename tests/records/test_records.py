@@ -103,12 +103,12 @@ def is_whole_or_absent(out: Path) -> bool:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory) -> tuple[Path, float]:
-    out, begun = tmp_path_factory.mktemp("runs") / "undisturbed", time.monotonic()
+def undisturbed(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "undisturbed"
     done = run_it(*score_of(out, *LIMIT))
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in out.iterdir()) == sorted([store.RECORD, store.TEXTS, store.TOKENS])
-    return out, time.monotonic() - begun
+    return out
 
 
 # --- resume ---------------------------------------------------------------------------------------------------------
@@ -117,11 +117,15 @@ def undisturbed(tmp_path_factory) -> tuple[Path, float]:
 @pytest.mark.slow
 def test_killed_at_random_moments_it_ends_as_if_undisturbed(undisturbed, tmp_path):
     """SIGKILL, up to three times for each run, then left alone. UNLEARN_KILLS=50 for more."""
-    expected, seconds = everything(undisturbed[0]), undisturbed[1]
+    expected = everything(undisturbed)
     rng = random.Random(KILLS)
     warm = processes.Process(target=abs, args=(1,))  # once the server has imported what it should
     warm.start()
     warm.join()
+    begun = time.monotonic()
+    assert finish(tmp_path / "alone")[0] == 0
+    seconds = time.monotonic() - begun
+    assert everything(tmp_path / "alone") == expected
     killed = resumed = 0
     for run in itertools.count():
         out = tmp_path / f"run-{run}"
@@ -163,7 +167,7 @@ def test_killed_between_writing_and_naming_a_file_it_ends_as_if_undisturbed(undi
     assert code == 0, log
     assert "evaluating" in log
     assert log.count("taken from an unfinished run") == kept
-    assert everything(out) == everything(undisturbed[0])
+    assert everything(out) == everything(undisturbed)
     assert sorted(path.name for path in out.iterdir()) == sorted([store.RECORD, store.TEXTS, store.TOKENS])
 
 
@@ -182,9 +186,9 @@ def test_other_settings_take_nothing_from_an_unfinished_run(tmp_path):
 
 @pytest.mark.slow
 def test_an_old_run_stays_until_the_new_one_is_written(undisturbed, tmp_path):
-    out = Path(shutil.copytree(undisturbed[0], tmp_path / "run"))
+    out = Path(shutil.copytree(undisturbed, tmp_path / "run"))
     assert finish(out, "--alpha", 0.5, "--overwrite", die_at=4)[0] == -signal.SIGKILL
-    assert everything(out) == everything(undisturbed[0])
+    assert everything(out) == everything(undisturbed)
     assert finish(out, "--alpha", 0.5, "--overwrite")[0] == 0
     assert store.load_record(out).control.alpha == 0.5
 
@@ -273,7 +277,7 @@ def test_the_published_schema_is_what_the_command_prints_and_what_records_obey(u
     assert json.loads(process("schema").stdout) == published
     jsonschema.Draft202012Validator.check_schema(published)
     check = jsonschema.Draft202012Validator(published)
-    raw = json.loads((undisturbed[0] / store.RECORD).read_text())
+    raw = json.loads((undisturbed / store.RECORD).read_text())
     check.validate(raw)
     score = raw["scores"]["original"]["forget"]["probability"]
     for broken in (
@@ -346,7 +350,7 @@ def test_unknown_schemas_fail_in_one_line(tmp_path, schema):
 
 
 def test_the_record_names_machine_software_and_source(undisturbed):
-    record = store.load_record(undisturbed[0])
+    record = store.load_record(undisturbed)
     assert {"device", "dtype", "threads", "attention", "gpu", "limit", "seed", "max_length"} <= record.settings.keys()
     assert record.settings["gpu"] is None or record.settings["device"] != "cpu"
     assert {"lm-eval", "torch", "transformers", "tokenizers", "python", "platform"} <= record.software.keys()
@@ -363,7 +367,7 @@ def test_the_record_names_machine_software_and_source(undisturbed):
 
 @pytest.fixture
 def run(undisturbed, tmp_path) -> Path:
-    return Path(shutil.copytree(undisturbed[0], tmp_path / "run"))
+    return Path(shutil.copytree(undisturbed, tmp_path / "run"))
 
 
 def test_rescore_finds_what_is_stored_and_adds_metrics(run, tmp_path):
