@@ -639,14 +639,19 @@ def test_mixing_adds_at_most_one_tensor_in_memory_and_one_shard_on_disk(large):
 
 
 def test_every_row_of_the_table_of_kinds_is_a_test():
-    """docs/checkpoints.md names them: c `...` of this file, m `...` of test_control.py, by a part of the name."""
+    """docs/checkpoints.md names them by a part of the name, after a letter for the file."""
     table = (ROOT / "docs" / "checkpoints.md").read_text().split("## What is mixed")[1].split("\n## ")[0]
     rows = [line.split("|") for line in table.splitlines() if line.startswith("|")][2:]
     assert len(rows) > 10
-    rooms = (("c", "checkpoints"), ("m", "control"))
-    names = {file: (ROOT / "tests" / room / f"test_{room}.py").read_text() for file, room in rooms}
+    files = {
+        "c": "checkpoints/test_checkpoints.py",
+        "f": "checkpoints/test_foreign_checkpoints.py",
+        "m": "control/test_control.py",
+        "t": "checkpoints/test_tokenizers.py",
+    }
+    names = {letter: (ROOT / "tests" / file).read_text() for letter, file in files.items()}
     for row in rows:
-        found = re.findall(r"(?:\b([cm]) )?`(\w+)`", row[-2])
+        found = re.findall(r"(?:\b([cfmt]) )?`(\w+)`", row[-2])
         assert found, row
         file = ""
         for given, name in found:
