@@ -31,8 +31,8 @@ class Split:
     calibration: bool = False
 
     def __str__(self) -> str:
-        name = self.part if self.role == "other" else "_".join([self.role, *[self.part][: bool(self.part)]])
-        return name + _CALIBRATION * self.calibration
+        parts = (self.part,) if self.role == "other" else (self.role, self.part)
+        return "_".join(filter(None, parts)) + (_CALIBRATION if self.calibration else "")
 
     @property
     def whole(self) -> str:

@@ -80,8 +80,7 @@ def observer(
 
 def mean(metric: str, documents: Sequence[Document]) -> float:
     """The mean over the documents that have a value; NaN if none has."""
-    found = np.array(values([metric], documents)[metric])
-    return stats.mean(found[~np.isnan(found)])
+    return _mean(values([metric], documents)[metric])
 
 
 def target_of(settings: Settings, originals: Mapping[str, Sequence[Document]]) -> float:
@@ -151,8 +150,7 @@ def calibrated(
     at = {alpha: _values(wanted, documents) for alpha, documents in known.items()}
 
     def retention(alpha: float, half: slice = slice(None)) -> float:
-        found = np.array(at[alpha][kept][metric][half])
-        return stats.mean(found[~np.isnan(found)])
+        return _mean(at[alpha][kept][metric][half])
 
     def retained(alpha: float) -> float:
         def measure() -> dict[str, dict[str, list[float]]]:

@@ -25,7 +25,7 @@ from unlearn_metrics.records.folder import Stages
 from unlearn_metrics.scores import equal_retention
 from unlearn_metrics.scores.scoring import score_all
 from unlearn_metrics.settings import OwnData, Settings
-from unlearn_metrics.splits import Split, halves, kept_on, parse
+from unlearn_metrics.splits import halves, kept_on, parse
 
 
 def run(
@@ -109,7 +109,7 @@ def sum_up(job: Job, observed: Observations, control: Control, path: MeasuredPat
     metrics |= {split: list(originals[split][0]["logged"]) for split in map(suites.split_of, job.others)}
     if control.keep is not None:
         kept = kept_on(job.settings.retention_metric)
-        calibration = str(Split(parse(kept).role, parse(kept).part, calibration=True))
+        calibration = str(replace(parse(kept), calibration=True))
         for splits in observed.values():
             if kept in splits:  # a reference record has no other tasks
                 splits[calibration], splits[kept] = halves(splits[kept])

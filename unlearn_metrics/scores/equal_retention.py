@@ -31,18 +31,16 @@ def measured(
     """
     grouped = {split: _grouped(labels) for split, labels in clusters.items()}
     retain = np.array([observed[kept][metric] for observed in at.values()])
+    splits = {name: split for split, names in next(iter(at.values())).items() for name in names if is_forget(split)}
     forget = {
         name: _sums(np.array([observed[split][name] for observed in at.values()]), grouped[split])
-        for split, names in next(iter(at.values())).items()
-        if is_forget(split)
-        for name in names
+        for name, split in splits.items()
     }
     halves = []
     for half in (CALIBRATION, EVALUATION):  # both have every cluster, if only with nothing in it
         only = np.full_like(retain, np.nan)
         only[:, half] = retain[:, half]
         halves.append(_sums(only, grouped[kept]))
-    splits = {name: split for split, names in next(iter(at.values())).items() for name in names if is_forget(split)}
     return MeasuredPath(metric, list(at), halves, forget, splits)
 
 
