@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import torch
 from lm_eval.models.huggingface import HFLM
 
-QUIRKS = ("no echo", "no top_logprobs", "no special tokens", "figures of the next token", "hidden start token")
+QUIRKS = ("no echo", "no top_logprobs", "no special tokens", "values of the next token", "hidden start token")
 
 
 @contextlib.contextmanager
@@ -74,7 +74,7 @@ def serve(lm: HFLM, quirk: str = "") -> Iterator[tuple[str, list[dict]]]:
         log_p = lm.model(torch.tensor([hidden + prompt])).logits[0].log_softmax(-1)[len(hidden) :]
         ids = [*prompt, int(log_p[-1].argmax())]
         before = [None, *log_p]  # before[i] predicts ids[i]
-        if quirk == "figures of the next token":  # llama-cpp-python, for a prompt without a start token
+        if quirk == "values of the next token":  # llama-cpp-python, for a prompt without a start token
             ids, before = prompt, [None, *log_p[1:]]
         if quirk == "ends hidden" and len(prompt) % 2:  # as llama-cpp-python leaves out a generated end-of-sequence
             ids, before = ids[:-1], before[:-1]

@@ -1,4 +1,4 @@
-"""What the task tests share: figures by plain transformers code, and lm-eval's command with the network blocked."""
+"""What the task tests share: values by plain transformers code, and lm-eval's command with the network blocked."""
 
 import json
 import math

@@ -24,13 +24,13 @@ import torch
 from lm_eval.models.huggingface import HFLM
 from transformers import AutoTokenizer, DynamicCache, LlamaConfig, LlamaForCausalLM
 
-from unlearn_metrics.backends import decoding, hf
+from unlearn_metrics.backends import batching, decoding, encoding, hf
 from unlearn_metrics.benchmarks.data import rows as read
 from unlearn_metrics.checkpoints.files import open_checkpoint
 from unlearn_metrics.control.mixing import mix_into
 from unlearn_metrics.metrics.memorization import extraction_strength
 
-Pairs = list[hf.Pair]
+Pairs = list[encoding.Pair]
 Data = dict[str, list[dict[str, Any]]]
 FILES = {
     "forget": "forget05_perturbed",
@@ -85,7 +85,7 @@ def answers(split: str, doc: dict[str, Any]) -> dict[str, list[tuple[str, str]]]
 
 def suite(lm: HFLM, data: Data) -> Pairs:
     texts = [p for s, docs in data.items() for d in docs for pairs in answers(s, d).values() for p in pairs]
-    return list(dict.fromkeys(hf.encode(lm, q, f" {a}") for q, a in texts))
+    return list(dict.fromkeys(encoding.encode(lm, q, f" {a}") for q, a in texts))
 
 
 def big_llama(shared: Path, vocabulary: int = 131072, hidden: int = 768, layers: int = 12) -> HFLM:
@@ -118,7 +118,7 @@ def bare_forward(lm: HFLM, pairs: Pairs) -> None:
     """Hugging Face's forward over the pairs, sorted by length, right-padded; no metric at all."""
     rows = [p.context + p.answer for p in pairs]
     with torch.no_grad():
-        for batch in hf.batches(rows, len, hf.budget(lm)):
+        for batch in batching.batches(rows, len, batching.budget(lm)):
             ids = torch.zeros(len(batch), len(batch[0]), dtype=torch.long)
             for r, row in enumerate(batch):
                 ids[r, : len(row)] = torch.tensor(row)
@@ -161,7 +161,7 @@ def peer_suite(lm: HFLM, data: Data, batch_size: int = 32) -> int:
         repeat = {"answer": 3 if split == "forget" else 1, "paraphrased_question": 3}
         for name in sets[0]:
             pairs = [p for s in sets for p in s[name]]
-            encoded = [hf.encode(lm, q, f" {a}") for q, a in pairs]
+            encoded = [encoding.encode(lm, q, f" {a}") for q, a in pairs]
             for _ in range(repeat.get(name, 1)):
                 for i in range(0, len(encoded), batch_size):
                     positions += peer_pass(lm, encoded[i : i + batch_size])
@@ -204,7 +204,7 @@ def our_suite(lm: HFLM, data: Data) -> list[str]:
     for split, docs in data.items():
         for doc in docs:
             first.append(len(pairs))
-            pairs += [hf.encode(lm, q, f" {a}") for s in answers(split, doc).values() for q, a in s]
+            pairs += [encoding.encode(lm, q, f" {a}") for s in answers(split, doc).values() for q, a in s]
             requests.append((prompt(doc["question"]), {"until": [], "max_gen_toks": 200}))
     scores = hf.token_scores(lm, pairs)
     return decoding.greedy(lm, requests, [scores[i] for i in first])
@@ -217,7 +217,7 @@ def limit_suite(lm: HFLM, pairs: Pairs, steps: list[tuple[int, int]]) -> None:
     prompts = list(dict.fromkeys(p.context for p in pairs))
     with torch.no_grad():
         for rows in (prompts, [p.answer for p in pairs]):
-            for batch in hf.batches(rows, len, hf.budget(lm)):
+            for batch in batching.batches(rows, len, batching.budget(lm)):
                 ids = torch.zeros(len(batch), len(batch[0]), dtype=torch.long)
                 lm.model(input_ids=ids, use_cache=False)
         order = sorted(steps, key=lambda s: -s[1])
@@ -279,7 +279,7 @@ def bench_b(label: str, lm: HFLM, data: Data, repeats: int) -> list[str]:
 def peer_strength(lm: HFLM, docs: list[tuple[str, str]]) -> float:
     """Extraction strength as the authors find it: bisection over the revealed prefix, all documents in a batch, greedy
     generation at every step (200 tokens in all), the rest compared token by token."""
-    pairs = [hf.encode(lm, q, a) for q, a in docs]
+    pairs = [encoding.encode(lm, q, a) for q, a in docs]
     low, high = [0] * len(pairs), [len(p.answer) for p in pairs]
     while any(lo < hi for lo, hi in zip(low, high, strict=True)):
         open_ = [i for i in range(len(pairs)) if low[i] < high[i]]
@@ -308,7 +308,7 @@ def peer_strength(lm: HFLM, docs: list[tuple[str, str]]) -> float:
 
 
 def our_strength(lm: HFLM, docs: list[tuple[str, str]]) -> float:
-    pairs = [hf.encode(lm, q, a) for q, a in docs]
+    pairs = [encoding.encode(lm, q, a) for q, a in docs]
     return sum(map(extraction_strength, hf.token_scores(lm, pairs))) / len(pairs)
 
 
@@ -367,10 +367,10 @@ from pathlib import Path
 sys.path.insert(0, {here!r})
 import torch
 from tools import bench
-from unlearn_metrics.backends import decoding, hf
+from unlearn_metrics.backends import batching, decoding, encoding, hf
 lm = bench.big_llama(Path({shared!r}), {vocabulary}, hidden=128, layers=2)
-pairs = [hf.Pair(tuple(range(3, 20)), tuple(range(20 + i % 7, 60 + i % 7))) for i in range(600)]
-pairs = [hf.Pair((i % 4000 + 3, *p.context[1:]), p.answer) for i, p in enumerate(pairs)]
+pairs = [encoding.Pair(tuple(range(3, 20)), tuple(range(20 + i % 7, 60 + i % 7))) for i in range(600)]
+pairs = [encoding.Pair((i % 4000 + 3, *p.context[1:]), p.answer) for i, p in enumerate(pairs)]
 hf.token_scores(lm, pairs[:2])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 hf.token_scores(lm, pairs)
@@ -430,7 +430,7 @@ def main() -> None:
     print("Made by `make bench` on an idle machine: everything compared runs in one process, alternating; medians of")
     print(f"{args.repeats} runs. {platform.machine()}, {torch.get_num_threads()} threads, float32,")
     print(f"torch {torch.__version__}, commit {commit}, peak memory of the benchmark {memory:.1f} GiB.\n")
-    print("| what | ratio | target | figures |\n|---|---:|---|---|")
+    print("| what | ratio | target | measured |\n|---|---:|---|---|")
     print("\n".join(lines))
 
 

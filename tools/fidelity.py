@@ -20,7 +20,7 @@ import numpy as np
 from lm_eval.models.huggingface import HFLM
 from scipy.stats import hmean, ks_2samp
 
-from unlearn_metrics.backends import hf
+from unlearn_metrics.backends import encoding, hf
 from unlearn_metrics.benchmarks import suites
 from unlearn_metrics.benchmarks.data import rows as read
 from unlearn_metrics.checkpoints.files import open_checkpoint
@@ -54,7 +54,7 @@ UNEXPLAINED = "UNEXPLAINED"
 
 @dataclass
 class Row:
-    """One figure of one checkpoint. Per-document differences are relative above 1 (losses and ratios have no bound)."""
+    """One value of one checkpoint. Per-document differences are relative above 1 (losses and ratios have no bound)."""
 
     checkpoint: str
     metric: str
@@ -140,7 +140,7 @@ def judge(
     ref_doc: np.ndarray,
     why: str,
 ) -> str:
-    """equal; or why we differ, if their formula on our scores gives their figures; or UNEXPLAINED."""
+    """equal; or why we differ, if their formula on our scores gives their values; or UNEXPLAINED."""
 
     def agree(value: float, documents: np.ndarray) -> bool:
         return abs(value - theirs) <= AGGREGATE * max(1, abs(theirs)) and bool(
@@ -256,13 +256,13 @@ def authors(lm: HFLM, shared: Path) -> list[Row]:
             mix_into(lm.model, o, u, {"original": 0.0, "unlearned": 1.0}.get(result["model"], 0.5))
             field = {"exact": "question", "perturb": "paraphrased_question"}[result["ps_type"]]
             documents = data[result["split"]]
-            pairs = [hf.encode(lm, question.format(d[field]), answer.format(d["answer"])) for d in documents]
+            pairs = [encoding.encode(lm, question.format(d[field]), answer.format(d["answer"])) for d in documents]
             scores = hf.token_scores(lm, pairs)
             ours = np.array([extraction_strength(s) for s in scores])
             # their "answer" starts as many tokens into prompt and answer as the bare question has
             start = [len(lm.tok_encode(d[field])) for d in documents]
             whole = [(*p.context, *p.answer) for p in pairs]
-            theirs = [hf.Pair(ids[:q], ids[q:]) for ids, q in zip(whole, start, strict=True)]
+            theirs = [encoding.Pair(ids[:q], ids[q:]) for ids, q in zip(whole, start, strict=True)]
             emulated = np.array([extraction_strength(s) for s in hf.token_scores(lm, theirs)])
             ref = np.array([item["es"] for item in result["per_item"]])
             off = np.flatnonzero(gap(emulated, ref) > 1e-6)

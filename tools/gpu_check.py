@@ -40,7 +40,7 @@ from lm_eval.models.huggingface import HFLM
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 import unlearn_metrics
-from unlearn_metrics.backends import decoding, hf
+from unlearn_metrics.backends import decoding, encoding, hf
 from unlearn_metrics.checkpoints.files import Checkpoint, open_checkpoint
 from unlearn_metrics.checkpoints.tensors import from_memory
 from unlearn_metrics.control import mixing
@@ -192,7 +192,7 @@ def count(model: LlamaForCausalLM) -> float:
     return sum(p.numel() for p in model.parameters()) / 1e9
 
 
-def tofu_like(size: str) -> list[hf.Pair]:
+def tofu_like(size: str) -> list[encoding.Pair]:
     """Random ids of TOFU's lengths: 7 answers of 25 to 85 tokens to each prompt of 15 to 35."""
     rng = random.Random(0)
     vocabulary, documents = SHAPES[size][0], WORK[size][0]
@@ -201,7 +201,7 @@ def tofu_like(size: str) -> list[hf.Pair]:
         return tuple(rng.randrange(3, vocabulary) for _ in range(rng.randint(low, high)))
 
     prompts = [ids(15, 35) for _ in range(documents)]
-    return [hf.Pair(prompt, ids(25, 85)) for prompt in prompts for _ in range(7)]
+    return [encoding.Pair(prompt, ids(25, 85)) for prompt in prompts for _ in range(7)]
 
 
 # --- correctness
@@ -226,7 +226,7 @@ def scores_of_demo() -> None:
             lm = demo_lm(name, where, dtype)
             if not pairs:
                 texts = [(prompt_of(d), f" {a}") for d in documents for a in (d["answer"], *d["perturbed_answer"])]
-                pairs = [hf.encode(lm, *text) for text in texts]
+                pairs = [encoding.encode(lm, *text) for text in texts]
             found[where, dtype] = hf.token_scores(lm, pairs)
         exact = found[DEVICE.type, "float32"]
         what = f"demo {name}: float32 on {DEVICE.type} against float32 on cpu"
@@ -306,7 +306,7 @@ def generate(model: Any, prompt: Sequence[int], limit: int, ends: set[int]) -> l
     return out[:-1] if out and out[-1] in ends else out
 
 
-def ours_from_drafts(lm: HFLM, pairs: Sequence[hf.Pair], limit: int) -> list[list[int]]:
+def ours_from_drafts(lm: HFLM, pairs: Sequence[encoding.Pair], limit: int) -> list[list[int]]:
     """What `decoding.greedy` does, in tokens: as far as teacher forcing settles the text, then drafted decoding."""
     scores = hf.token_scores(lm, pairs)
     texts, starts, places = [], [], []
@@ -335,7 +335,7 @@ def texts_of_demo() -> None:
             # the same weights without the rounding of bfloat16's arithmetic
             exact = demo_lm(name, str(DEVICE), "float32").model
             ends = {lm.eot_token_id, *decoding._ids(lm.model.generation_config.eos_token_id)}
-            pairs = [hf.encode(lm, prompt_of(d), f" {d['answer']}") for d in documents]
+            pairs = [encoding.encode(lm, prompt_of(d), f" {d['answer']}") for d in documents]
             hf.work(lm).clear()
             ours = ours_from_drafts(lm, pairs, 60)
             partings = Partings(lm.model, exact)
@@ -363,7 +363,7 @@ def texts_of_shape(size: str) -> None:
     for prompt, text in zip(prompts, theirs, strict=True):
         draft = [*text] or [5]
         draft[len(draft) // 2] = 7  # wrong here
-        pairs.append(hf.Pair(prompt, tuple(draft)))
+        pairs.append(encoding.Pair(prompt, tuple(draft)))
     hf.work(lm).clear()
     ours = ours_from_drafts(lm, pairs, limit)
     w, partings = hf.work(lm), Partings(model, exact)
@@ -390,7 +390,7 @@ def two_devices() -> None:
         skip = lm.model._skip_keys_device_placement
         add_hook_to_module(module, AlignDevicesHook(place, io_same_device=not name, skip_keys=skip))
     pairs = [
-        hf.encode(lm, prompt_of(d), f" {a}")
+        encoding.encode(lm, prompt_of(d), f" {a}")
         for d in demo_documents()[::10]
         for a in (d["answer"], *d["perturbed_answer"])
     ]

@@ -105,7 +105,7 @@ class GitState:
 @dataclass(frozen=True)
 class Imported:
     """Where an imported record comes from. as_logged: metrics whose per-document values were taken from the log as
-    they are, since it does not hold what they could be computed from. notes: where the log's conventions or figures
+    they are, since it does not hold what they could be computed from. notes: where the log's conventions or values
     are not this package's, in words."""
 
     __pydantic_config__ = STRICT
@@ -212,7 +212,7 @@ Scores: TypeAlias = dict[Text, dict[Text, dict[Text, Score]]]
 class RunRecord:
     """record.json: what was measured, on what, with what, and the scores.
 
-    name: what a table calls the unlearned checkpoint. composites: model -> name -> figures of several splits or models.
+    name: what a table calls the unlearned checkpoint. composites: model -> name -> values of several splits or models.
     checkpoints: "original", "unlearned", and "retain_only" where forget quality has a reference. imported: None where
     the package measured the record itself. ability: metrics of other lm-eval tasks, TASK.METRIC -> which way is
     good. What could not be known is None or absent, never a default.

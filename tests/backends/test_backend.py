@@ -24,8 +24,8 @@ from torch import Tensor
 
 import unlearn_metrics.benchmarks.task  # noqa: F401  (gives every LM token_scores and greedy_until)
 from unlearn_metrics import backends
-from unlearn_metrics.backends import GenerateInstance, decoding, hf
-from unlearn_metrics.backends.hf import Pair
+from unlearn_metrics.backends import GenerateInstance, decoding, encoding, hf
+from unlearn_metrics.backends.encoding import Pair
 from unlearn_metrics.documents import TokenScores
 from unlearn_metrics.errors import InputError
 from unlearn_metrics.metrics.memorization import extraction_strength
@@ -102,7 +102,7 @@ def ask(prompt: str, argument: Any, kind: str = "token_scores", **kwargs: Any) -
 
 
 def encode(lm: HFLM, requests: Sequence[tuple[str, str]]) -> list[Pair]:
-    return [hf.encode(lm, *request) for request in requests]
+    return [encoding.encode(lm, *request) for request in requests]
 
 
 def log_softmax(lm: HFLM, ids: Sequence[int]) -> Tensor:
@@ -203,7 +203,7 @@ def test_any_text_scores_as_in_lm_eval(original: Loaded, requests: list[tuple[st
     for prompt, answer in requests:
         assume(not prompt or prompt.strip())  # see test_a_blank_prompt_is_refused
         try:
-            fit.append((hf.encode(lm, prompt, answer), (prompt, answer)))
+            fit.append((encoding.encode(lm, prompt, answer), (prompt, answer)))
         except InputError:  # the tokenizer merged all of the answer into the prompt: lm-eval can't either
             with pytest.raises((AssertionError, IndexError)):
                 lm.loglikelihood([ask(prompt, answer, kind="loglikelihood")], disable_tqdm=True)
@@ -801,7 +801,7 @@ def test_extraction_strength_is_that_of_really_decoding(load: Callable[[str], Lo
     lm = model.lm
     values = []
     for i in range(6):
-        pair = hf.encode(lm, model.prompt(i), model.answers(i)[0])
+        pair = encoding.encode(lm, model.prompt(i), model.answers(i)[0])
         n = len(pair.answer)
         works = [k for k in range(n) if generate(lm, pair.context + pair.answer[:k], n - k) == list(pair.answer[k:])]
         fewest = min(works, default=n)

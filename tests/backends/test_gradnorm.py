@@ -14,7 +14,7 @@ from lm_eval.models.huggingface import HFLM
 from tests import CHECKPOINTS, DATA, DEMO
 from tests.command import lm_eval_run, score
 from tests.plain import ask, read
-from unlearn_metrics.backends import gradient, hf
+from unlearn_metrics.backends import encoding, gradient
 from unlearn_metrics.backends import gradnorm as asked
 from unlearn_metrics.errors import InputError
 from unlearn_metrics.jobs import opening
@@ -56,7 +56,7 @@ def test_is_what_autograd_gives_and_changes_nothing(tied: bool, lm: HFLM, tmp_pa
     assert len(list(own.parameters())) == len(list(lm.model.parameters())) == 30 - tied
     frozen = next(lm.model.parameters()).requires_grad_(False)
     before = {name: tensor.clone() for name, tensor in lm.model.state_dict().items()}
-    pairs = [hf.encode(lm, *row) for row in [*ROWS[:3], ROWS[0]]]
+    pairs = [encoding.encode(lm, *row) for row in [*ROWS[:3], ROWS[0]]]
     found = gradient.norms(lm, pairs)
     expected = [by_autograd(own, list(p.context), list(p.answer)) for p in pairs]
     assert found == pytest.approx(expected, rel=1e-5)
@@ -70,7 +70,7 @@ def test_is_what_autograd_gives_and_changes_nothing(tied: bool, lm: HFLM, tmp_pa
 
 
 def test_a_long_prompt_is_cut_from_the_left(lm: HFLM):
-    pair = hf.encode(lm, ROWS[0][0] * 40, ROWS[0][1])
+    pair = encoding.encode(lm, ROWS[0][0] * 40, ROWS[0][1])
     assert len(pair.context) + len(pair.answer) > lm.max_length
     kept = list(pair.context)[-(lm.max_length + 1 - len(pair.answer)) :]
     found = gradient.norms(lm, [pair])
@@ -136,7 +136,7 @@ def test_a_task_of_one_s_own_under_the_stock_command(tmp_path: Path, lm: HFLM):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     (path,) = (tmp_path / "out").glob("*/results_*.json")
-    expected = gradient.norms(lm, [hf.encode(lm, *row) for row in ROWS[:4]])
+    expected = gradient.norms(lm, [encoding.encode(lm, *row) for row in ROWS[:4]])
     found = json.loads(path.read_text())["results"]["mine"]
     assert found["gradnorm,none"] == pytest.approx(sum(expected) / 4, rel=1e-5)
     assert found["gradnorm_stderr,none"] > 0

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from lm_eval.models.huggingface import HFLM
 
-from unlearn_metrics.backends import decoding, hf
+from unlearn_metrics.backends import decoding, encoding, hf
 from unlearn_metrics.documents import UNKNOWN
 from unlearn_metrics.errors import InputError
 from unlearn_metrics.metrics import METRICS
@@ -30,7 +30,7 @@ def endless(lm: HFLM) -> HFLM:
 
 def test_all_but_the_end_is_known(lm, endless):
     assert hf.end_of_sequence(endless) is None
-    pairs = [hf.encode(lm, prompt, " A friend of mine.") for prompt in (*PROMPTS, PROMPTS[0] * 40)]
+    pairs = [encoding.encode(lm, prompt, " A friend of mine.") for prompt in (*PROMPTS, PROMPTS[0] * 40)]
     for one, other in zip(hf.token_scores(lm, pairs), hf.token_scores(endless, pairs), strict=True):
         for field in ("tokens", "argmax", "logprob", "mean", "variance"):
             np.testing.assert_allclose(getattr(other, field)[:-1], getattr(one, field)[:-1], rtol=1e-5)
@@ -48,11 +48,11 @@ def test_texts_end_at_their_limit(endless):
 def test_the_models_own_end_is_taken(lm, endless):
     endless.model.generation_config.eos_token_id = [lm.eot_token_id, 5]
     assert hf.end_of_sequence(endless) == lm.eot_token_id
-    pair = hf.encode(lm, PROMPTS[0], " Nobody.")
+    pair = encoding.encode(lm, PROMPTS[0], " Nobody.")
     assert hf.token_scores(endless, [pair])[0].loss == pytest.approx(hf.token_scores(lm, [pair])[0].loss, rel=1e-5)
 
 
 def test_a_text_without_a_prompt_needs_a_token_to_begin_with(endless):
     endless.tokenizer.bos_token = None
     with pytest.raises(InputError, match="document 3: it has no prompt, and the tokenizer no token to begin"):
-        hf.encode(endless, "", "Text.", "document 3")
+        encoding.encode(endless, "", "Text.", "document 3")

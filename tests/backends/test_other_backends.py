@@ -21,7 +21,7 @@ from lm_eval.tasks import TaskManager
 
 from tests.completions import QUIRKS, serve
 from unlearn_metrics import tasks_path
-from unlearn_metrics.backends import hf, returned, token_scores
+from unlearn_metrics.backends import encoding, returned, token_scores
 from unlearn_metrics.documents import OTHER, UNKNOWN, FlagScores, TokenScores, scores_from_lists
 from unlearn_metrics.errors import InputError
 from unlearn_metrics.metrics import METRICS
@@ -37,7 +37,7 @@ def _quiet(monkeypatch):
 
 @pytest.fixture(scope="module")
 def folder(demo) -> Path:
-    """The checkpoint that knows some of the text: its figures are neither 0 nor 1."""
+    """The checkpoint that knows some of the text: its values are neither 0 nor 1."""
     return demo / "checkpoints" / "moderate"
 
 
@@ -101,7 +101,7 @@ def test_a_server_gives_what_hf_gives(model, folder, requests, settings):
 def test_a_prompt_too_long_is_cut_as_by_lm_eval(model, folder, requests, caplog):
     """A server of 31 tokens, one of them to generate: the last 30 at the answer, and one later at end-of-sequence."""
     request = min(requests[:6], key=lambda r: len(model.tok_encode(r.args[1])))
-    pair = hf.encode(model, *request.args)
+    pair = encoding.encode(model, *request.args)
     whole = [*pair.context, *pair.answer, model.eot_token_id]
     n = len(pair.answer)
     assert n < 30 < len(whole) - 1
@@ -126,7 +126,7 @@ def test_what_a_server_does_not_tell_is_unscored_and_never_wrong(model, folder, 
         lm = api(url, folder, batch_size=2, tokenized_requests=not text)
         found = scores(lm, requests)
     (line,) = [r.message for r in caplog.records if r.name == "unlearn_metrics.backends"]
-    if quirk == "hidden start token":  # not seen in the response: other figures, of a model that has a start token
+    if quirk == "hidden start token":  # not seen in the response: other values, of a model that has a start token
         assert not any(np.isnan(f.logprob).any() for f in found)
         assert "min_k_plus_plus for 6 of 6 answers" in line
         assert "probability" not in line
@@ -154,21 +154,21 @@ def test_a_choice_is_read_by_its_own_text():
         decode_batch=lambda rows: ["".join(chr(60 + t) for t in r) for r in rows],
     )
 
-    def response(names, figures):
-        tops = [None, *({"x": max(f, -0.1), name: f} for name, f in zip(names[1:], figures[1:], strict=True))]
-        given = {"tokens": names, "token_logprobs": figures, "top_logprobs": tops}
+    def response(names, values):
+        tops = [None, *({"x": max(f, -0.1), name: f} for name, f in zip(names[1:], values[1:], strict=True))]
+        given = {"tokens": names, "token_logprobs": values, "top_logprobs": tops}
         return {"choices": [{"index": 0, "logprobs": given}]}
 
-    def read(sent, ctxlen, names, figures):
-        echoes = returned.parse_completions(lm, response(names, figures), tokens=[sent], ctxlens=[ctxlen])
+    def read(sent, ctxlen, names, values):
+        echoes = returned.parse_completions(lm, response(names, values), tokens=[sent], ctxlens=[ctxlen])
         return returned.believed(echoes)[0]
 
     known = [(-0.1, 7), (-2.0, OTHER), (-0.1, 1)]
-    figures = [None, -9.0, -0.1, -2.0, -0.1, -0.1]
-    assert read([0, 5, 6, 7, 8, 1], 3, ["A", "B", "C", "D", "", "?"], figures) == known
-    assert read([5, 6, 7, 8, 1], 2, ["A", "B", "C", "D", "", "?"], figures) == known
-    assert read([6, 7, 8, 1], 1, ["A", "B", "C", "D", "", "?"], figures) == known
-    nothing = read([6, 7, 8, 1], 1, ["A", "B", "CD", "", "", "?"], figures)  # split otherwise
+    values = [None, -9.0, -0.1, -2.0, -0.1, -0.1]
+    assert read([0, 5, 6, 7, 8, 1], 3, ["A", "B", "C", "D", "", "?"], values) == known
+    assert read([5, 6, 7, 8, 1], 2, ["A", "B", "C", "D", "", "?"], values) == known
+    assert read([6, 7, 8, 1], 1, ["A", "B", "C", "D", "", "?"], values) == known
+    nothing = read([6, 7, 8, 1], 1, ["A", "B", "CD", "", "", "?"], values)  # split otherwise
     assert [argmax for _, argmax in nothing] == [UNKNOWN] * 3
     assert all(math.isnan(logprob) for logprob, _ in nothing)
     lm.base_url = "URL"

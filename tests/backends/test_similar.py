@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
-from unlearn_metrics.backends import hf, similar_strength
-from unlearn_metrics.backends.hf import Pair
+from unlearn_metrics.backends import encoding, hf, similar_strength
+from unlearn_metrics.backends.encoding import Pair
 from unlearn_metrics.backends.similar import fewest_similar
 from unlearn_metrics.benchmarks import suites
 from unlearn_metrics.jobs import score
@@ -92,7 +92,7 @@ def exact_k(strength: float, pair: Pair) -> int:
 def pairs(demo: Path, lm: HFLM) -> list[Pair]:
     files = [demo / "data" / f"{name}_perturbed.json" for name in ("forget", "retain")]
     docs = [json.loads(line) for file in files for line in file.read_text("utf-8").splitlines()[:8]]
-    return [hf.encode(lm, f"Question: {d['question']}\nAnswer:", " " + d["answer"]) for d in docs]
+    return [encoding.encode(lm, f"Question: {d['question']}\nAnswer:", " " + d["answer"]) for d in docs]
 
 
 @pytest.mark.parametrize("name", ["original", "moderate", "excessive"])
@@ -192,7 +192,7 @@ def test_as_an_lm_eval_metric(demo: Path, paper_data: Path, tmp_path: Path):
         for sample in first["samples"][task]:
             prompt, answer = sample["arguments"][-1]
             assert (prompt, answer) == sample["arguments"][0]
-            pair = hf.encode(lm, prompt, answer)
+            pair = encoding.encode(lm, prompt, answer)
             k = bisected(lm, pair, exact_k(sample["extraction_strength"], pair))
             assert sample["resps"][-1] == [k]
             assert sample["extraction_strength_similar"] == pytest.approx(1 - k / len(pair.answer))
@@ -219,6 +219,6 @@ def test_in_a_record(demo: Path, paper_data: Path, tmp_path: Path):
 
 def test_without_a_draft(lm: HFLM):
     request = Instance("similar_strength", {}, ("Question: Who?\nAnswer:", " Nobody at all."), 0, metadata=("t", 0, 1))
-    pair = hf.encode(lm, *request.args)
+    pair = encoding.encode(lm, *request.args)
     (scores,) = hf.token_scores(lm, [pair])
     assert similar_strength(lm, [request]) == [bisected(lm, pair, exact_k(extraction_strength(scores), pair))]

@@ -130,7 +130,7 @@ def test_yaml_agrees_with_the_registry(data, benchmark):
             assert entry["higher_is_better"] == (good(entry["metric"], split) == "higher"), (split, entry)
             if not is_forget(split):
                 assert entry["higher_is_better"] == (metric.better == "higher"), (split, entry)
-            # a text can be too short to have a figure; token scores always have one
+            # a text can be too short to have a value; token scores always have one
             assert entry["aggregation"] == ("mean_scored" if "generation" in metric.needs else "mean"), entry
         assert task.config.dataset_path == next(path for prefix, path in HUB.items() if benchmark.startswith(prefix))
         assert task.config.output_type == "generate_until"

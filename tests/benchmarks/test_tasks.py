@@ -75,7 +75,7 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def moderate() -> HFLM:
-    """The model that knows some of the text: its figures are neither 0 nor 1."""
+    """The model that knows some of the text: its values are neither 0 nor 1."""
     return HFLM(pretrained=str(CHECKPOINTS / "moderate"), device="cpu", dtype="float32", batch_size=1)
 
 
@@ -91,7 +91,7 @@ def simple(lm, tasks: list[str], data_dir: Path, **kwargs):
     )
 
 
-# --- what every figure should be, by plain transformers code ------------------------------------------------------
+# --- what every value should be, by plain transformers code ------------------------------------------------------
 
 
 def entropy(items: list) -> float:
@@ -263,7 +263,7 @@ def test_every_figure_equals_plain_transformers_code(moderate, data, task):
             m: pytest.approx(values[m], rel=1e-4, abs=1e-9, nan_ok=True) for m in sample["metrics"]
         }
     if task == "demo_forget":
-        assert len({s["extraction_strength"] for s in samples}) > 2, "a test of figures that differ"
+        assert len({s["extraction_strength"] for s in samples}) > 2, "a test of values that differ"
 
 
 def test_extraction_strength_is_what_its_definition_says(moderate, data):

@@ -21,7 +21,7 @@ pytestmark = [
 
 
 def test_no_verdict_of_the_fidelity_page_has_changed():
-    """Every figure of two peers, measured again: equal, or different for the reason that the page gives."""
+    """Every value of two peers, measured again: equal, or different for the reason that the page gives."""
     page = (ROOT / "docs" / "fidelity.md").read_text()
     found = fidelity.verdicts(fidelity.render(fidelity.measure(SHARED)))
     assert found == fidelity.verdicts(page)

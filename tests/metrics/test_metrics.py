@@ -555,7 +555,7 @@ def answered(flags: str, p: float) -> TokenScores:
 
 
 def test_every_metric_reads_its_own_fields():
-    """No two fields give the same figure, so a metric that reads another's, or swaps two, shows."""
+    """No two fields give the same value, so a metric that reads another's, or swaps two, shows."""
     document: dict[str, Any] = {
         "split": "retain",
         "answer": answered("01011", 1 / 2),

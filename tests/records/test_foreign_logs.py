@@ -98,7 +98,7 @@ def test_both_truth_ratios_are_told_apart(tmp_path, share, of_losses):
 
 
 def test_a_truth_ratio_that_could_be_either_is_left_out(tmp_path):
-    """All at most 1: both figures have the same mean on forget, and no number is better than one read wrong."""
+    """All at most 1: both values have the same mean on forget, and no number is better than one read wrong."""
     for mean in (None, 0.5):
         value = log(share=True, of_losses=False)
         if mean is not None:

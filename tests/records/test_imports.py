@@ -347,7 +347,7 @@ def with_epsilon(key: str, logs: dict[str, Any]) -> float:
 @needs_logs
 @pytest.mark.parametrize("name", ["original", "retain", "ga39", "ga78"])
 def test_open_unlearning_summaries(tmp_path, name):
-    """Every figure of the summary within 1e-6, or apart by the 1e-10 that OpenUnlearning adds, and by that alone."""
+    """Every value of the summary within 1e-6, or apart by the 1e-10 that OpenUnlearning adds, and by that alone."""
     reference = json.loads((SHARED / "reference" / f"open_unlearning_{name}.json").read_text())
     logs, summary = reference["logs"], reference["summary"]
     retain = json.loads((SHARED / "reference" / "open_unlearning_retain.json").read_text())["logs"]

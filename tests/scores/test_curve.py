@@ -276,8 +276,8 @@ def test_ranks_of_two_rows_separate_where_their_difference_does():
 def test_figures_together_are_at_most_as_many_tests_as_they_are():
     """Draws with a long tail: the quantile of the largest says more tests than there are."""
     largest = np.abs(np.random.default_rng(0).standard_t(3, (2000, 4))).max(1)
-    single, four = (curve.threshold(largest, figures, 10) for figures in (1, 4))
-    t = [-stdtrit(9, 0.025 / figures) * math.sqrt(10 / 9) for figures in (1, 4)]
+    single, four = (curve.threshold(largest, values, 10) for values in (1, 4))
+    t = [-stdtrit(9, 0.025 / values) * math.sqrt(10 / 9) for values in (1, 4)]
     assert (single, four) == pytest.approx(t)
     assert curve.threshold(np.full(100, 1.0), 4, 10) == pytest.approx(t[0])  # at least one
 

@@ -17,7 +17,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM, TemplateLM, hash_args
 from lm_eval.models.huggingface import HFLM
 
-from unlearn_metrics.backends import bisection, decoding, gradient, hf, returned
+from unlearn_metrics.backends import bisection, decoding, encoding, gradient, hf, returned
 from unlearn_metrics.backends.similar import fewest_similar
 from unlearn_metrics.documents import Document, FlagScores, TokenScores
 from unlearn_metrics.errors import InputError
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class ScoreInstance(Instance):
-    """A request about an answer. rendered: a chat template wrote its prompt, see hf.encode."""
+    """A request about an answer. rendered: a chat template wrote its prompt, see encoding.encode."""
 
     rendered: bool = field(default=False, repr=False)
 
@@ -115,7 +115,7 @@ def _scores(lm: LM, requests: Sequence[Instance]) -> Sequence[TokenScores | Flag
             raise NotImplementedError  # a chat that the server renders
         if not tokenized:
             return bisection.by_words(lm, [r.args for r in requests])
-        pairs = [hf.encode(lm, r.args[0], r.args[1], name_of(r), rendered=_rendered(r)) for r in requests]
+        pairs = [encoding.encode(lm, r.args[0], r.args[1], name_of(r), rendered=_rendered(r)) for r in requests]
         if _is(lm, "lm_eval.models.openai_completions", "LocalCompletionsAPI"):
             return returned.server_scores(lm, pairs)
         if _is(lm, "lm_eval.models.vllm_causallms", "VLLM"):
@@ -171,12 +171,12 @@ def greedy_until(lm: LM, requests: Sequence[Instance]) -> list[str]:
     return compute(requests) if sampled else _cached(lm, "generate_until", requests, compute)
 
 
-def _encode(lm: HFLM, request: Instance) -> hf.Pair:
+def _encode(lm: HFLM, request: Instance) -> encoding.Pair:
     """Tokenized once: the same is asked of every checkpoint whose parameters the model takes on."""
-    known: dict[tuple[str, str, bool], hf.Pair] = lm.__dict__.setdefault("unlearn_encoded", {})
+    known: dict[tuple[str, str, bool], encoding.Pair] = lm.__dict__.setdefault("unlearn_encoded", {})
     key = request.args[0], request.args[1], _rendered(request)
     if key not in known:
-        known[key] = hf.encode(lm, *key[:2], name_of(request), rendered=key[2])
+        known[key] = encoding.encode(lm, *key[:2], name_of(request), rendered=key[2])
     return known[key]
 
 
@@ -212,7 +212,7 @@ def _cached(
     store = lm.cache_hook.dbdict
     if store is None:
         return compute(requests)
-    # a rendered prompt keeps its white space: see hf.encode
+    # a rendered prompt keeps its white space: see encoding.encode
     kinds = [f"{kind} rendered" if _rendered(r) and kind != "generate_until" else kind for r in requests]
     hashes = [hash_args(kind, request.args) for kind, request in zip(kinds, requests, strict=True)]
     missing = [request for request, h in zip(requests, hashes, strict=True) if h not in store]

@@ -14,7 +14,7 @@ from typing import TypeVar
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM, TemplateLM
 
-from unlearn_metrics.backends.hf import Pair
+from unlearn_metrics.backends.encoding import Pair
 from unlearn_metrics.documents import FlagScores
 
 T = TypeVar("T", bound=Hashable)

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
-from unlearn_metrics.backends import hf
+from unlearn_metrics.backends import batching, hf
 from unlearn_metrics.documents import TokenScores
 from unlearn_metrics.errors import InputError
 from unlearn_metrics.progress import Bar
@@ -163,7 +163,7 @@ def _run(lm: HFLM, lines: Sequence[_Line], ends: set[int]) -> None:
         torch.no_grad(),
         hf.autocast(lm),
     ):
-        for batch in hf.batches(todo, lambda line: len(line.prompt) + line.limit, _budget(lm), decode_rows(lm)):
+        for batch in batching.batches(todo, lambda line: len(line.prompt) + line.limit, _budget(lm), decode_rows(lm)):
             _decode(lm, batch, ends, bar)
 
 
@@ -173,12 +173,12 @@ def _ends(lm: HFLM) -> set[int]:
 
 
 def decode_rows(lm: HFLM) -> int:
-    return hf.max_rows(lm) or MAX_ROWS
+    return batching.max_rows(lm) or MAX_ROWS
 
 
 def _budget(lm: HFLM) -> int:
     """Positions of keys and values to hold at once; growing and dropping rows copies them."""
-    return max(1024, int(0.2 * hf.free_memory(lm) / max(1, hf.cache_bytes(lm))))
+    return max(1024, int(0.2 * batching.free_memory(lm) / max(1, batching.cache_bytes(lm))))
 
 
 def _ids(value: int | list[int] | None) -> list[int]:
@@ -213,7 +213,7 @@ def _decode(lm: HFLM, lines: list[_Line], ends: set[int], bar: Any) -> None:
     try:
         _decode_batch(lm, lines, ends)
     except RuntimeError as error:
-        if not hf.out_of_memory(error) or len(lines) == 1:
+        if not batching.out_of_memory(error) or len(lines) == 1:
             raise
         failed = True
     if failed:

@@ -9,12 +9,12 @@ import torch
 from lm_eval.models.huggingface import HFLM
 from torch import Tensor
 
-from unlearn_metrics.backends import hf
+from unlearn_metrics.backends import batching, encoding, hf
 from unlearn_metrics.errors import InputError
 from unlearn_metrics.progress import Bar
 
 
-def norms(lm: HFLM, pairs: Sequence[hf.Pair]) -> list[float]:
+def norms(lm: HFLM, pairs: Sequence[encoding.Pair]) -> list[float]:
     """For each pair the mean, over the model's parameter tensors, of the L2 norm of the gradient of the answer's mean
     negative log-likelihood, end-of-sequence not counted. Identical pairs once.
 
@@ -23,13 +23,13 @@ def norms(lm: HFLM, pairs: Sequence[hf.Pair]) -> list[float]:
     (quantized ones), and where memory does not suffice.
     """
     distinct = list(dict.fromkeys(pairs))
-    found = dict[hf.Pair, float]()
+    found = dict[encoding.Pair, float]()
     with _collected(lm.model) as collected, torch.enable_grad():
         for pair in Bar(distinct, desc="Gradients", disable=hf.no_bar(lm), leave=False):
             try:
                 torch.autograd.backward(_loss(lm, pair))
             except RuntimeError as error:
-                if not hf.out_of_memory(error):
+                if not batching.out_of_memory(error):
                     raise
                 length = len(pair.context) + len(pair.answer)
                 raise InputError(f"gradnorm: not enough memory for the gradient of {length} tokens") from None
@@ -39,7 +39,7 @@ def norms(lm: HFLM, pairs: Sequence[hf.Pair]) -> list[float]:
     return [found[pair] for pair in pairs]
 
 
-def _loss(lm: HFLM, pair: hf.Pair) -> Tensor:
+def _loss(lm: HFLM, pair: encoding.Pair) -> Tensor:
     ids = torch.tensor([(pair.context + pair.answer)[-(lm.max_length + 1) :]], device=lm.device)
     n = len(pair.answer)
     with hf.hooked(lm.model.get_output_embeddings(), lambda _module, args: (args[0][:, -n:],)), hf.autocast(lm):

@@ -15,16 +15,15 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
-import psutil
 import torch
-from lm_eval.api.model import TemplateLM
 from lm_eval.models.huggingface import HFLM
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from unlearn_metrics.checkpoints.tensors import free_on_card
+from unlearn_metrics.backends import batching
+from unlearn_metrics.backends.encoding import Pair
 from unlearn_metrics.documents import UNKNOWN, TokenScores
 from unlearn_metrics.errors import InputError
 from unlearn_metrics.progress import Bar
@@ -32,19 +31,9 @@ from unlearn_metrics.progress import Bar
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-CPU_POSITIONS = 2048  # positions in one forward pass on a CPU, where more gains nothing (measured: 1024 to 8192)
 CHUNK_LOGITS = 1 << 22  # logits held at once (16 MiB of float32), or CHUNK_POSITIONS rows of them if that is more
 CHUNK_POSITIONS = 256
 REDUCE_LOGITS = 1 << 18  # logits reduced at once on a CPU: they stay in its cache
-CPU_MEMORY = 1 << 28  # bytes of keys and values of prompts to hold on a CPU
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A tokenized request: context (prompt) and answer token ids, as lm-eval's loglikelihood splits them."""
-
-    context: tuple[int, ...]
-    answer: tuple[int, ...]
 
 
 @dataclass
@@ -83,45 +72,6 @@ def work(lm: HFLM) -> Counter[str]:
     """What this model has done so far: forward_passes, positions (padding included), padding, scored, generated."""
     counter: Counter[str] = lm.__dict__.setdefault("unlearn_work", Counter())
     return counter
-
-
-def encode(
-    lm: TemplateLM,
-    prompt: str,
-    answer: str,
-    where: str = "request",
-    cut: int | None = None,
-    rendered: bool = False,
-) -> Pair:
-    """Tokenize as lm-eval's `TemplateLM.loglikelihood` does; cut: keep at most this many answer tokens.
-
-    There the answer begins with the white space that ends a prompt. rendered: a chat template wrote the prompt, and its
-    white space stays in it where it has tokens of its own (most end in a newline). Raises InputError, naming `where`,
-    if prompt or answer has no tokens, or the answer more than the model can take.
-    """
-    if not answer.strip():
-        raise InputError(f"{where}: the answer is empty")
-    if prompt:
-        context, continuation = lm._encode_pair(prompt, answer)
-        if rendered and prompt[-1].isspace():
-            own, whole = lm.tok_encode(prompt), lm.tok_encode(prompt + answer)
-            if whole[: len(own)] == own:
-                context, continuation = own, whole[len(own) :]
-    else:
-        if lm.prefix_token_id is None:
-            raise InputError(f"{where}: it has no prompt, and the tokenizer no token to begin a text with")
-        context, continuation = [lm.prefix_token_id], lm.tok_encode(answer, add_special_tokens=False)
-        if continuation and continuation[0] == lm.prefix_token_id:
-            continuation = continuation[1:]
-    continuation = continuation[:cut]
-    if not context:
-        raise InputError(f"{where}: the prompt {prompt!r} has no tokens")
-    if not continuation:
-        raise InputError(f"{where}: the answer {answer!r} has no tokens")
-    longest = getattr(lm, "max_length", len(continuation))
-    if len(continuation) > longest:
-        raise InputError(f"{where}: the answer has {len(continuation)} tokens, more than the model's {longest}")
-    return Pair(tuple(context), tuple(continuation))
 
 
 def end_of_sequence(lm: HFLM) -> int | None:
@@ -178,7 +128,7 @@ def token_scores(lm: HFLM, pairs: Sequence[Pair], share_prompts: bool = True) ->
     groups = {c: group for c, group in by_prompt.items() if share and len(group) > 1}
     whole += [whole_row(i) for c, group in by_prompt.items() if c not in groups for i in group]
     with Bar(total=len(tokens), desc="Scoring tokens", disable=no_bar(lm), leave=False) as bar, torch.no_grad():
-        for contexts in batches(list(groups), len, _prompt_budget(lm)):
+        for contexts in batching.batches(list(groups), len, batching.prompt_budget(lm)):
             rows = [_Row(c, [len(c) - 1] * len(groups[c]), [int(offsets[i]) for i in groups[c]]) for c in contexts]
             prompts = _prefill(lm, rows, flat, bar)
             if prompts is None:
@@ -190,10 +140,10 @@ def token_scores(lm: HFLM, pairs: Sequence[Pair], share_prompts: bool = True) ->
                 for i in groups[c]
                 for answer in [distinct[i].answer]
             ]
-            for batch in batches(rows, lambda row: len(row.ids), budget(lm), max_rows(lm)):
+            for batch in batching.batches(rows, lambda row: len(row.ids), batching.budget(lm), batching.max_rows(lm)):
                 _forward(lm, batch, flat, bar, prompts)
             del prompts
-        for batch in batches(whole, lambda row: len(row.ids), budget(lm), max_rows(lm)):
+        for batch in batching.batches(whole, lambda row: len(row.ids), batching.budget(lm), batching.max_rows(lm)):
             _forward(lm, batch, flat, bar)
 
     if np.isnan(flat.logprob).any():
@@ -235,7 +185,7 @@ def _prefill(lm: HFLM, rows: list[_Row], flat: _Flat, bar: Any) -> _Prompts | No
     """
     kept: list[tuple[list[int], list[tuple[Tensor, Tensor]]]] = []
     order = {id(row): i for i, row in enumerate(rows)}
-    for batch in batches(rows, lambda row: len(row.ids), budget(lm), max_rows(lm)):
+    for batch in batching.batches(rows, lambda row: len(row.ids), batching.budget(lm), batching.max_rows(lm)):
         layers = _forward(lm, batch, flat, bar, keep=True)
         if layers is None:
             return None
@@ -283,7 +233,7 @@ def _forward(
         cache = _score_positions(lm, inputs, index, out, flat)
         layers = _plain(cache) if keep else None
     except RuntimeError as error:
-        if not out_of_memory(error) or (len(rows) == 1 and not keep):
+        if not batching.out_of_memory(error) or (len(rows) == 1 and not keep):
             raise
         failed = True
     if failed:  # outside `except`, whose traceback keeps the tensors of the failed pass alive
@@ -441,69 +391,6 @@ def autocast(lm: HFLM) -> torch.autocast:
     return torch.autocast(lm.device.type, dtype=lm.mixed_precision_dtype, enabled=lm.mixed_precision_dtype is not None)
 
 
-def out_of_memory(error: RuntimeError) -> bool:
-    """torch.OutOfMemoryError on a GPU; the CPU allocator raises a plain RuntimeError."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
 def no_bar(lm: HFLM) -> bool | None:
     """tqdm's `disable`: one bar, and only on a terminal."""
     return None if lm.rank == 0 else True
-
-
-def free_memory(lm: HFLM) -> int:
-    """Bytes."""
-    if lm.device.type == "cuda":
-        cards = {p.device for p in lm.model.parameters() if p.device.type == "cuda"}
-        return min(map(free_on_card, cards or {lm.device}))
-    return int(psutil.virtual_memory().available)
-
-
-def cache_bytes(lm: HFLM) -> int:
-    """Keys and values of one position, in bytes; 0 for a model without attention."""
-    c = lm.model.config.get_text_config()
-    all_heads = getattr(c, "num_attention_heads", 0)
-    heads = getattr(c, "num_key_value_heads", None) or all_heads
-    size = getattr(c, "head_dim", None) or c.hidden_size // max(1, all_heads)
-    return int(2 * c.num_hidden_layers * heads * size * lm.model.dtype.itemsize)
-
-
-def budget(lm: HFLM) -> int:
-    """Positions in one forward pass: a constant on a CPU, from free memory on a GPU."""
-    if lm.device.type == "cpu":
-        return CPU_POSITIONS
-    c = lm.model.config.get_text_config()
-    wide = 4 * getattr(c, "intermediate_size", 4 * c.hidden_size) + 12 * c.hidden_size
-    per_position = lm.model.dtype.itemsize * wide + 4 * cache_bytes(lm)
-    return int(min(max(0.3 * free_memory(lm) / per_position, 1024), 1 << 17))
-
-
-def _prompt_budget(lm: HFLM) -> int:
-    """Positions of prompts whose keys and values are held at once; merging them holds them twice."""
-    memory = min(CPU_MEMORY, 0.1 * free_memory(lm)) if lm.device.type == "cpu" else 0.15 * free_memory(lm)
-    return max(CPU_POSITIONS, int(memory / max(1, cache_bytes(lm))))
-
-
-def max_rows(lm: HFLM) -> int | None:
-    """An lm-eval batch_size above 1 (its default, which says nothing) bounds the rows of a batch."""
-    return lm.batch_size if isinstance(lm.batch_size, int) and lm.batch_size > 1 else None
-
-
-def batches(
-    items: Sequence[T], length: Callable[[T], int], positions: int, rows: int | None = None
-) -> Iterator[list[T]]:
-    """Sorted by length, longest first (memory runs out at once or never), cut at rows x longest <= positions.
-
-    From a quarter of that on, cut also where a fifth of the next row would be padding (few items, of many lengths).
-    """
-    batch: list[T] = []
-    for item in sorted(items, key=length, reverse=True):
-        if batch:
-            longest = length(batch[0])
-            full = (len(batch) + 1) * longest > positions or len(batch) == rows
-            if full or (4 * len(batch) * longest >= positions and 5 * length(item) < 4 * longest):
-                yield batch
-                batch = []
-        batch.append(item)
-    if batch:
-        yield batch

@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from lm_eval.api.model import CacheHook, TemplateLM
 
-from unlearn_metrics.backends.hf import Pair
+from unlearn_metrics.backends.encoding import Pair
 from unlearn_metrics.documents import OTHER, UNKNOWN, TokenScores
 from unlearn_metrics.errors import InputError
 
@@ -155,7 +155,7 @@ def _position(names: Sequence[str], logprobs: Sequence[Any], tops: Sequence[Any]
 
 
 def _finite(logprob: float) -> float:
-    """Engines give minus infinity for tokens that sampling settings rule out: the model's own figure is unknown."""
+    """Engines give minus infinity for tokens that sampling settings rule out: the model's own value is unknown."""
     return logprob if math.isfinite(logprob) else math.nan
 
 

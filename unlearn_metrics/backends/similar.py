@@ -13,7 +13,7 @@ import numpy as np
 from lm_eval.models.huggingface import HFLM
 
 from unlearn_metrics.backends import decoding
-from unlearn_metrics.backends.hf import Pair
+from unlearn_metrics.backends.encoding import Pair
 from unlearn_metrics.documents import TokenScores
 from unlearn_metrics.metrics.memorization import similar
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from lm_eval.models.huggingface import HFLM
 
-from unlearn_metrics.backends import classifier, hf
+from unlearn_metrics.backends import classifier, encoding, hf
 from unlearn_metrics.benchmarks import other_tasks, suites
 from unlearn_metrics.checkpoints.files import Checkpoint
 from unlearn_metrics.control.mixing import ControlFunction, mix, mix_into
@@ -72,7 +72,7 @@ def judge(lm: HFLM, documents: list[Document], rendered: bool = False) -> list[T
     written = [i for i, d in enumerate(documents) if d["generation"].strip()]
     # broken bytes decode to replacement characters, which can take more tokens than were generated
     pairs = [
-        hf.encode(lm, documents[i]["prompt"], documents[i]["generation"], cut=lm.max_length, rendered=rendered)
+        encoding.encode(lm, documents[i]["prompt"], documents[i]["generation"], cut=lm.max_length, rendered=rendered)
         for i in written
     ]
     judged: list[TokenScores | None] = [None] * len(documents)

@@ -279,7 +279,7 @@ def _part(rows: Rows, index: int) -> Rows:
 def _settle_truth_ratio(split: str, fields: Split, kind: str) -> list[str]:
     """Turn a split's logged truth ratios into the form that is better when higher, as metrics.truth_ratio has it.
 
-    Left out where the log does not tell which of two figures they are. Returns notes.
+    Left out where the log does not tell which of two values they are. Returns notes.
     """
     logged_mean = fields.pop("logged mean", None)
     found = {row: x for row, x in fields["logged"].get("truth_ratio", {}).items() if x is not None}
@@ -298,7 +298,7 @@ def _settle_truth_ratio(split: str, fields: Split, kind: str) -> list[str]:
 
 
 def _variant(split: str, fields: Split, found: Floats, logged_mean: Any) -> str | None:
-    """Which figure OpenUnlearning's truth ratios are: by the losses; else by their size, and by their logged mean."""
+    """Which value OpenUnlearning's truth ratios are: by the losses; else by their size, and by their logged mean."""
     true, wrong = (fields.get(role) or {} for role in ("true_answer", "wrong_answers"))
     if split in FACTS and not true:
         true = fields.get("answer") or {}

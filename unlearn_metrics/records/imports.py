@@ -195,7 +195,7 @@ def _same_questions(observations: Observations, file: Path) -> Iterable[str]:
 
 
 def _summary(raw: Mapping[str, Any], composites: Mapping[str, Score]) -> Iterable[str]:
-    """Where the log's own figure of several splits or models is not what its documents give."""
+    """Where the log's own value of several splits or models is not what its documents give."""
     for name, score in composites.items():
         logged = raw.get(name.replace("auc_", "mia_"))
         value = logged.get("agg_value") if isinstance(logged, dict) else None

@@ -142,7 +142,7 @@ def at_equal_retention(a: Run, b: Run, metrics: Collection[str], seed: int) -> C
         tests.append(_residual(a, b, metric, f"{rho:.0%}", found[:, 0], clusters, tested=True))
         if (lacking := curve.difference(found[1, 0] - found[0, 0], clusters).why) is not None:
             notes.append(f"residual {metric} at {rho:.0%} retention: {lacking}.")
-        if metric == first:  # of the others, one figure is enough
+        if metric == first:  # of the others, one value is enough
             tests.append(_residual(a, b, metric, f"{curve.GRID[0]:.0%} to 100%", found[:, 2:].mean(1), clusters))
             if rho < common < 1:
                 tests.append(_residual(a, b, metric, f"{common:.1%}", found[:, 1], clusters))

@@ -158,11 +158,11 @@ def table(record: RunRecord, everything: bool = False) -> Table:
             *(Text(cell(score)) for score in found),
             _documents(found),
         )
-    figures = composites(record)
-    if figures:
+    whole = composites(record)
+    if whole:
         result.add_section()
         result.add_row(Text("Composites", style="bold"))
-    for name, found in figures:
+    for name, found in whole:
         label = f"  {name} {ARROW[COMPOSITES[name].better]}"
         result.add_row(Text(label), "", *(Text(cell(score)) for score in found), _documents(found))
     return result

@@ -193,7 +193,7 @@ def above_floor(left: Floats, path: Path, metric: str, retain_only: Sums, weight
 
 
 def estimate(resampled: Floats, clusters: int, level: float = 0.95) -> Estimate:
-    """A figure with its interval: expanded percentiles of its draws (stats.interval).
+    """A value with its interval: expanded percentiles of its draws (stats.interval).
 
     Args:
         resampled: [1 + draws], NaN where it is not reached. Such draws may lie on either side, so they count against
@@ -216,9 +216,9 @@ def estimate(resampled: Floats, clusters: int, level: float = 0.95) -> Estimate:
 
 
 def difference(resampled: Floats, clusters: int, level: float = 0.95) -> Estimate:
-    """A difference of two figures on the same draws, with an interval from their deviation and Student's t.
+    """A difference of two values on the same draws, with an interval from their deviation and Student's t.
 
-    Unlike a figure by itself it has no end of a range to respect; so interval, p-value and ranks are of one kind, and
+    Unlike a single value it has no end of a range to respect; so interval, p-value and ranks are of one kind, and
     agree.
 
     Args:
@@ -247,7 +247,7 @@ def p_value(resampled: Floats, clusters: int) -> float | None:
 
 
 def _deviation(resampled: Floats, clusters: int) -> float:
-    """Standard error of a figure: its draws vary too little, by k / (k - 1)."""
+    """Standard error of a value: its draws vary too little, by k / (k - 1)."""
     return float(np.nanstd(resampled[1:])) * math.sqrt(clusters / (clusters - 1))
 
 
@@ -293,7 +293,7 @@ def ranks(rows: Floats, clusters: int, level: float = 0.95) -> list[tuple[int, i
     pairs are tested together: what the largest of them reaches, in units of its deviation, in 5 % of the draws.
 
     Args:
-        rows: figures on the same draws, [rows, 1 + draws].
+        rows: values on the same draws, [rows, 1 + draws].
         clusters: the fewest that are drawn from.
         level: of confidence.
 
@@ -321,30 +321,30 @@ def ranks(rows: Floats, clusters: int, level: float = 0.95) -> list[tuple[int, i
     return found
 
 
-def threshold(largest: Floats, figures: int, clusters: int, level: float = 0.95) -> float:
-    """How many deviations from 0 figures that are tested together must be.
+def threshold(largest: Floats, values: int, clusters: int, level: float = 0.95) -> float:
+    """How many deviations from 0 values that are tested together must be.
 
     Args:
-        largest: of the figures' distances from their means, each in units of its deviation, the largest, [draws]. Its
+        largest: of the values' distances from their means, each in units of its deviation, the largest, [draws]. Its
             quantile says how many independent tests they are worth (at least one, at most as many as they are);
-            Student's t, how far out each must then be. One figure is tested as by `p_value`.
-        figures: how many.
+            Student's t, how far out each must then be. One value is tested as by `p_value`.
+        values: how many.
         clusters: the fewest that are drawn from.
         level: of confidence.
     """
     alone = (1 - level) / 2
-    tail = min(max(float(ndtr(-np.quantile(largest, level))), alone / max(1, figures)), alone)
+    tail = min(max(float(ndtr(-np.quantile(largest, level))), alone / max(1, values)), alone)
     return float(-stdtrit(clusters - 1, tail) * math.sqrt(clusters / (clusters - 1)))
 
 
-def signs(figures: Floats, clusters: int, level: float = 0.95) -> NDArray[np.intp]:
-    """1, -1, or 0 where it is not established, of figures tested together: [figures, 1 + draws] -> [figures]."""
-    drawn = figures[:, 1:][:, ~np.isnan(figures[:, 1:]).any(0)]
+def signs(values: Floats, clusters: int, level: float = 0.95) -> NDArray[np.intp]:
+    """1, -1, or 0 where it is not established, of values tested together: [values, 1 + draws] -> [values]."""
+    drawn = values[:, 1:][:, ~np.isnan(values[:, 1:]).any(0)]
     deviation = drawn.std(1)
     moving = deviation > 0
     distance = np.abs(drawn - drawn.mean(1, keepdims=True))[moving] / deviation[moving, None]
     limit = threshold(distance.max(0, initial=0), int(moving.sum()), clusters, level) * deviation
-    return np.sign(figures[:, 0]).astype(np.intp) * (np.abs(figures[:, 0]) > limit)
+    return np.sign(values[:, 0]).astype(np.intp) * (np.abs(values[:, 0]) > limit)
 
 
 def crossings(rho: Sequence[float], difference: Floats) -> list[float]:

@@ -1,79 +1,30 @@
-"""The public Python API: `import unlearn_metrics as um`. It gives what the command line gives, as objects.
-
-Everything here is in the package's top level, which imports it when it is first asked for.
-"""
+"""The functions of the Python API that run a model."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
-import tempfile
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from unlearn_metrics import progress as bars
+from unlearn_metrics.api.parameters import Place, listed, python_names, text
 from unlearn_metrics.benchmarks.data import OWN, parse_fields
-from unlearn_metrics.control import CONTROLS
 from unlearn_metrics.documents import TokenScores
 from unlearn_metrics.errors import InputError, did_you_mean
-from unlearn_metrics.metrics import METRICS, Metric
+from unlearn_metrics.metrics import METRICS
 from unlearn_metrics.progress import Say
-from unlearn_metrics.record import Control, Score
-from unlearn_metrics.records import rescore as rescoring
-from unlearn_metrics.records import store
-from unlearn_metrics.records.folder import RECORD
-from unlearn_metrics.reports import compare as comparing
-from unlearn_metrics.reports.compare import Comparison
-from unlearn_metrics.reports.console import plain
+from unlearn_metrics.record import Control
 from unlearn_metrics.run import Run
-from unlearn_metrics.settings import DType, Model, OwnData, chosen, in_python
+from unlearn_metrics.settings import DType, Model, OwnData, chosen
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from unlearn_metrics.checkpoints.files import Checkpoint
 
-__all__ = [
-    "Comparison",
-    "Control",
-    "InputError",
-    "Metric",
-    "OwnData",
-    "Run",
-    "Score",
-    "TokenScores",
-    "calibrate",
-    "compare",
-    "list_benchmarks",
-    "load",
-    "mix",
-    "register_control",
-    "register_metric",
-    "rescore",
-    "score",
-    "token_scores",
-]
-P = ParamSpec("P")
-R = TypeVar("R")
-Place: TypeAlias = str | os.PathLike[str]
 Progress: TypeAlias = bool | Say
 _SPLITS = ("forget", "retain", "holdout")
-
-
-def _python_names(fn: Callable[P, R]) -> Callable[P, R]:
-    """InputErrors of the function speak of parameters (retention_metric) instead of options (--retention-metric)."""
-
-    @functools.wraps(fn)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return fn(*args, **kwargs)
-        except InputError as error:
-            raise InputError(plain(in_python(str(error)))) from error.__cause__
-
-    return wrapped
 
 
 @contextlib.contextmanager
@@ -108,15 +59,7 @@ def _source(
     return OWN, OwnData(files, fields, benchmark.prefix)
 
 
-def _listed(names: str | Iterable[str]) -> tuple[str, ...]:
-    return (names,) if isinstance(names, str) else tuple(names)
-
-
-def _text(place: Place | None) -> str | None:
-    return None if place is None else os.fspath(place)
-
-
-@_python_names
+@python_names
 def score(
     original: Place,
     unlearned: Place | None = None,
@@ -198,7 +141,7 @@ def score(
 
     Source: Wang et al. 2024, "Unlearning with Control" (arXiv 2406.09179), for the control by mixing.
     """
-    for metric in _listed(metrics):
+    for metric in listed(metrics):
         if metric not in METRICS:
             raise InputError(f"unknown metric '{metric}'; {did_you_mean(metric, METRICS)}")
     if isinstance(reference_record, Run):
@@ -213,10 +156,10 @@ def score(
             "retention_metric": retention_metric,
             "layers": layers,
             "trajectory": trajectory,
-            "retain_model": _text(retain_model),
+            "retain_model": text(retain_model),
             "reference_record": reference_record,
             "reference_from": reference_from,
-            "utility_tasks": _listed(utility_tasks),
+            "utility_tasks": listed(utility_tasks),
             "include_path": include_path,
             "utility_limit": utility_limit,
             "gibberish_model": gibberish_model,
@@ -238,19 +181,19 @@ def score(
     with _shown(progress) as say:
         record, observations = whole.score(
             os.fspath(original),
-            _text(unlearned),
+            text(unlearned),
             str(chosen_name),
             source,
             settings,
             folder,
             overwrite,
             say,
-            _listed(metrics),
+            listed(metrics),
         )
     return Run(record, folder, bool(metrics), observations)
 
 
-@_python_names
+@python_names
 def mix(
     original: Place,
     unlearned: Place | None = None,
@@ -286,10 +229,10 @@ def mix(
     from unlearn_metrics.jobs import whole
 
     with _shown(progress) as say:
-        return whole.control(os.fspath(original), _text(unlearned), None, None, settings, Path(out), dtype, say)
+        return whole.control(os.fspath(original), text(unlearned), None, None, settings, Path(out), dtype, say)
 
 
-@_python_names
+@python_names
 def calibrate(
     original: Place,
     unlearned: Place | None = None,
@@ -338,7 +281,7 @@ def calibrate(
             "retention_metric": retention_metric,
             "layers": layers,
             "trajectory": trajectory,
-            "utility_tasks": _listed(utility_tasks),
+            "utility_tasks": listed(utility_tasks),
             "include_path": include_path,
             "utility_limit": utility_limit,
             "limit": limit,
@@ -353,105 +296,10 @@ def calibrate(
     from unlearn_metrics.jobs import whole
 
     with _shown(progress) as say:
-        return whole.control(os.fspath(original), _text(unlearned), name, source, settings, None, None, say)
+        return whole.control(os.fspath(original), text(unlearned), name, source, settings, None, None, say)
 
 
-@_python_names
-def load(folder: Place) -> Run:
-    """Open a run that was written before, here or elsewhere. Its documents are read when they are asked for.
-
-    Args:
-        folder: the run's folder, or its record.json.
-
-    Returns:
-        The run.
-
-    Raises:
-        InputError: there is no run, or its record is not valid.
-    """
-    path = Path(folder)
-    record = store.load_record(path)
-    return Run(record, path.parent if path.name == RECORD else path)
-
-
-@_python_names
-def rescore(run: Run | Place, metrics: str | Iterable[str] = ()) -> Run:
-    """Compute every score of a run again from its stored token scores and texts, without a model.
-
-    A warning names the metrics that cannot be computed again, because they are not installed.
-
-    Args:
-        run: a run, or its folder.
-        metrics: further metrics, by name; "all": all that its documents allow.
-
-    Returns:
-        The run with the new scores, in memory.
-
-    Raises:
-        InputError: an unknown metric, one that no document has what it takes for, or a run that cannot be read.
-    """
-    run = run if isinstance(run, Run) else load(run)
-    names = _listed(metrics)
-    with tempfile.TemporaryDirectory() as folder:
-        place = run.folder
-        if place is None:
-            place = Path(folder, "run")
-            store.save(place, run.record, run.observations)
-        try:
-            record = rescoring.rescore(place, names)
-        except InputError as error:
-            raise InputError(str(error).replace(str(place), run.name)) from None
-    if unknown := store.unknown_metrics(run.record):
-        warnings.warn(f"not computed again, since these metrics are not installed: {', '.join(unknown)}", stacklevel=3)
-    return Run(record, None, bool(names), run.observations)
-
-
-@_python_names
-def compare(
-    runs: Sequence[Run | Place],
-    *,
-    model: str | None = None,
-    metrics: str | Iterable[str] = (),
-    all_pairs: bool = False,
-    anyway: bool = False,
-    seed: int = 0,
-) -> Comparison:
-    """Compare runs on the documents that they share: paired differences, intervals, tests, and a summary.
-
-    Args:
-        runs: runs, or their folders; the first is the baseline.
-        model: which of their models: "original", "unlearned", "controlled" or "retain_only"; by default controlled if
-            all have it, else unlearned.
-        metrics: by default those of the table; "all": all there are.
-        all_pairs: every two runs, not only each with the first.
-        anyway: also where signatures differ in what matters; a note then says so.
-        seed: of resampling and sign flips.
-
-    Returns:
-        What the tests say; `to_pandas()` has a row for each test, `sentences` what they establish and leave open.
-
-    Raises:
-        InputError: runs of different documents, or not measured alike; an unknown metric or model.
-
-    Source: docs/compare.md: the primary metric at equal retention first, then sign flips of whole clusters, corrected
-    by Holm's method (1979).
-    """
-    opened = [
-        run if isinstance(run, Path) else comparing.Measured(run.name, run.record, run.observations)
-        for run in (_opened(run) for run in runs)
-    ]
-    return comparing.compare(opened, model, _listed(metrics), all_pairs, anyway, seed)
-
-
-def _opened(run: Run | Place) -> Run | Path:
-    """The folder of a run, or the run where it is in none."""
-    if isinstance(run, Run):
-        return run if run.folder is None else run.folder
-    path = Path(run)
-    return path.parent if path.name == RECORD else path
-
-
-@_python_names
+@python_names
 def token_scores(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[str, str]]
 ) -> list[TokenScores]:
@@ -472,13 +320,13 @@ def token_scores(
     """
     from lm_eval.models.huggingface import HFLM
 
-    from unlearn_metrics.backends import causal, hf
+    from unlearn_metrics.backends import causal, encoding, hf
 
     training, padding = model.training, tokenizer.pad_token
     with bars.hushed():
         try:
             lm = causal(HFLM(pretrained=model, tokenizer=tokenizer, batch_size=1))
-            encoded = [hf.encode(lm, *pair, f"pair {i}") for i, pair in enumerate(pairs)]
+            encoded = [encoding.encode(lm, *pair, f"pair {i}") for i, pair in enumerate(pairs)]
             return hf.token_scores(lm, encoded)
         finally:
             model.train(training)
@@ -494,77 +342,3 @@ def list_benchmarks() -> dict[str, list[str]]:
     from unlearn_metrics.benchmarks import suites
 
     return suites.benchmarks()
-
-
-@_python_names
-def register_metric(
-    name: str,
-    fn: Callable[..., Any],
-    needs: str | Sequence[str],
-    facet: Literal["memorization", "retention", "fluency", "privacy"],
-    better: Literal["higher", "lower", "neither"] = "higher",
-    *,
-    geometric: bool = False,
-) -> Metric:
-    """Add a metric of your own, to be asked for by name in `score`, `rescore`, `compare` and in task YAML.
-
-    A package brings one by an entry point of the group "unlearn_metrics.metrics", whose object is a `Metric`.
-
-    Args:
-        name: a letter, then at most 63 letters, digits and underscores.
-        fn: takes what `needs` names of one document, in that order, and gives a number; NaN: it has no such value.
-        needs: fields of a document: "answer" (`TokenScores`), "generation", "reference", "question" (text), and
-            others that docs/api.md lists.
-        facet: which part of the table it belongs to.
-        better: which way is better for a model that should know the text; on the forget split that of memorization
-            and retention is turned round.
-        geometric: aggregate over documents by the geometric mean.
-
-    Returns:
-        The metric, which takes a document.
-
-    Raises:
-        InputError: a name that is taken or none, or a field that no document has.
-
-    >>> import unlearn_metrics as um
-    >>> words = um.register_metric("words", lambda text: len(text.split()), "generation", "fluency")
-    >>> words({"generation": "three short words"})
-    3.0
-    >>> del um.metrics.METRICS["words"]
-    """
-    metric = Metric(fn, _listed(needs), facet, better, geometric)
-    known = {need for own in METRICS.values() for need in own.needs} | {"question", "prompt"}
-    for need in metric.needs:
-        if need not in known:
-            raise InputError(f"metric {name} needs '{need}', which no document has; {did_you_mean(need, known)}")
-    METRICS.register(name, metric)
-    return metric
-
-
-@_python_names
-def register_control(
-    name: str,
-    fn: Callable[[Checkpoint, Checkpoint, float], Checkpoint],
-    help: str = "",
-    what: str = "",
-) -> None:
-    """Add a control of your own, to be chosen by name in `score`, `mix` and `calibrate`.
-
-    A package brings one by an entry point of the group "unlearn_metrics.controls", whose object is a
-    `unlearn_metrics.control.controls.Method`.
-
-    Args:
-        name: a letter, then at most 63 letters, digits and underscores.
-        fn: (original, unlearned, strength) -> checkpoint; strength 0 must give the original, 1 the unlearned one.
-            `unlearn_metrics.control.mixing.blended` makes one from a function of two tensors (see docs/api.md).
-        help: what it does, in a line.
-        what: the parameters that it gives, for the README of a written checkpoint; {alpha} stands for the strength.
-
-    Raises:
-        InputError: a name that is taken or none.
-    """
-    from unlearn_metrics.control.controls import Method
-
-    if name == "none":
-        raise InputError("'none' is the name for no control; choose another name")
-    CONTROLS.register(name, Method(fn, help, what or f"what the control {name} gives at {{alpha}}"))
