@@ -225,7 +225,7 @@ def test_plan_is_the_grid(tmp_path):
         "tofu_forget05/a_checkpoint-9/none",
         "tofu_forget05/a_checkpoint-9/mix-alpha0.5",
         "tofu_forget05/a_checkpoint-9/mix",
-        "tofu_forget05/a_checkpoint-10/none",
+        "tofu_forget05/checkpoint-10/none",  # nothing else ends so: one more checkpoint leaves its folder alone
     ]
     assert len(found) == len({cell.folder for cell in found}) == 2 * 4 * 3
     assert [(c.settings.keep, c.settings.alpha) for c in found[:3]] == [(None, None), (None, 0.5), (0.8, None)]
@@ -244,7 +244,7 @@ def test_folders_of_controls_are_short_and_tell_them_apart(tmp_path):
     assert cell.folder.name == "select-keep0.8-retain_model=retain_main-trajectory=ga"
     alike = [{"trajectory": f"/far/away/{path}"} for path in ("one/ga", "two/ga/", "npo")]
     found = [cell.folder.name for cell in cells(tmp_path, **more, controls=alike)]
-    assert found == [f"select-trajectory={end}" for end in ("one_ga", "two_ga", "away_npo")]
+    assert found == [f"select-trajectory={end}" for end in ("one_ga", "two_ga", "npo")]
     with pytest.raises(InputError, match=r"controls.1: the same as another control, select-trajectory=ga$"):
         cells(tmp_path, **more, controls=[{"trajectory": "ga"}, {"trajectory": "./ga/"}])
 

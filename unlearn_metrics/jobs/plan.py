@@ -7,7 +7,7 @@ import glob
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from unlearn_metrics.benchmarks.data import to_score
 from unlearn_metrics.errors import InputError, did_you_mean, first_line
+from unlearn_metrics.places import ends
 from unlearn_metrics.records.folder import RECORD, unfinished, write
 from unlearn_metrics.settings import OF_CONTROL, PREFIX, OwnData, Settings, check_exclusive, explained
 
@@ -182,10 +183,10 @@ def _at(where: Path | str) -> Iterator[None]:
 
 def _labels(controls: Sequence[Mapping[str, Any]]) -> list[str]:
     """The names of the folders of these controls: mix-keep0.9, select-trajectory=ga."""
-    ends = {name: _ends(str(c[name]) for c in controls if c.get(name) is not None) for name in _PLACES}
+    ended = {n: ends((str(c[n]) for c in controls if c.get(n) is not None), same=_safe) for n in _PLACES}
 
     def part(name: str, value: Any) -> str:
-        if end := ends.get(name, {}).get(str(value)):
+        if end := ended.get(name, {}).get(str(value)):
             return f"{name}={end}"
         return f"{name}{value:g}" if isinstance(value, float) else f"{name}{value}"
 
@@ -193,16 +194,6 @@ def _labels(controls: Sequence[Mapping[str, Any]]) -> list[str]:
         _safe("-".join([c["control"], *(part(name, value) for name, value in sorted(c.items()) if name != "control")]))
         for c in controls
     ]
-
-
-def _ends(places: Iterable[str]) -> dict[str, str]:
-    """path or hub id -> the end of it, as much as tells these apart when it is a folder's name."""
-    parts = {place: re.split(r"/+", place.rstrip("/")) for place in places}
-    for depth in range(1, max(map(len, parts.values()), default=0) + 1):
-        ends = {place: "_".join(p[-depth:]) for place, p in parts.items()}
-        if len({*map(_safe, ends.values())}) == len(ends):
-            return ends
-    return {place: "_".join(p) for place, p in parts.items()}
 
 
 def _safe(name: str) -> str:
@@ -223,7 +214,7 @@ def _checkpoints(path: Path, given: str | list[str] | dict[str, str]) -> dict[st
             found += folders
         else:
             found.append(pattern)
-    return {label: place for place, label in _ends(name.rstrip("/") for name in found).items()}
+    return {label: place for place, label in ends((name.rstrip("/") for name in found), same=_safe).items()}
 
 
 def _natural(path: str) -> list[Any]:

@@ -15,6 +15,7 @@ from rich.text import Text
 from unlearn_metrics.documents import Observations
 from unlearn_metrics.errors import InputError, did_you_mean
 from unlearn_metrics.metrics import METRICS
+from unlearn_metrics.places import ends
 from unlearn_metrics.record import RunRecord
 from unlearn_metrics.records import signature, store
 from unlearn_metrics.reports import comparison_words as words
@@ -177,13 +178,10 @@ def _load(runs: Sequence[Path | Measured], model: str | None) -> tuple[str, list
 
 
 def _labels(names: Sequence[str]) -> list[str]:
-    """The last parts of paths or hub ids, as few as tell them apart; [] if nothing does."""
-    parts = [name.rstrip("/").split("/") for name in names]
-    for keep in range(1, max(map(len, parts)) + 1):
-        labels = ["/".join(part[-keep:]) for part in parts]
-        if len(set(labels)) == len(labels):
-            return labels
-    return []
+    """The ends of names; [] if they do not tell all apart."""
+    found = ends(names)
+    labels = [found[name] for name in names]
+    return labels if len(set(labels)) == len(labels) else []
 
 
 def _origin(run: Run) -> str | None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from unlearn_metrics.record import RunRecord
 from unlearn_metrics.records.folder import CURVE, write
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def put(out: Path, record: RunRecord) -> None:
@@ -25,26 +28,24 @@ def svg(record: RunRecord) -> bytes | None:
     names = control.parameters.get("checkpoints", "").split(",")
     if len(names) != len(points):
         return None
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
+    from unlearn_metrics.reports import drawing  # matplotlib takes a while to import
 
-    canvas = io.BytesIO()
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "unlearn-metrics", "text.parse_math": False}):
-        figure = Figure((5.2, 3.8), layout="constrained")
-        axes = figure.subplots()
-        axes.plot([x for _, x, _ in points], [y for _, _, y in points], "-", color="#888888", lw=1)
+    def draw(axes: Axes) -> bool:
+        axes.plot([x for _, x, _ in points], [y for _, _, y in points], "-", color=drawing.MUTED, lw=1)
         labels: dict[tuple[float, float], list[str]] = {}
         for name, (alpha, x, y) in zip(names, points, strict=True):
-            axes.plot(x, y, "o", mfc="#1f5fbf" if alpha == control.alpha else "white", mec="#1f5fbf", ms=7)
+            filling = drawing.colour(0) if alpha == control.alpha else drawing.PAGE
+            axes.plot(x, y, "o", mfc=filling, mec=drawing.colour(0), ms=7)
             labels.setdefault((round(x, 2), round(y, 2)), []).append(name.removeprefix("checkpoint-"))
         for i, (spot, same) in enumerate(labels.items()):  # one for what lies on one spot; up, down, up
             up = (0, -14 if i % 2 else 7)
-            axes.annotate(", ".join(same), spot, up, textcoords="offset points", fontsize=8, ha="center")
+            axes.annotate(", ".join(same), spot, up, textcoords="offset points", ha="center")
         axes.margins(0.12)
         if control.target is not None:
-            axes.axvline(control.target, color="#888888", lw=0.9, ls="--")
+            axes.axvline(control.target, color=drawing.MUTED, lw=0.9, ls="--")
             axes.set_title(f"target {control.target:.3f}", fontsize=8, loc="right")
         axes.set_xlabel(f"{control.metric} on the calibration split")
         axes.set_ylabel(f"{control.metric} on the forget set")
-        figure.savefig(canvas, format="svg", metadata={"Date": None})
-    return canvas.getvalue()
+        return True
+
+    return drawing.saved(draw, "svg")

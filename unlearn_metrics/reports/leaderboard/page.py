@@ -16,7 +16,7 @@ from unlearn_metrics.metrics import METRICS, good
 from unlearn_metrics.record import Estimate, RunRecord
 from unlearn_metrics.records import signature
 from unlearn_metrics.records.verdict import describe
-from unlearn_metrics.reports import table
+from unlearn_metrics.reports import drawing, table
 from unlearn_metrics.reports.leaderboard import plots, words
 from unlearn_metrics.reports.leaderboard.columns import COLUMNS, EQUAL, HELD, RAW
 from unlearn_metrics.reports.leaderboard.rows import Group, Row, base_label, labels
@@ -126,7 +126,7 @@ def as_html(groups: list[Group]) -> str:
         fields=signature.FIELDS,
         columns=COLUMNS,
         model_names=table.COLUMNS,
-        series=plots.SERIES,
+        series=drawing.SERIES,
         words=words,
         spell=lambda group, names: {c: f"{words.heading(group, c)}, {COLUMNS[c].block}" for c in names},
         **{f.__name__: f for f in (facets, labels, at_equal_retention, describe)},

@@ -1,60 +1,23 @@
 """Two plots of a group as inline SVG: the residual at equal retention, and the whole path of each row.
 
-matplotlib draws; then every style attribute, which the page's Content-Security-Policy forbids, becomes a presentation
-attribute, its colours those of the page. Names of rows come in afterwards, as escaped tooltips: no text from a record
-is ever laid out or parsed by matplotlib.
+Points carry the numbers of rows; their names come in afterwards (see `drawing`).
 """
 
 from __future__ import annotations
 
-import io
 import math
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
-from xml.etree import ElementTree as ET
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.collections import LineCollection, PolyCollection
-from matplotlib.figure import Figure as Canvas
 
+from unlearn_metrics.reports import drawing
+from unlearn_metrics.reports.drawing import INK, MUTED, PAGE, Draw, colour
 from unlearn_metrics.reports.leaderboard.rows import Group, Row
 from unlearn_metrics.scores import curve, equal_retention
 
-SERIES = 8  # colours; the numbers of the rows tell apart what shares one
 BARS, NUMBERS = 12, 40  # in a group of more rows: no error bars, no numbers in the points
-# what matplotlib draws in -> what the page makes of it
-INK, MUTED, LINE, PAGE = "#010101", "#020202", "#030303", "#040404"
-COLOURS = {INK: "currentColor", MUTED: "var(--muted)", LINE: "var(--line)", PAGE: "var(--card)"}
-COLOURS |= {f"#0a0b{i:02x}": f"var(--s{i})" for i in range(SERIES)}
-STYLE: Any = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "unlearn-metrics",
-    "text.parse_math": False,
-    "font.size": 8,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": LINE,
-    "axes.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": LINE,
-    "grid.linewidth": 0.4,
-    "xtick.color": LINE,
-    "ytick.color": LINE,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "lines.solid_capstyle": "round",
-}
-SIZE = (4.6, 3.3)  # inches of 72 units: on a phone about one pixel each
-
-
-def colour(place: int) -> str:
-    return f"#0a0b{place % SERIES:02x}"
 
 
 def curves(group: Group, names: Sequence[str]) -> str | None:
@@ -244,63 +207,10 @@ def _above(places: Sequence[int], group: Group) -> float:
     return 3 + (len(group.rows) - min(places, default=0)) / (len(group.rows) + 1)
 
 
-def _svg(draw: Callable[[Axes], bool], prefix: str, label: str, names: Sequence[str]) -> str | None:
-    with mpl.rc_context(STYLE):
-        canvas = Canvas(figsize=SIZE)
-        FigureCanvasSVG(canvas)
-        axes = canvas.add_axes((0.115, 0.14, 0.865, 0.79))
+def _svg(draw: Draw, prefix: str, label: str, names: Sequence[str]) -> str | None:
+    def in_frame(axes: Axes) -> bool:
         axes.set_xlim(-0.03, 1.05)
         axes.set_ylim(-0.03, 1.05)
-        if not draw(axes):
-            return None
-        text = io.StringIO()
-        canvas.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return inline(text.getvalue(), prefix, label, names)
+        return draw(axes)
 
-
-_SVG, _LINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}href"
-
-
-def inline(text: str, prefix: str, label: str, names: Sequence[str]) -> str:
-    """matplotlib's SVG for a page: ids prefixed, no style, colours of the page, parts of a row marked data-row.
-
-    names: of the rows, which a pointer on a row's parts is told.
-    """
-    root = ET.fromstring(text)
-    used = set(re.findall(r"""(?:url\(|href=")#([^)"]+)""", text))
-    for parent in list(root.iter()):
-        parent.tag = parent.tag.removeprefix(_SVG)
-        for child in list(parent):
-            if child.tag in (f"{_SVG}style", f"{_SVG}metadata") or (child.tag == f"{_SVG}defs" and not len(child)):
-                parent.remove(child)
-    for node in root.iter():
-        for key, value in [pair.split(":", 1) for pair in node.attrib.pop("style", "").split(";") if ":" in pair]:
-            node.set(key.strip(), value.strip())
-        for key in ("font", "font-family"):
-            if key in node.attrib:
-                size = re.search(r"([\d.]+)px", node.attrib.pop(key))
-                if size:
-                    node.set("font-size", size[1])
-        for key in ("fill", "stroke"):
-            if key in node.attrib:
-                node.set(key, COLOURS.get(node.attrib[key], node.attrib[key]))
-        if _LINK in node.attrib:
-            node.set("href", "#" + prefix + node.attrib.pop(_LINK).removeprefix("#"))
-        if "clip-path" in node.attrib:
-            node.set("clip-path", node.attrib["clip-path"].replace("url(#", f"url(#{prefix}"))
-        name = node.attrib.pop("id", "")
-        if name in used:
-            node.set("id", prefix + name)
-        elif name.startswith("rows-"):
-            places = name.split("-")[1:]
-            defined = {id(part) for defs in node.iter("defs") for part in defs.iter()}
-            drawn = [part for part in node.iter() if part.tag in ("path", "use") and id(part) not in defined]
-            for part, place in zip(drawn or [node], places, strict=True):
-                part.set("data-row", place)
-                title = ET.SubElement(part, "title")
-                title.text = f"{int(place) + 1}: {names[int(place)]}"
-    for key in ("width", "height", "version"):
-        root.attrib.pop(key, None)
-    root.set("role", "img")
-    root.set("aria-label", label)
-    return ET.tostring(root, encoding="unicode")
+    return drawing.inline(in_frame, prefix, label, names)

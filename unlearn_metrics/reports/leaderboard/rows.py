@@ -7,7 +7,7 @@ import math
 import re
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import TypeVar
@@ -15,6 +15,7 @@ from typing import TypeVar
 import numpy as np
 
 from unlearn_metrics.errors import InputError
+from unlearn_metrics.places import ends
 from unlearn_metrics.record import MeasuredPath, RunRecord
 from unlearn_metrics.records import signature
 from unlearn_metrics.reports.leaderboard.columns import (
@@ -300,23 +301,22 @@ def _apart(group: Group, largest: Group) -> list[str]:
 
 def base_label(group: Group) -> str:
     weights = group.base_weights_sha256
-    return f"{_end(group.base) if weights else group.base[-NAME:]} (weights {(weights or 'unknown')[:8]})"
+    return (
+        f"{_labels({group.base})[group.base] if weights else group.base[-NAME:]} (weights {(weights or 'unknown')[:8]})"
+    )
 
 
 def labels(group: Group) -> dict[str, str]:
-    """name -> what tables call it: of a path on somebody's disk the end, as much as distinguishes the rows, up to NAME
-    characters."""
-    names = {row.name for row in group.rows}
-    found = {name: _end(name) for name in names}
-    for parts in range(3, 9):
-        often = Counter(found.values())
-        found |= {name: _end(name, parts) for name, label in found.items() if often[label] > 1}
-    return found
+    """name -> what tables call it: of a path on somebody's disk the end, as much as distinguishes the rows."""
+    return _labels({row.name for row in group.rows})
 
 
-def _end(path: str, parts: int = 2) -> str:
-    """A name: of a path the last parts (`org/model` may be on the hub and stays), of NAME characters at most, without
-    its middle if it is longer: what was trained comes first in names, how it was comes last."""
-    if path.startswith(("/", "./", "../", "~")):
-        path = "/".join(path.rstrip("/").split("/")[-parts:]) or path
-    return path if len(path) <= NAME else f"{path[: NAME // 3]}…{path[1 + NAME // 3 - NAME :]}"
+def _labels(names: Collection[str]) -> dict[str, str]:
+    """`org/model` may be on the hub and stays. Of more than NAME characters the middle is left out: what was trained
+    comes first in names, how it was comes last."""
+    found = ends(names, least=2, most=8)
+    found |= {name: name for name in names if not name.startswith(("/", "./", "../", "~"))}
+    return {
+        name: label if len(label) <= NAME else f"{label[: NAME // 3]}…{label[1 + NAME // 3 - NAME :]}"
+        for name, label in found.items()
+    }
