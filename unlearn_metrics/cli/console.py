@@ -23,25 +23,24 @@ out = Console()
 err = Console(stderr=True)
 
 
-def wide() -> Console:
-    """For tables: a pipe or a file has no width of its own, so they are not folded there."""
-    return out if out.is_terminal else Console(width=160)
+def tell(text: str | Text, style: str = "") -> None:
+    """A sentence: folded at words on a terminal; one line in a pipe or a file, for who searches it."""
+    out.print(Text(text, style=style) if isinstance(text, str) else text, soft_wrap=not out.is_terminal)
 
 
 def show(record: RunRecord, everything: bool) -> None:
     """A record's table, and under it the signature, in one line that can be copied."""
     from unlearn_metrics.reports import table
 
-    console = wide()
-    console.print(table.table(record, everything))
+    out.print(table.table(record, everything))
     for note in table.composite_notes(record):
-        console.print(Text(note), soft_wrap=True)
+        tell(note)
     if (residual := table.residual_table(record)) is not None:
-        console.print(residual)
+        out.print(residual)
         if everything:
             for note in table.residual_notes(record):
-                console.print(Text(note), soft_wrap=True)
-    console.print(Text(record.signature, style="dim"), soft_wrap=True)
+                tell(note)
+    out.print(Text(record.signature, style="dim"), soft_wrap=True)
 
 
 @contextlib.contextmanager

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
-from unlearn_metrics.cli.console import err, out, show
+from unlearn_metrics.cli.console import err, show, tell
 
 app = typer.Typer(help="Turn the log of another evaluator into a run.", no_args_is_help=True)
 Log = Annotated[Path, typer.Argument(metavar="FILE")]
@@ -77,11 +76,11 @@ def _import(
     store.save(out_folder, record, observations, overwrite)
     show(record, verbose)
     for line in table.undefined(record):
-        out.print(Text(line))
-    out.print(Text(record.verdict, style="bold"))
+        tell(line)
+    tell(record.verdict, "bold")
     assert record.imported is not None
     if record.imported.as_logged:
-        out.print(f"as logged, not computed again: {', '.join(record.imported.as_logged)}")
+        tell(f"as logged, not computed again: {', '.join(record.imported.as_logged)}")
     for note in record.imported.notes:
-        out.print(f"note: {note}")
+        tell(f"note: {note}")
     err.print(f"wrote {out_folder}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from unlearn_metrics.cli.console import err, hush, out, show, status, wide
+from unlearn_metrics.cli.console import err, hush, out, show, status, tell
 from unlearn_metrics.control import CONTROLS
 from unlearn_metrics.settings import Settings, chosen
 
@@ -338,7 +338,7 @@ def demo(
         )
         explain(record, verbose)
     out.print()
-    out.print(moral(records), style="bold")
+    tell(moral(records), "bold")
 
 
 def _option(setting: str) -> str:
@@ -376,15 +376,14 @@ def explain(record: RunRecord, verbose: bool) -> None:
     from unlearn_metrics.reports.leaderboard.columns import degenerate
 
     show(record, verbose)
-    console = wide()
     for line in table.undefined(record):
-        console.print(Text(f"unknown: {line}", style="dim"))
-    console.print(Text(describe(record.control)))
+        tell(f"unknown: {line}", "dim")
+    tell(describe(record.control))
     for line in table.residual_reading(record):
-        console.print(Text(line, style="dim"))
-    console.print(Text(record.verdict, style="bold"))
+        tell(line, "dim")
+    tell(record.verdict, "bold")
     if (seen := degenerate(record)) is not None:
-        console.print(Text(f"degenerate answers to the forget set: {seen}", style="bold red"))
+        tell(f"degenerate answers to the forget set: {seen}", "bold red")
     if verbose:
         counts = ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in record.work.items())
-        console.print(Text(f"work: {counts}; {record.wall_seconds:.1f} s"))
+        tell(f"work: {counts}; {record.wall_seconds:.1f} s")

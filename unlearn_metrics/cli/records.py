@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from unlearn_metrics.cli.console import err, out, show, status, wide
+from unlearn_metrics.cli.console import err, out, show, status, tell
 from unlearn_metrics.errors import InputError
 
 app = typer.Typer()
@@ -108,18 +108,17 @@ def compare(
     if as_json:
         print(json.dumps(asdict(result), indent=2))
         return
-    console = wide()
     for table in result.tables():
-        console.print(table)
+        out.print(table)
     for run, paired in result.paired.items():
         pairs = ", ".join(f"{n} on {split}" for split, n in paired.items())
-        console.print(Text(f"{run}: {pairs} documents paired; model: {result.model}"))
+        tell(f"{run}: {pairs} documents paired; model: {result.model}")
     for line in dict.fromkeys(result.signatures.values()):
-        console.print(Text(line, style="dim"), soft_wrap=True)
+        out.print(Text(line, style="dim"), soft_wrap=True)
     for note in result.notes:
-        console.print(Text(f"note: {note}"))
+        tell(f"note: {note}")
     for line in result.sentences:
-        console.print(Text(line, style="bold"))
+        tell(line, "bold")
 
 
 @app.command(

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
-from unlearn_metrics.cli.console import err, hush, out, wide
+from unlearn_metrics.cli.console import err, hush, out
 from unlearn_metrics.errors import InputError
 
 if TYPE_CHECKING:
@@ -79,10 +78,8 @@ def sweep(
 def _list(cells: list[Cell], out_folder: Path) -> None:
     from unlearn_metrics.jobs import plan
 
-    table = Table("cell", "state", box=None, pad_edge=False)
     for cell in cells:
-        table.add_row(Text(str(cell.folder)), Text(plan.state(out_folder, cell)))
-    wide().print(table)
+        out.print(Text(f"{cell.folder}: {plan.state(out_folder, cell)}"), soft_wrap=True)
 
 
 def _run(

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from rich.table import Table
 from rich.text import Text
 
 from unlearn_metrics.documents import Observations
@@ -21,6 +20,7 @@ from unlearn_metrics.records import signature, store
 from unlearn_metrics.reports import comparison_words as words
 from unlearn_metrics.reports import paired_tests
 from unlearn_metrics.reports.console import html
+from unlearn_metrics.reports.grid import Grid
 from unlearn_metrics.reports.paired_tests import Curves, Pairs, Run, Test
 from unlearn_metrics.scores.composites import COMPOSITES
 from unlearn_metrics.settings import in_python
@@ -54,7 +54,7 @@ class Comparison:
         ]
         return html(*self.tables(), *lines)
 
-    def tables(self) -> list[Table]:
+    def tables(self) -> list[Grid]:
         """One of each pair of runs."""
         pairs = itertools.groupby(self.tests, lambda t: (t.baseline, t.run))
         return [words.comparison_table(list(tests)) for _, tests in pairs]

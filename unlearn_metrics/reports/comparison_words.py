@@ -6,10 +6,9 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
-from rich.table import Table
-from rich.text import Text
 
 from unlearn_metrics.reports import table
+from unlearn_metrics.reports.grid import Grid
 from unlearn_metrics.reports.paired_tests import RESIDUAL, Curves, Test
 from unlearn_metrics.scores import curve, stats
 
@@ -134,23 +133,18 @@ def _cell(test: Test) -> str:
     return "—" if not shown else shown[0] if len(shown) == 1 else f"{shown[0]} [{shown[1]}, {shown[2]}]"
 
 
-def comparison_table(tests: Sequence[Test]) -> Table:
+def comparison_table(tests: Sequence[Test]) -> Grid:
     """The tests of one pair of runs."""
     a, b = tests[0].baseline, tests[0].run
-    result = Table(title=Text(f"{b} compared with {a}"), title_style="bold")
-    result.add_column("facet, metric (arrow: good)", no_wrap=True)
-    result.add_column("on")
-    for name in (Text(a), Text(b), "difference [95 %]", "effect", "p", "p (corrected)", "n (clusters)"):
-        result.add_column(name, justify="right")
+    heads = ["facet, metric (arrow: good)", "on", a, b, "difference [95\u00a0%]", "effect", "p", "p, corrected"]
+    result = Grid(f"{b} compared with {a}", [*heads, "n (clusters)"], spare=["effect", "p", "n (clusters)"])
     for facet, rows in itertools.groupby(tests, lambda t: t.facet):
-        if result.row_count:
-            result.add_section()
-        result.add_row(Text("Residual, at equal retention" if facet == RESIDUAL else facet, style="bold"))
+        result.add("Residual, at equal retention" if facet == RESIDUAL else facet)
         for t in rows:
             unscored = f", {t.unscored} unscored" if t.unscored else ""
-            result.add_row(
+            result.add(
                 f"  {t.metric} {table.ARROW[t.good]}",
-                Text(f"{t.split} at {t.retention}" if t.retention else t.split),
+                f"{t.split} at {t.retention}" if t.retention else t.split,
                 *("—" if v is None else table.number(v) for v in (t.value_baseline, t.value_run)),
                 _cell(t),
                 "—" if t.effect_size is None else f"{t.effect_size:.2f}",

@@ -8,8 +8,9 @@ from typing import Any
 
 import rich.console
 from rich.segment import Segment
-from rich.table import Table
 from rich.text import Text
+
+from unlearn_metrics.reports.grid import Grid
 
 HTML = '<pre style="white-space: pre; overflow-x: auto; line-height: normal">{code}</pre>'
 
@@ -34,11 +35,11 @@ def plain(text: str) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
 
 
-def html(*parts: Table | Text) -> str:
+def html(*parts: Grid | Text) -> str:
     """Tables and lines below one another as HTML, escaped, with no style sheet and no script."""
     # in a notebook rich would display at once what is printed here
     console = Console(record=True, file=io.StringIO(), width=10_000, legacy_windows=False, force_jupyter=False)
-    width = max(console.measure(part).maximum for part in parts if isinstance(part, Table))
+    width = max(console.measure(part).maximum for part in parts if isinstance(part, Grid))
     for part in parts:
         console.print(part, width=width)
     return console.export_html(inline_styles=True, code_format=HTML)

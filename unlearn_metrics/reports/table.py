@@ -5,11 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping
 
-from rich.table import Table
-from rich.text import Text
-
 from unlearn_metrics.metrics import METRICS, good
 from unlearn_metrics.record import Estimate, RunRecord, Score, Scores
+from unlearn_metrics.reports.grid import Grid
 from unlearn_metrics.scores.composites import COMPOSITES, equivalence
 from unlearn_metrics.scores.equal_retention import barrier
 from unlearn_metrics.scores.stats import MIN_CLUSTERS
@@ -136,35 +134,22 @@ def composite_notes(record: RunRecord) -> list[str]:
     return [f"{COLUMNS[model]}: {words}" for model, words in said.items() if words is not None]
 
 
-def table(record: RunRecord, everything: bool = False) -> Table:
+def table(record: RunRecord, everything: bool = False) -> Grid:
     models = [model for model in COLUMNS if model in record.scores]
-    result = Table(title=Text(record.benchmark), title_style="bold")
-    result.add_column("facet, metric (arrow: good)", no_wrap=True)
-    result.add_column("on")
-    for model in models:
-        result.add_column(COLUMNS[model], justify="right")
-    result.add_column("n", justify="right")
+    heads = ["facet, metric (arrow: good)", "on", *(COLUMNS[model] for model in models), "n"]
+    result = Grid(record.benchmark, heads, spare=["original"] if len(models) > 1 else [])
     facet = ""
     for row_facet, split, metric in rows(measured(record.scores), everything):
         if row_facet != facet:
-            if facet:
-                result.add_section()
-            result.add_row(Text(row_facet, style="bold"))
+            result.add(row_facet)
             facet = row_facet
         found = [record.scores[model].get(split, {}).get(metric) for model in models]
-        result.add_row(
-            Text(f"  {metric} {arrow(record, metric, split)}"),
-            split,
-            *(Text(cell(score)) for score in found),
-            _documents(found),
-        )
-    whole = composites(record)
-    if whole:
-        result.add_section()
-        result.add_row(Text("Composites", style="bold"))
-    for name, found in whole:
-        label = f"  {name} {ARROW[COMPOSITES[name].better]}"
-        result.add_row(Text(label), "", *(Text(cell(score)) for score in found), _documents(found))
+        result.add(f"  {metric} {arrow(record, metric, split)}", split, *map(cell, found), _documents(found))
+    figures = composites(record)
+    if figures:
+        result.add("Composites")
+    for name, found in figures:
+        result.add(f"  {name} {ARROW[COMPOSITES[name].better]}", "", *map(cell, found), _documents(found))
     return result
 
 
@@ -189,17 +174,15 @@ def _estimate(estimate: Estimate) -> str:
     return f"{number(estimate.value)} [{number(estimate.low)}, {number(estimate.high)}]"
 
 
-def residual_table(record: RunRecord) -> Table | None:
+def residual_table(record: RunRecord) -> Grid | None:
     """What is still there of the forget set at equal retention; None where no path was measured."""
     if not record.residual:
         return None
     retention = next(iter(record.residual.values())).retention
-    result = Table(title=Text("residual on the forget set, at equal retention"), title_style="bold")
-    result.add_column("metric")
-    for heading in RESIDUAL:
-        result.add_column(heading.format(retention), justify="right")
+    heads = ["metric", *(heading.format(retention) for heading in RESIDUAL)]
+    result = Grid("residual on the forget set, at equal retention", heads, words=1)
     for row in residual_rows(record):
-        result.add_row(*map(Text, row))
+        result.add(*row)
     return result
 
 
