@@ -240,9 +240,13 @@ def train(
     rate: float,
     steps: int,
     stop: Callable[[LlamaForCausalLM], bool] | None = None,
+    seed: int = 0,
 ) -> LlamaForCausalLM:
-    """A copy, trained on the weighted sum of the answer losses; for `steps`, or until `stop` says so."""
-    model, rng = copy.deepcopy(model), random.Random(0)
+    """A copy, trained on the weighted sum of the answer losses; for `steps`, or until `stop` says so.
+
+    seed: of the order of the rows.
+    """
+    model, rng = copy.deepcopy(model), random.Random(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.95), weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: min((i + 1) / 50, 1 - i / steps))
     for _ in range(steps):

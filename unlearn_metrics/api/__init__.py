@@ -5,12 +5,13 @@ Everything here is in the package's top level, which imports it when it is first
 
 from unlearn_metrics.api.extending import register_control, register_metric
 from unlearn_metrics.api.models import calibrate, list_benchmarks, mix, score, token_scores
-from unlearn_metrics.api.records import compare, load, rescore
+from unlearn_metrics.api.records import compare, load, meta, rescore
 from unlearn_metrics.documents import TokenScores
 from unlearn_metrics.errors import InputError
 from unlearn_metrics.metrics import Metric
 from unlearn_metrics.record import Control, Score
 from unlearn_metrics.reports.compare import Comparison
+from unlearn_metrics.reports.meta.judged import MetaEvaluation
 from unlearn_metrics.run import Run
 from unlearn_metrics.settings import OwnData
 
@@ -18,6 +19,7 @@ __all__ = [
     "Comparison",
     "Control",
     "InputError",
+    "MetaEvaluation",
     "Metric",
     "OwnData",
     "Run",
@@ -27,6 +29,7 @@ __all__ = [
     "compare",
     "list_benchmarks",
     "load",
+    "meta",
     "mix",
     "register_control",
     "register_metric",

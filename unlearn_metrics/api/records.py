@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from unlearn_metrics.api.parameters import Place, listed, python_names
@@ -14,6 +14,8 @@ from unlearn_metrics.records import store
 from unlearn_metrics.records.folder import RECORD
 from unlearn_metrics.reports import compare as comparing
 from unlearn_metrics.reports.compare import Comparison
+from unlearn_metrics.reports.meta import judged
+from unlearn_metrics.reports.meta.judged import MetaEvaluation
 from unlearn_metrics.run import Run
 
 
@@ -110,3 +112,32 @@ def _opened(run: Run | Place) -> Run | Path:
         return run if run.folder is None else run.folder
     path = Path(run)
     return path.parent if path.name == RECORD else path
+
+
+@python_names
+def meta(
+    plan: Mapping[str, object] | Place,
+    *,
+    metrics: str | Iterable[str] = (),
+    against: str | None = None,
+    seed: int = 0,
+) -> MetaEvaluation:
+    """Judge metrics by models of which it is known whether they know what was to be forgotten.
+
+    Args:
+        plan: which run is what, as docs/meta.md has it: a mapping, a YAML file, or a folder of folders named as the
+            plan's keys.
+        metrics: only these; by default all that say what a model knows and that all runs have.
+        against: the metric that the others' faithfulness is compared with; by default the benchmark's primary one.
+        seed: of resampling.
+
+    Returns:
+        Every metric's faithfulness, stability under attacks and both, with 95 % intervals over models;
+        `to_pandas()` has a row for each metric.
+
+    Raises:
+        InputError: what is no plan, runs that were not measured alike, or an unknown metric.
+
+    Source: Dorna et al. 2025 (OpenUnlearning, arXiv 2506.12618), section 4.
+    """
+    return judged.evaluate(plan if isinstance(plan, Mapping) else Path(plan), listed(metrics), against, seed)

@@ -1,0 +1,152 @@
+"""The command `meta`: labelled records in, tables and pictures out; and what is no plan."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+import unlearn_metrics as um
+from tests.command import run
+from tests.reports.test_leaderboard import record, score
+from unlearn_metrics.record import RECORD_TYPE, RunRecord
+from unlearn_metrics.reports.meta.judged import knowledge
+
+
+def write(folder: Path, made: RunRecord) -> None:
+    folder.mkdir(parents=True)
+    (folder / "record.json").write_bytes(RECORD_TYPE.dump_json(made))
+
+
+def made(name: str, es: float, probability: float, useful: float = 1.0) -> RunRecord:
+    """A record with these values on forget as published; under control, both are halfway to 1."""
+    whole = record(name)
+    scores = {
+        model: splits
+        | {
+            "forget": {
+                "extraction_strength": score((es + half) / (1 + half)),
+                "probability": score((probability + half) / (1 + half)),
+                "repetition": score(0.5),
+            },
+            "retain": splits["retain"] | {"extraction_strength": score(1.0 if model == "original" else useful)},
+        }
+        for model, splits, half in zip(whole.scores, whole.scores.values(), (0, 0, 1), strict=True)
+    }
+    return replace(whole, scores=scores)
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Path:
+    """Ten that know and ten that do not: extraction strength tells all apart, probability all but two."""
+    for i in range(10):
+        write(tmp_path / f"knows/k{i}", made(f"k{i}", 0.6 + i / 100, 0.5 if i else 0.05))
+        write(tmp_path / f"does_not_know/n{i}", made(f"n{i}", 0.1 + i / 100, 0.1))
+    for i in range(6):
+        es = 0.1 + i / 50
+        write(tmp_path / f"unlearned/u{i}/before", made(f"u{i}", es, 0.1, useful=0.9 if i else 0.1))
+        write(tmp_path / f"unlearned/u{i}/relearn", made(f"r{i}", es + 0.4, 0.2))
+        write(tmp_path / f"unlearned/u{i}/nf4", made(f"q{i}", es * 2, 0.1))
+    write(tmp_path / "retain_only/before", made("retain", 0.1, 0.1))
+    write(tmp_path / "retain_only/relearn", made("retain-r", 0.2, 0.2))
+    return tmp_path
+
+
+def test_folders_with_the_names_of_labels_are_a_plan(pool, tmp_path):
+    out = tmp_path / "judged"
+    done = run("meta", pool, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert "10 models that know and 10 that do not, as published" in done.stdout
+    assert "order of 6 unlearned models" in done.stdout
+    found = json.loads((out / "meta.json").read_text())
+    strength = found["judged"]["unlearned"]["extraction_strength"]
+    assert strength["n"] == [10, 10, 5]  # one is of no use
+    assert strength["faithfulness"]["value"] == 1
+    assert strength["faithfulness"]["high"] == 1
+    assert strength["threshold"]["value"] == pytest.approx((0.19 + 0.6) / 2)
+    assert strength["stability"]["relearn"]["value"] == pytest.approx(0.25)
+    assert strength["stability"]["nf4"]["value"] == pytest.approx(0.5)
+    assert strength["robustness"]["value"] == pytest.approx(2 / (4 + 2))
+    assert strength["overall"]["value"] == pytest.approx(2 / (1 + 3))
+    assert strength["order"]["relearn"]["value"] == pytest.approx(1)
+    probability = found["judged"]["unlearned"]["probability"]
+    assert probability["faithfulness"]["value"] == pytest.approx(0.9)  # one of ten lies below all
+    assert found["differences"]["unlearned"]["probability"]["value"]["value"] == pytest.approx(-0.1)
+    assert "repetition" not in found["judged"]["unlearned"]  # says nothing of knowledge
+    assert found["judged"]["controlled"]["extraction_strength"]["threshold"]["value"] == pytest.approx((1 + 0.395) / 2)
+    rows = list(csv.DictReader((out / "meta.csv").open()))
+    assert [(row["model"], row["metric"]) for row in rows][:2] == [
+        ("unlearned", "extraction_strength"),
+        ("unlearned", "probability"),
+    ]
+    assert b"<svg" in (out / "meta.svg").read_bytes()
+
+
+def test_a_plan_in_yaml_and_the_api_give_the_same(pool):
+    plan = {
+        "knows": str(pool / "knows/*"),
+        "does_not_know": [str(pool / "does_not_know")],
+        "unlearned": {f"u{i}": {s: str(pool / f"unlearned/u{i}/{s}") for s in ("before", "nf4")} for i in range(6)},
+    }
+    (pool / "plan.yaml").write_text(yaml.safe_dump(plan))
+    printed = json.loads(run("meta", pool / "plan.yaml", "--json", "--metrics", "probability").stdout)
+    found = um.meta(plan, metrics="probability")
+    assert json.loads(found.to_json()) == printed
+    assert printed["judged"]["unlearned"].keys() == {"extraction_strength", "probability"}  # what it is compared with
+    assert "<svg" not in found._repr_html_()
+    assert "extraction_strength" in found._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("plan", "says"),
+    [
+        ("[1, 2]", "expected keys and values"),
+        ("knows: runs", "does_not_know is missing"),
+        ("know: runs", "no such key; did you mean knows?"),
+        ("{knows: nowhere, does_not_know: nowhere}", "knows: nowhere holds no run"),
+        ("{knows: POOL/knows, does_not_know: POOL/knows}", "labelled both as knowing and as not knowing"),
+        ("{knows: POOL/knows, does_not_know: POOL/does_not_know, unlearned: {a: {nf4: POOL}}}", "needs 'before'"),
+        ("{knows: POOL/knows, does_not_know: POOL/does_not_know, retain_only: {before: POOL}}", "name one"),
+        ("{knows: POOL/other, does_not_know: POOL/does_not_know}", "not measured alike"),
+        ("a: [", "is not YAML"),
+    ],
+)
+def test_what_is_no_plan_is_said_in_a_line(pool, plan, says):
+    other = made("other", 0.5, 0.5)
+    write(pool / "other", replace(other, signature=other.signature.replace("tmpl:none", "tmpl:chat")))
+    (pool / "plan.yaml").write_text(plan.replace("POOL", str(pool)))
+    done = run("meta", pool / "plan.yaml")
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_an_unknown_metric_is_said(pool):
+    done = run("meta", pool, "--metrics", "extraction_strenght")
+    assert done.returncode == 2
+    assert "did you mean extraction_strength?" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "sign"),
+    [
+        ("extraction_strength", 1),
+        ("truth_ratio", -1),
+        ("loss", -1),
+        ("min_k", -1),
+        ("auc_min_k", 1),
+        ("memorization_score", -1),
+        ("privleak", -1),
+        ("rouge", 1),
+        ("probability_wrong", -1),
+        ("perplexity", 0),
+        ("refusal", 0),
+        ("nobody_knows_it", 0),
+    ],
+)
+def test_which_way_is_knowledge(name, sign):
+    assert knowledge(name) == sign

@@ -1,0 +1,57 @@
+"""The commands that judge metrics by records: no model, no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from unlearn_metrics.cli.console import err, wide
+
+app = typer.Typer()
+
+
+@app.command(
+    epilog="[bold]A plan[/]; the first two are needed:\n\n"
+    "knows: runs/knows-*\n\n"
+    "does_not_know: runs/without-*\n\n"
+    "unlearned: {ga-52: {before: runs/ga-52, relearn: runs/ga-52-relearned, nf4: runs/ga-52-nf4}}\n\n"
+    "retain_only: {before: runs/retain, relearn: runs/retain-relearned}\n\n"
+    "[bold]Examples[/]: unlearn-metrics meta plan.yaml\n\n"
+    "unlearn-metrics meta pool/ --metrics extraction_strength,probability --out judged"
+)
+def meta(
+    plan: Annotated[
+        Path, typer.Argument(metavar="PLAN_OR_RECORDS", help="YAML, or a folder of folders named as a plan's keys.")
+    ],
+    metrics: Annotated[
+        str, typer.Option(help="Only these metrics, separated by commas. Default: all that say what a model knows.")
+    ] = "",
+    against: Annotated[
+        str | None, typer.Option(help="The metric that others are compared with. Default: the primary one.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of resampling.", min=0)] = 0,
+    out_folder: Annotated[Path | None, typer.Option("--out", help="Folder for meta.json, .csv and .svg.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Judge metrics by models of which it is known whether they know: do they tell, and does it last under attack?
+
+    Every interval is over models. See docs/meta.md.
+    """
+    from unlearn_metrics.reports.meta import judged, pictures
+
+    names = [name.strip() for name in metrics.split(",") if name.strip()]
+    found = judged.evaluate(plan, names, against, seed)
+    if out_folder is not None:
+        pictures.write(out_folder, "meta", found.to_json(), found.to_pandas(), pictures.figure(found))
+        err.print(f"wrote {out_folder}")
+    if as_json:
+        print(found.to_json())
+        return
+    console = wide()
+    for table in found.tables():
+        console.print(table)
+    for note in found.notes():
+        console.print(Text(note), soft_wrap=True)

@@ -1,0 +1,261 @@
+"""Labelled records -> every metric judged, as published and under control."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.table import Table
+from rich.text import Text
+
+from unlearn_metrics.documents import Floats
+from unlearn_metrics.errors import InputError, did_you_mean
+from unlearn_metrics.metrics import METRICS, TRUTH_RATIOS
+from unlearn_metrics.record import Estimate, RunRecord
+from unlearn_metrics.reports.console import html
+from unlearn_metrics.reports.meta.labels import BEFORE, Labelled, read
+from unlearn_metrics.scores.judging import Difference, Judgement, Readings, differences, judge
+from unlearn_metrics.scores.stability import COUNTED
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+VIEWS = {"unlearned": "as published", "controlled": "under control"}
+# composites that say what a model knows, and whether more of it is more knowledge
+_COMPOSITES = {"memorization_score": -1, "privacy_score": -1, "forget_quality": -1, "privleak": -1}
+_UTILITY = "model_utility"
+
+
+def knowledge(name: str) -> int:
+    """1 if a higher value on the forget set means more knowledge, -1 if a lower one does, 0 if neither."""
+    if name.startswith("auc_"):
+        return 1
+    if name in _COMPOSITES:
+        return _COMPOSITES[name]
+    if name not in METRICS or METRICS[name].facet == "fluency":
+        return 0
+    if name in TRUTH_RATIOS:  # on forget, 1 = true and wrong answers look alike
+        return -1
+    return {"higher": 1, "lower": -1, "neither": 0}[METRICS[name].better]
+
+
+@dataclass(frozen=True)
+class MetaEvaluation:
+    """What metrics are worth, by models of which it is known what they know.
+
+    Attributes:
+        against: the metric that the others' faithfulness is compared with.
+        judged: "unlearned" (as published) and, where all records have it, "controlled" -> metric -> `Judgement`.
+        differences: the same -> metric -> `Difference` of its faithfulness from that of `against`.
+        pools: how many models know, do not know, and are unlearned.
+        utility: by what an unlearned model is counted: it keeps COUNTED of the original's.
+    """
+
+    against: str
+    judged: dict[str, dict[str, Judgement]]
+    differences: dict[str, dict[str, Difference]]
+    pools: tuple[int, int, int]
+    utility: str
+
+    def __repr__(self) -> str:
+        knows, others, unlearned = self.pools
+        count = len(next(iter(self.judged.values())))
+        return f"<{count} metrics judged by {knows} models that know, {others} that do not, {unlearned} unlearned>"
+
+    def _repr_html_(self) -> str:
+        return html(*self.tables(), *map(Text, self.notes()))
+
+    def tables(self) -> list[Table]:
+        """Faithfulness and stability, as published and under control; then whether the order of methods lasts."""
+        return [*(self._table(view) for view in self.judged), *([order] if (order := self._orders()) else [])]
+
+    def _sorted(self, view: str) -> list[tuple[str, Judgement]]:
+        return sorted(self.judged[view].items(), key=lambda item: -(item[1].faithfulness.value or 0))
+
+    def _table(self, view: str) -> Table:
+        attacks = list(next(iter(self.judged[view].values())).stability)
+        knows, others, _ = self.pools
+        table = Table(title=f"metrics judged by {knows} models that know and {others} that do not, {VIEWS[view]}")
+        for column in ("metric", "faithfulness", f"minus {self.against}", "p (corrected)", "threshold"):
+            table.add_column(column, justify="left" if column == "metric" else "right")
+        wide = [*attacks, *(("robustness", "overall") if attacks else ())]
+        for column in wide:
+            table.add_column(column, justify="right")
+        for name, it in self._sorted(view):
+            gap = self.differences[view].get(name)
+            cells = [shown(it.faithfulness), "—" if gap is None else shown(gap.value)]
+            cells += [
+                "—" if gap is None or gap.p_holm is None else f"{gap.p_holm:.2g}",
+                shown(it.threshold, ends=False),
+            ]
+            cells += [shown(it.stability[attack]) for attack in attacks]
+            cells += [shown(it.robustness), shown(it.overall)] if attacks else []
+            table.add_row(name, *cells)
+        return table
+
+    def _orders(self) -> Table | None:
+        judged = self.judged["unlearned"]
+        against = list(next(iter(judged.values())).order)
+        if not against:
+            return None
+        table = Table(title=f"order of {self.pools[2]} unlearned models, Kendall's tau with the order as published")
+        table.add_column("metric")
+        for column in against:
+            table.add_column(column, justify="right")
+        for name, it in self._sorted("unlearned"):
+            table.add_row(name, *(shown(it.order[column]) for column in against))
+        return table
+
+    def notes(self) -> list[str]:
+        """What limits the tables, in words."""
+        best = {view: self._sorted(view)[0] for view in self.judged}
+        lines = [
+            f"{VIEWS[view]}, {name} has the highest faithfulness: {shown(it.faithfulness)}"
+            for view, (name, it) in best.items()
+        ]
+        counted = [f"{n} by {name}" for name, it in self.judged["unlearned"].items() if (n := it.n[2]) < self.pools[2]]
+        if self.pools[2] and counted:
+            lines.append(
+                f"of the {self.pools[2]} unlearned models those count that keep {COUNTED:.0%} of the original's "
+                f"{self.utility} and are said not to know: {', '.join(counted)}"
+            )
+        return lines
+
+    def to_pandas(self) -> DataFrame:
+        """A row for each model kind and metric, with value, low and high of everything that is judged."""
+        from pandas import DataFrame
+
+        return DataFrame([{"model": view, "metric": name} | row for view, name, row in self._rows()])
+
+    def _rows(self) -> Iterable[tuple[str, str, dict[str, Any]]]:
+        for view, judged in self.judged.items():
+            for name, it in judged.items():
+                estimates = {
+                    "faithfulness": it.faithfulness,
+                    "threshold": it.threshold,
+                    **{f"stability_{attack}": value for attack, value in it.stability.items()},
+                    **{f"symmetric_{attack}": value for attack, value in it.symmetric.items()},
+                    "robustness": it.robustness,
+                    "overall": it.overall,
+                    "robustness_symmetric": it.robustness_symmetric,
+                    "overall_symmetric": it.overall_symmetric,
+                    **{f"order {other}": value for other, value in it.order.items()},
+                }
+                row: dict[str, Any] = {"knows": it.n[0], "does_not_know": it.n[1], "unlearned": it.n[2]}
+                for key, value in estimates.items():
+                    row |= {key: value.value, f"{key}_low": value.low, f"{key}_high": value.high}
+                gap = self.differences[view].get(name)
+                row |= {"p_corrected": None if gap is None else gap.p_holm}
+                yield view, name, row
+
+    def to_json(self) -> str:
+        """Everything, as JSON."""
+        return json.dumps(asdict(self), indent=2, allow_nan=False)
+
+
+def shown(estimate: Estimate, ends: bool = True) -> str:
+    """0.912 [0.840, 0.951]; — where it is not known."""
+    if estimate.value is None:
+        return "—"
+    known = ends and estimate.low is not None and estimate.high is not None
+    return f"{estimate.value:.3f}" + (f" [{estimate.low:.3f}, {estimate.high:.3f}]" if known else "")
+
+
+def evaluate(
+    plan: Path | Mapping[str, Any], metrics: Collection[str] = (), against: str | None = None, seed: int = 0
+) -> MetaEvaluation:
+    """The metrics that all records of a plan have, judged by them.
+
+    metrics: only these. against: the metric that others are compared with; by default the benchmark's primary one.
+    InputError for what is no plan, records not measured alike, and unknown metrics.
+    """
+    found = read(plan)
+    everything = _records(found)
+    views = [view for view in VIEWS if view == "unlearned" or all(view in r.scores for r in everything)]
+    there = _common(everything, views)
+    for name in (*metrics, *([against] if against else [])):
+        if name not in there:
+            raise InputError(f"'{name}' is no metric that all of these runs have; {did_you_mean(name, there)}")
+    base = against or everything[0].headline.forget[0]
+    base = base if base in there else there[0]
+    names = [name for name in there if not metrics or name in metrics or name == base]
+    utility, useful = _useful(found)
+    judged, gaps = {}, {}
+    for view in views:
+        readings = {name: _readings(found, view, name, useful) for name in names}
+        judged[view] = {name: judge(it, seed) for name, it in readings.items()}
+        gaps[view] = differences(readings, base)
+    pools = (len(found.knows), len(found.does_not_know), len(found.unlearned))
+    return MetaEvaluation(base, judged, gaps, pools, utility)
+
+
+def _records(found: Labelled) -> list[RunRecord]:
+    pools = (found.knows, found.does_not_know, found.retain_only, *found.unlearned.values())
+    return [record for pool in pools for record in pool.values()]
+
+
+def _common(records: list[RunRecord], views: list[str]) -> list[str]:
+    """The metrics that say what a model knows and that all records have a value of, in the registry's order."""
+    held = [
+        {name for name, score in (*it.scores[view].get("forget", {}).items(), *it.composites.get(view, {}).items())}
+        for it in records
+        for view in views
+    ]
+    names = [*METRICS, *records[0].composites.get("unlearned", {})]
+    common = [name for name in names if knowledge(name) and all(name in mine for mine in held)]
+    if not common:
+        raise InputError("these runs have no metric of a forget set in common")
+    return common
+
+
+def _value(record: RunRecord, view: str, name: str) -> float:
+    score = record.scores[view].get("forget", {}).get(name) or record.composites.get(view, {}).get(name)
+    return np.nan if score is None or score.value is None else score.value
+
+
+def _useful(found: Labelled) -> tuple[str, NDArray[np.bool_]]:
+    """(the utility that models are counted by, [u] whether each unlearned model keeps COUNTED of the original's)."""
+    before = [stages[BEFORE] for stages in found.unlearned.values()]
+    shares = []
+    name = _UTILITY
+    if not all(_UTILITY in record.composites.get(view, {}) for record in before for view in ("original", "unlearned")):
+        name = f"{before[0].headline.retain} on retain" if before else ""
+    for record in before:
+        values = [_utility(record, view, name) for view in ("unlearned", "original")]
+        shares.append(values[0] >= COUNTED * values[1])
+    return name, np.array(shares, bool)
+
+
+def _utility(record: RunRecord, view: str, name: str) -> float:
+    if name == _UTILITY:
+        score = record.composites[view].get(name)
+    else:
+        score = record.scores.get(view, {}).get("retain", {}).get(name.removesuffix(" on retain"))
+    return np.nan if score is None or score.value is None else score.value
+
+
+def _readings(found: Labelled, view: str, name: str, useful: NDArray[np.bool_]) -> Readings:
+    def of(records: Iterable[RunRecord], view: str = view) -> Floats:
+        return np.array([_value(record, view, name) for record in records], float)
+
+    stages = [*found.unlearned.values()]
+    before = [it[BEFORE] for it in stages]
+    attacks = list(dict.fromkeys(attack for it in stages for attack in it if attack != BEFORE))
+    return Readings(
+        knowledge(name),
+        of(found.knows.values()),
+        of(found.does_not_know.values()),
+        of(before),
+        useful,
+        {
+            attack: np.array([_value(it[attack], view, name) if attack in it else np.nan for it in stages])
+            for attack in attacks
+        },
+        {stage: _value(record, view, name) for stage, record in found.retain_only.items()},
+        of(before, "controlled") if view == "unlearned" and all("controlled" in r.scores for r in before) else None,
+    )
