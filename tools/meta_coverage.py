@@ -2,7 +2,7 @@
 
 Faithfulness: pools of n and n models, values normal in both or skewed in one. Correlations: pairs of normal values.
 Test: two metrics that are equally faithful; how often DeLong's p is at most 0.05. A cell is 2,000 data sets: a right
-one lies within 1.0 points of 95 %, or of 5 %.
+one lies within 1.0 points of 95 %, or of 5 %; of robustness and overall 500, within 2.0 points.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+from scipy.special import ndtri
 
 from unlearn_metrics.documents import Floats
-from unlearn_metrics.scores import stats
 from unlearn_metrics.scores.agreement import MEASURES, agreement
 from unlearn_metrics.scores.faithfulness import delong, delong_interval, difference, score_interval
+from unlearn_metrics.scores.judging import Readings, judge
 
-DATASETS = 2_000
+DATASETS, FEW = 2_000, 500
 SIZES = (10, 20, 30)
 Draw = Callable[[np.random.Generator, int, float], Floats]
 SHAPES: dict[str, Draw] = {
@@ -57,7 +58,7 @@ def _with(ends: tuple[float, float], truth: float) -> tuple[float, float, float]
 
 def test(area: float, n: int, rng: np.random.Generator) -> float:
     """How often two equally faithful metrics, correlated by one half, are told apart at 5 %."""
-    shift = math.sqrt(2) * float(stats.stdtrit(1e9, area))
+    shift = math.sqrt(2) * float(ndtri(area))
     mix = np.linalg.cholesky(np.array([[1, 0.5], [0.5, 1]]))
     wrong = 0
     for _ in range(DATASETS):
@@ -76,6 +77,22 @@ def correlation(measure: str, rho: float, n: int, rng: np.random.Generator) -> f
     return count / DATASETS
 
 
+def whole(n: int, rng: np.random.Generator) -> tuple[float, float]:
+    """(robustness, overall): shares of intervals that hold the truth. r is beta (2, 2), q beta (9, 1), the AUC 0.9."""
+    robust = 2 / (1 / 0.5 + 1 / 0.9)
+    truths = (robust, 2 / (1 / robust + 1 / 0.9))
+    shift = math.sqrt(2) * float(ndtri(0.9))
+    counts = [0, 0]
+    for seed in range(FEW):
+        before = rng.uniform(0.01, 0.02, n)
+        attacked = {"relearn": before + 0.1 / rng.beta(2, 2, n), "nf4": before / rng.beta(9, 1, n)}
+        pools = np.exp(rng.normal(shift, 1, n)), np.exp(rng.normal(0, 1, n))
+        found = judge(Readings(1, *pools, before, np.ones(n, bool), attacked, {"before": 0.0, "relearn": 0.1}), seed)
+        for place, (it, truth) in enumerate(zip((found.robustness, found.overall), truths, strict=True)):
+            counts[place] += it.low is not None and it.high is not None and it.low <= truth <= it.high
+    return counts[0] / FEW, counts[1] / FEW
+
+
 def main() -> None:
     rng = np.random.default_rng(0)
     print("| what | " + " | ".join(f"n = {n}" for n in SIZES) + " |\n|---|" + "---:|" * len(SIZES))
@@ -85,10 +102,12 @@ def main() -> None:
             print(f"| AUC {area}, {name} | " + " | ".join(f"{a:.1%}, {b:.1%}" for a, b in cells) + " |", flush=True)
     for area in (0.7, 0.9, 0.97):
         print(f"| test, AUC {area} | " + " | ".join(f"{test(area, n, rng):.1%}" for n in SIZES) + " |", flush=True)
+    cells = [whole(n, rng) for n in SIZES]
+    print("| robustness, overall | " + " | ".join(f"{a:.1%}, {b:.1%}" for a, b in cells) + " |", flush=True)
     for measure in MEASURES:
         for rho in (0.0, 0.5, 0.9):
-            cells2 = [correlation(measure, rho, n, rng) for n in SIZES]
-            print(f"| {measure}, {rho} | " + " | ".join(f"{c:.1%}" for c in cells2) + " |", flush=True)
+            shares = [correlation(measure, rho, n, rng) for n in SIZES]
+            print(f"| {measure}, {rho} | " + " | ".join(f"{c:.1%}" for c in shares) + " |", flush=True)
 
 
 if __name__ == "__main__":

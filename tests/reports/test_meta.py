@@ -60,7 +60,7 @@ def test_folders_with_the_names_of_labels_are_a_plan(pool, tmp_path):
     out = tmp_path / "judged"
     done = run("meta", pool, "--out", out)
     assert done.returncode == 0, done.stderr
-    assert "10 models that know and 10 that do not, as published" in done.stdout
+    assert "faithfulness by 10 models that know and 10 that do not, as published" in done.stdout
     assert "order of 6 unlearned models" in done.stdout
     found = json.loads((out / "meta.json").read_text())
     strength = found["judged"]["unlearned"]["extraction_strength"]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy import stats as reference
 
 from tests import SHARED
-from unlearn_metrics.scores import agreement, composites, faithfulness, stability
+from unlearn_metrics.scores import agreement, composites, faithfulness, judging, stability
 from unlearn_metrics.scores.judging import Readings, differences, judge
 
 UDS = SHARED / "reference" / "uds"
@@ -87,6 +87,17 @@ def test_no_other_cut_gets_more_right(knows, others):
     cuts = [(a + b) / 2 for a, b in itertools.pairwise(values)]
     shares = [(sum(knows > c) + sum(others <= c)) / (len(knows) + len(others)) for c in cuts]
     assert (cut, right) == (cuts[shares.index(max(shares))], pytest.approx(max(shares)))
+
+
+@given(pools, pools, st.integers(0, 3))
+def test_the_threshold_of_a_draw_is_that_of_the_models_drawn(knows, others, seed):
+    """The vectorized thresholds of draws against the plain function on copies."""
+    rng = np.random.default_rng(seed)
+    counts = [rng.integers(0, 3, (5, len(pool))).astype(float) for pool in (knows, others)]
+    mine = judging._cuts(knows, others, *counts)
+    for row in range(5):
+        drawn = [np.repeat(pool, c[row].astype(int)) for pool, c in zip((knows, others), counts, strict=True)]
+        assert mine[row] == pytest.approx(faithfulness.threshold(*drawn)[0], nan_ok=True)
 
 
 # --- stability
@@ -184,6 +195,10 @@ def test_a_judgement_by_hand():
         reference.kendalltau(*[r := np.random.default_rng(0).uniform(0, 0.3, 12), r[::-1]]).statistic
     )
     assert found.overall.low < found.overall.value < found.overall.high
+    # all told apart: resampled pools are told apart too, but the interval is no narrower for it
+    apart = judge(readings(np.random.default_rng(0), knows=np.linspace(2, 3, 20), others=np.linspace(0, 1, 20)))
+    assert apart.faithfulness.value == 1
+    assert apart.overall.low < 2 / (1 / apart.faithfulness.low + 1 / apart.robustness.value) + 1e-3
 
 
 def test_a_metric_that_is_low_for_knowledge_is_judged_as_its_mirror():

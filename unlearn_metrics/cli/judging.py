@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
-from unlearn_metrics.cli.console import err, wide
+from unlearn_metrics.cli.console import err, out, tell
 
 app = typer.Typer()
 
@@ -45,13 +44,12 @@ def meta(
     names = [name.strip() for name in metrics.split(",") if name.strip()]
     found = judged.evaluate(plan, names, against, seed)
     if out_folder is not None:
-        pictures.write(out_folder, "meta", found.to_json(), found.to_pandas(), pictures.figure(found))
+        pictures.write(out_folder, "meta", found.to_json(), found.to_pandas(), pictures.faithfulness(found))
         err.print(f"wrote {out_folder}")
     if as_json:
         print(found.to_json())
         return
-    console = wide()
     for table in found.tables():
-        console.print(table)
+        out.print(table)
     for note in found.notes():
-        console.print(Text(note), soft_wrap=True)
+        tell(note)

@@ -78,15 +78,19 @@ def score_interval(area: float, k: int, m: int) -> tuple[float, float]:
 
     Source: Newcombe 2006, Statistics in Medicine 25:559, method 5; the variance of Hanley & McNeil 1982.
     """
-    from scipy.optimize import brentq  # half a second, which records alone need not wait
-
-    def beyond(truth: float) -> float:
-        share = (1 - truth) / (2 - truth) + truth / (1 + truth)
-        return (truth - area) ** 2 - Z**2 * truth * (1 - truth) * (1 + ((k + m) / 2 - 1) * share) / (k * m)
-
-    low = 0.0 if area == 0 else float(brentq(beyond, 0, min(area, 1 - 1e-9)))  # 1 itself is a root of its own
-    high = 1.0 if area == 1 else float(brentq(beyond, max(area, 1e-9), 1))
+    low, high = truths(area, k, m, np.array([Z, -Z])).tolist()
     return low, high
+
+
+_GRID = np.sin(np.linspace(0, np.pi / 2, 4001)[1:-1]) ** 2  # finer towards 0 and 1
+
+
+def truths(area: float, k: int, m: int, deviations: Floats) -> Floats:
+    """[n] true AUCs from which the AUC seen is so many standard deviations away, upwards; see `score_interval`."""
+    share = (1 - _GRID) / (2 - _GRID) + _GRID / (1 + _GRID)
+    off = (area - _GRID) / np.sqrt(_GRID * (1 - _GRID) * (1 + ((k + m) / 2 - 1) * share) / (k * m))
+    grid, off = np.array([0, *_GRID, 1]), np.array([0.0 if area == 0 else np.inf, *off, 0.0 if area == 1 else -np.inf])
+    return np.interp(-deviations, -off, grid)
 
 
 def threshold(knows: Floats, others: Floats) -> tuple[float, float]:

@@ -6,7 +6,7 @@ Every interval redraws models within their pools; that of an AUC is the score in
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -41,8 +41,8 @@ class Readings:
     others: Floats
     unlearned: Floats = field(default_factory=lambda: np.empty(0))
     useful: NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, bool))
-    attacked: dict[str, Floats] = field(default_factory=dict)
-    retain_only: dict[str, float] = field(default_factory=dict)
+    attacked: Mapping[str, Floats] = field(default_factory=dict)
+    retain_only: Mapping[str, float] = field(default_factory=dict)
     controlled: Floats | None = None
 
 
@@ -117,6 +117,7 @@ def judge(readings: Readings, seed: int = 0) -> Judgement:
     def joined(parts: Sequence[Floats]) -> Floats | None:
         return harmonic(*(p[: min(map(len, parts))] for p in parts)) if parts else None
 
+    area_drawn = np.append(aucs[:1], faithfulness.truths(float(aucs[0]), k, m, _deviations(len(aucs) - 1, seed)))
     robust, robust_symmetric = joined([*stable.values()]), joined([*symmetric.values()])
     return Judgement(
         (k, m, models),
@@ -126,9 +127,9 @@ def judge(readings: Readings, seed: int = 0) -> Judgement:
         {attack: estimate(values) for attack, values in stable.items()},
         {attack: estimate(values) for attack, values in symmetric.items()},
         estimate(robust),
-        estimate(None if robust is None else joined([robust, aucs])),
+        estimate(None if robust is None else joined([robust, area_drawn])),
         estimate(robust_symmetric),
-        estimate(None if robust_symmetric is None else joined([robust_symmetric, aucs])),
+        estimate(None if robust_symmetric is None else joined([robust_symmetric, area_drawn])),
         order,
     )
 
@@ -138,14 +139,27 @@ def _draws(models: int, seed: tuple[int, ...]) -> Floats:
     return np.vstack([np.ones(models), stats.bootstrap_weights(np.arange(models), seed)])
 
 
+def _deviations(count: int, seed: int) -> Floats:
+    """Standard normal: how far a draw of faithfulness is off. Resampled pools that are told apart never vary."""
+    return np.random.default_rng((seed, 3)).normal(size=count)
+
+
 def _cuts(knows: Floats, others: Floats, of_knows: Floats, of_others: Floats) -> Floats:
-    """[draws] thresholds, each of the draw's weights, among the midpoints between values of all models."""
-    values = np.unique(np.concatenate([knows, others]))
-    cuts = (values[:-1] + values[1:]) / 2
-    if not len(cuts):
+    """[draws] thresholds, see `faithfulness.threshold`, each of the models that are drawn."""
+    pooled = np.concatenate([knows, others])
+    values = np.unique(pooled)
+    if len(values) < 2:
         return np.full(len(of_knows), np.nan)
+    cuts = (values[:-1] + values[1:]) / 2
     right = of_knows @ (knows[:, None] > cuts).astype(float) + of_others @ (others[:, None] <= cuts).astype(float)
-    return np.asarray(cuts[np.argmax(right, axis=1)])
+    drawn = np.hstack([of_knows, of_others]) @ (pooled[:, None] == values).astype(float) > 0
+    below = np.maximum.accumulate(np.where(drawn, values, -np.inf), axis=1)[:, :-1]
+    above = np.minimum.accumulate(np.where(drawn, values, np.inf)[:, ::-1], axis=1)[:, -2::-1]
+    between = np.isfinite(below) & np.isfinite(above)
+    best = np.argmax(np.where(between, right, -1), axis=1)[:, None]
+    with np.errstate(invalid="ignore"):
+        middle = (np.take_along_axis(below, best, 1) + np.take_along_axis(above, best, 1))[:, 0] / 2
+    return np.where(between.any(1), middle, np.nan)
 
 
 def _counted(readings: Readings, cuts: Floats, seed: int) -> Floats:

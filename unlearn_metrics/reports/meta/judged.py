@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.table import Table
 from rich.text import Text
 
 from unlearn_metrics.documents import Floats
@@ -18,6 +17,7 @@ from unlearn_metrics.errors import InputError, did_you_mean
 from unlearn_metrics.metrics import METRICS, TRUTH_RATIOS
 from unlearn_metrics.record import Estimate, RunRecord
 from unlearn_metrics.reports.console import html
+from unlearn_metrics.reports.grid import Grid
 from unlearn_metrics.reports.meta.labels import BEFORE, Labelled, read
 from unlearn_metrics.scores.judging import Difference, Judgement, Readings, differences, judge
 from unlearn_metrics.scores.stability import COUNTED
@@ -70,50 +70,54 @@ class MetaEvaluation:
     def _repr_html_(self) -> str:
         return html(*self.tables(), *map(Text, self.notes()))
 
-    def tables(self) -> list[Table]:
+    def tables(self) -> list[Grid]:
         """Faithfulness and stability, as published and under control; then whether the order of methods lasts."""
-        return [*(self._table(view) for view in self.judged), *([order] if (order := self._orders()) else [])]
+        made = [grid for view in self.judged for grid in (self._faithful(view), self._stable(view))]
+        return [grid for grid in (*made, self._orders()) if grid is not None]
 
-    def _sorted(self, view: str) -> list[tuple[str, Judgement]]:
+    def by_faithfulness(self, view: str) -> list[tuple[str, Judgement]]:
+        """(metric, judgement), the most faithful first."""
         return sorted(self.judged[view].items(), key=lambda item: -(item[1].faithfulness.value or 0))
 
-    def _table(self, view: str) -> Table:
-        attacks = list(next(iter(self.judged[view].values())).stability)
+    def _faithful(self, view: str) -> Grid:
         knows, others, _ = self.pools
-        table = Table(title=f"metrics judged by {knows} models that know and {others} that do not, {VIEWS[view]}")
-        for column in ("metric", "faithfulness", f"minus {self.against}", "p (corrected)", "threshold"):
-            table.add_column(column, justify="left" if column == "metric" else "right")
-        wide = [*attacks, *(("robustness", "overall") if attacks else ())]
-        for column in wide:
-            table.add_column(column, justify="right")
-        for name, it in self._sorted(view):
+        title = f"faithfulness by {knows} models that know and {others} that do not, {VIEWS[view]}"
+        heads = ["metric", "AUC [95\u00a0%]", f"minus {self.against}", "p, corrected", "threshold", "right"]
+        result = Grid(title, heads, words=1, spare=["threshold", "right"])
+        for name, it in self.by_faithfulness(view):
             gap = self.differences[view].get(name)
-            cells = [shown(it.faithfulness), "—" if gap is None else shown(gap.value)]
-            cells += [
-                "—" if gap is None or gap.p_holm is None else f"{gap.p_holm:.2g}",
-                shown(it.threshold, ends=False),
-            ]
-            cells += [shown(it.stability[attack]) for attack in attacks]
-            cells += [shown(it.robustness), shown(it.overall)] if attacks else []
-            table.add_row(name, *cells)
-        return table
+            p = "—" if gap is None or gap.p_holm is None else f"{gap.p_holm:.2g}"
+            right = "—" if it.right is None else f"{it.right:.0%}"
+            minus = "—" if gap is None else shown(gap.value)
+            result.add(name, shown(it.faithfulness), minus, p, shown(it.threshold), right)
+        return result
 
-    def _orders(self) -> Table | None:
+    def _stable(self, view: str) -> Grid | None:
+        attacks = list(next(iter(self.judged[view].values())).stability)
+        if not attacks:
+            return None
+        title = f"stability of the metrics of {self.pools[2]} unlearned models, {VIEWS[view]}"
+        heads = ["metric", *attacks, "robustness", "symmetric", "overall", "counted"]
+        result = Grid(title, heads, words=1, spare=["symmetric"])
+        for name, it in self.by_faithfulness(view):
+            parts = (*it.stability.values(), it.robustness, it.robustness_symmetric, it.overall)
+            result.add(name, *map(shown, parts), str(it.n[2]))
+        return result
+
+    def _orders(self) -> Grid | None:
         judged = self.judged["unlearned"]
         against = list(next(iter(judged.values())).order)
         if not against:
             return None
-        table = Table(title=f"order of {self.pools[2]} unlearned models, Kendall's tau with the order as published")
-        table.add_column("metric")
-        for column in against:
-            table.add_column(column, justify="right")
-        for name, it in self._sorted("unlearned"):
-            table.add_row(name, *(shown(it.order[column]) for column in against))
-        return table
+        title = f"order of {self.pools[2]} unlearned models, Kendall's tau with the order as published"
+        result = Grid(title, ["metric", *against], words=1)
+        for name, it in self.by_faithfulness("unlearned"):
+            result.add(name, *(shown(it.order[column]) for column in against))
+        return result
 
     def notes(self) -> list[str]:
         """What limits the tables, in words."""
-        best = {view: self._sorted(view)[0] for view in self.judged}
+        best = {view: self.by_faithfulness(view)[0] for view in self.judged}
         lines = [
             f"{VIEWS[view]}, {name} has the highest faithfulness: {shown(it.faithfulness)}"
             for view, (name, it) in best.items()
@@ -158,11 +162,11 @@ class MetaEvaluation:
         return json.dumps(asdict(self), indent=2, allow_nan=False)
 
 
-def shown(estimate: Estimate, ends: bool = True) -> str:
+def shown(estimate: Estimate) -> str:
     """0.912 [0.840, 0.951]; — where it is not known."""
     if estimate.value is None:
         return "—"
-    known = ends and estimate.low is not None and estimate.high is not None
+    known = estimate.low is not None and estimate.high is not None
     return f"{estimate.value:.3f}" + (f" [{estimate.low:.3f}, {estimate.high:.3f}]" if known else "")
 
 

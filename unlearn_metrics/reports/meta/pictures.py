@@ -1,64 +1,70 @@
-"""The judgements as pictures. Names are text of records: they are shown as they are, not as formulas."""
+"""Judgements as pictures and files."""
 
 from __future__ import annotations
 
-import io
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from unlearn_metrics.records import folder as whole
 from unlearn_metrics.reports.console import plain
 from unlearn_metrics.reports.meta.judged import VIEWS, MetaEvaluation
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
     from pandas import DataFrame
 
-COLOURS = ("#1f5fbf", "#c2410c", "#15803d", "#7c3aed", "#0e7490", "#a16207")
+
+def faithfulness(found: MetaEvaluation) -> Callable[[Axes], bool]:
+    """A row for each metric: its AUC with the interval, as published and under control."""
+    from unlearn_metrics.reports import drawing  # matplotlib takes a while to import
+
+    order = [name for name, _ in found.by_faithfulness("unlearned")][::-1]
+
+    def draw(axes: Axes) -> bool:
+        _rows(axes, order)
+        shift = 0.16 if len(found.judged) > 1 else 0.0
+        for place, (view, judged) in enumerate(found.judged.items()):
+            for row, name in enumerate(order):
+                it = judged[name].faithfulness
+                if it.value is None or it.low is None or it.high is None:
+                    continue
+                y, ink = row + (-shift if place else shift), drawing.colour(place)
+                axes.plot([it.low, it.high], [y, y], color=ink, lw=1.4)
+                axes.plot(it.value, y, "o", color=ink, ms=4, label=VIEWS[view] if row == 0 else None)
+        axes.axvline(0.5, color=drawing.MUTED, lw=0.9, ls="--")
+        axes.set_xlim(0, 1.02)
+        axes.set_xlabel("faithfulness: AUC of models that know against models that do not")
+        axes.legend(frameon=False, loc="upper left")
+        return True
+
+    return draw
 
 
-def figure(found: MetaEvaluation) -> Figure:
-    """Faithfulness with its interval, a row for each metric, as published and under control."""
-    from matplotlib.figure import Figure
-
-    order = [name for name, _ in found._sorted("unlearned")][::-1]
-    made = Figure((6.4, 1.2 + 0.3 * len(order)), layout="constrained")
-    axes = made.subplots()
-    shift = 0.16 if len(found.judged) > 1 else 0.0
-    for (view, judged), colour, up in zip(found.judged.items(), COLOURS, (shift, -shift), strict=False):
-        for row, name in enumerate(order):
-            it = judged[name].faithfulness
-            if it.value is None or it.low is None or it.high is None:
-                continue
-            axes.plot([it.low, it.high], [row + up] * 2, color=colour, lw=1.5)
-            axes.plot(it.value, row + up, "o", color=colour, ms=5, label=VIEWS[view] if row == 0 else None)
-    axes.axvline(0.5, color="#888888", lw=0.8, ls=":")
-    axes.set_yticks(range(len(order)), [plain(name) for name in order])
-    axes.set_xlim(0, 1.02)
-    axes.set_xlabel("faithfulness: AUC of models that know against models that do not")
-    axes.legend(frameon=False, fontsize=8, loc="lower left")
-    axes.spines[["top", "right"]].set_visible(False)
-    return made
+def _rows(axes: Axes, names: list[str]) -> None:
+    """A row for each name, in a figure as high as they need."""
+    figure = axes.figure
+    height = 0.8 + 0.22 * len(names)
+    figure.set_size_inches(6.4, height)  # type: ignore[union-attr]
+    axes.set_position((0.36, 0.5 / height, 0.62, 1 - 0.6 / height))
+    axes.set_yticks(range(len(names)), [plain(name) for name in names])
+    axes.set_ylim(-0.7, len(names) - 0.3)
 
 
-def svg(made: Figure) -> bytes:
-    """A figure as SVG, the same bytes each time."""
-    import matplotlib as mpl
-
-    canvas = io.BytesIO()
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "unlearn-metrics", "text.parse_math": False}):
-        made.savefig(canvas, format="svg", metadata={"Date": None})
-    return canvas.getvalue()
-
-
-def write(folder: Path, name: str, text: str, table: DataFrame, made: Figure) -> None:
+def write(folder: Path, name: str, text: str, table: DataFrame, draw: Callable[[Axes], bool]) -> None:
     """FOLDER/NAME.json, .csv and .svg; files of these names there are replaced."""
+    from unlearn_metrics.reports import drawing
+
     folder.mkdir(parents=True, exist_ok=True)
-    files = {"json": text.encode() + b"\n", "csv": table.to_csv(index=False).encode(), "svg": svg(made)}
+    files = {
+        "json": text.encode() + b"\n",
+        "csv": table.to_csv(index=False).encode(),
+        "svg": drawing.saved(draw, "svg"),
+    }
     for ending, data in files.items():
-        whole.write(folder / f"{name}.{ending}", partial(_put, data))
+        if data is not None:
+            whole.write(folder / f"{name}.{ending}", _writer(data))
 
 
-def _put(data: bytes, file: IO[bytes]) -> None:
-    file.write(data)
+def _writer(data: bytes) -> Callable[..., object]:
+    return lambda file: file.write(data)
