@@ -348,13 +348,13 @@ def test_another_package_brings_metrics_and_controls(package):
         (lambda: scored(benchmark="demoo"), "unknown benchmark 'demoo'; did you mean demo?"),
         (lambda: scored(alpha=None, keep=2), "keep: input should be less than or equal to 1, not 2"),
         (lambda: scored(keep=0.9), "keep and alpha exclude each other: calibrate, or mix at a given alpha"),
-        (lambda: scored(control="none"), "control none takes no alpha"),
+        (lambda: scored(control="none"), "control none has no alpha"),
         (lambda: scored(control="mixx"), "control: input should be mix, trim, layers, temperature, select or none"),
         (lambda: scored(limit=0), "limit: input should be greater than or equal to 1, not 0"),
         (lambda: scored(dtype="int8"), "dtype: input should be 'auto', 'float32', 'bfloat16' or 'float16', not 'int8'"),
         (lambda: scored(data="/nowhere"), "data folder /nowhere does not exist"),
         (lambda: scored(metrics="lss"), "unknown metric 'lss'; did you mean loss?"),
-        (lambda: scored(metrics="gradnorm"), "gradnorm takes gradient, which demo does not ask for"),
+        (lambda: scored(metrics="gradnorm"), "gradnorm needs gradient, which demo does not observe"),
         (lambda: scored(gradnorm=True), "gradnorm is a membership attack: demo has no holdout to compare with"),
         (lambda: scored(benchmark=um.OwnData({"forget": "no.jsonl"})), "data goes with a benchmark's name"),
         (lambda: scored(benchmark=um.OwnData({"forget": "no.jsonl"}), data=None), "no.jsonl cannot be read"),
@@ -368,7 +368,7 @@ def test_another_package_brings_metrics_and_controls(package):
         (lambda: um.score(ORIGINAL, benchmark="demo"), "unlearned is missing"),
         (lambda: um.load("/nowhere"), "/nowhere holds no run: there is no record.json"),
         (lambda: um.mix("a", "b", alpha=3, out="c"), "alpha: input should be less than or equal to 1, not 3"),
-        (lambda: um.mix("a", "b", alpha=0.5, out="c", control="none"), "control none takes no alpha"),
+        (lambda: um.mix("a", "b", alpha=0.5, out="c", control="none"), "control none has no alpha"),
         (lambda: um.calibrate("a", "b", keep=None, control="none"), "there is nothing to calibrate or write"),
         (lambda: um.calibrate("a", "b"), "control mix needs alpha, or benchmark or retain (with keep) to calibrate it"),
         (lambda: um.register_metric("loss", len, "answer", "privacy"), "there is a metric 'loss' already"),
@@ -445,4 +445,5 @@ def test_a_users_script_passes_mypys_strict_mode(tmp_path):
     command = [sys.executable, "-m", "mypy", "--no-error-summary", str(script), str(wrong)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)  # which is strict
     errors = done.stdout.splitlines()
-    assert [line.split(":")[0] for line in errors] == [str(wrong)] * 3, done.stdout + done.stderr
+    # mypy's cache may name the folder of an earlier run
+    assert [Path(line.split(":")[0]).name for line in errors] == [wrong.name] * 3, done.stdout + done.stderr

@@ -2,7 +2,7 @@
 
     import unlearn_metrics as um
 
-What is in `__all__` is imported when it is first asked for, so that `import unlearn_metrics` itself is quick.
+What is in `__all__` is imported when it is first used, so that `import unlearn_metrics` itself is quick.
 """
 
 from importlib import import_module

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 Floats: TypeAlias = NDArray[np.floating[Any]]
 
 
-# characters of a text: what takes longer to compare than a model takes to read it
+# characters of a text: a longer one costs more to compare than a model needs to read it
 MAX_TEXT = 1_000_000
 # An arg-max of which a backend returns only that it is another token than the reference's, or nothing
 OTHER, UNKNOWN = -1, -2

@@ -22,5 +22,5 @@ def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
 
 
 def first_line(error: Exception) -> str:
-    """What an error of a library says, for an InputError; its type if it says nothing."""
+    """The message of a library's error, for an InputError; its type if the message is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,7 +1,7 @@
 """How far the work is: one bar, in a terminal and in a notebook.
 
-A job says each of its steps by a function of one message. What counts its work (the backends, lm-eval) opens a `Bar`.
-While `shown` runs, all of them move the one bar that it shows; elsewhere each is a bar of its own, on a terminal.
+A job reports each of its steps to a function of one message. What counts its work (the backends, lm-eval) opens a
+`Bar`. While `shown` runs, all of them move its one bar; elsewhere each is a bar of its own, on a terminal.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def can_be_seen() -> bool:
 
 @contextlib.contextmanager
 def shown(visible: bool | None = None, line: Say | None = None) -> Iterator[Say]:
-    """Show one bar while the block runs; gives the function by which a job says its steps.
+    """Show one bar while the block runs; gives the function to which a job reports its steps.
 
     Args:
         visible: whether there is a bar at all; None: if it can be seen.

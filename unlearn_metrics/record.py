@@ -83,7 +83,7 @@ class CheckpointInfo:
 
 @dataclass(frozen=True)
 class Prompt:
-    """How a split was asked: the task's templates, and the whole prompt of its first document."""
+    """How a split was prompted: the task's templates, and the whole prompt of its first document."""
 
     __pydantic_config__ = STRICT
 
@@ -174,7 +174,7 @@ class Residual:
 
     value: at `retention` times the original's; its interval has the noise of the calibration in it. average: over the
     curve, whose retentions reach from 0.90 to 1. above_floor: value as a share of the way from a retain-only model (0)
-    to the original (1). alpha: the strength at which retention is as asked for; above 1 the path is extrapolated.
+    to the original (1). alpha: the strength at which retention is rho; above 1 the path is extrapolated.
     sensitivity: value by parts of the retain documents.
     """
 

@@ -17,7 +17,7 @@ NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}", re.ASCII)  # of a metric or a c
 class Registry(MutableMapping[str, T]):
     """Name -> what goes by it: own ones, those registered by assignment, and the entry points of a group.
 
-    An entry point ("module:attribute") is loaded when it is first asked for; to list names loads nothing. Where two
+    An entry point ("module:attribute") is loaded when it is first used; to list names loads nothing. Where two
     have one name, it is the package's own.
 
     Args:

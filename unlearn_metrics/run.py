@@ -88,7 +88,7 @@ class Run:
 
     @cached_property
     def observations(self) -> Observations:
-        """model -> split -> documents, with the token scores that were observed; read from the folder when asked for.
+        """model -> split -> documents, with the token scores that were observed; read from the folder when used.
 
         Raises:
             InputError: the folder's files are not there, or not what a run writes.
@@ -122,7 +122,7 @@ class Run:
         )
 
     def documents(self, metrics: Iterable[str] | None = None) -> DataFrame:
-        """The documents of all models as a data frame: what was asked and answered, and the metrics of each.
+        """The documents of all models as a data frame: prompt, reference and generation, and the metrics of each.
 
         Args:
             metrics: those wanted; by default the ones that were scored.

@@ -22,7 +22,7 @@ def _known(control: str) -> str:
     return control
 
 
-# lm-eval's arguments of its `hf` model that do not say which model it is, or in what precision
+# lm-eval's arguments of its `hf` model, but for those that name the model or its precision
 MODEL_ARGS = (
     *("parallelize", "device_map", "max_memory_per_gpu", "max_cpu_memory", "attn_implementation"),
     *("trust_remote_code", "max_length", "add_bos_token"),
@@ -55,7 +55,7 @@ class Settings:
     retention_metric: what calibration keeps: a metric of the retain split, or TASK.METRIC of one of utility_tasks.
     retain_model: the checkpoint that never saw the forget set; or reference_record, an earlier run whose model
     reference_from stands for it. utility_tasks: lm-eval tasks beside the benchmark, from include_path too.
-    gibberish_model: a text classifier for the generations. gradnorm: the attack that takes a backward pass, too.
+    gibberish_model: a text classifier for the generations. gradnorm: the attack that needs a backward pass, too.
     model_args: how the model is loaded, as lm-eval spells it: KEY=VALUE,... of MODEL_ARGS.
     """
 
@@ -125,7 +125,7 @@ def check_exclusive(given: Mapping[str, object], spelled: Callable[[str], str]) 
         if a in names and b in names:
             raise InputError(f"{spelled(a)} and {spelled(b)} exclude each other{why}")
     if given.get("control") == "none" and (taken := [name for name in OF_CONTROL if name in names]):
-        raise InputError(f"{spelled('control')} none takes no {spelled(taken[0])}")
+        raise InputError(f"{spelled('control')} none has no {spelled(taken[0])}")
 
 
 def chosen(given: Mapping[str, Any], spelled: Callable[[str], str] = str) -> Settings:
@@ -147,7 +147,7 @@ def chosen(given: Mapping[str, Any], spelled: Callable[[str], str] = str) -> Set
 
 
 def explained(error: ValidationError, given: Mapping[str, Any], spelled: Callable[[str], str] = str) -> str:
-    """The first thing that a validation found wrong, in one line: which setting, what it was given, what it takes."""
+    """The first thing that a validation found wrong, in one line: the setting, its value, the values allowed."""
     first = error.errors(include_url=False)[0]
     name, what = str(first["loc"][0]), first["msg"].removeprefix("Value error, ")
     value = "" if first["type"] == "missing" else f", not {given.get(name)!r}"[:200]

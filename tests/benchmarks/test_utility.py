@@ -280,7 +280,7 @@ def test_what_is_kept_and_what_excludes_it(tmp_path):
     refused(score(out, "--retention-metric", "rouge", "--alpha", 0.5), "exclude each other", out)
     refused(
         score(out, "--retention-metric", "rouge", "--control", "none"),
-        "none takes no --retention-metric",
+        "none has no --retention-metric",
         out,
     )
     refused(score(out, "--retention-metric", "repetition"), "higher is not better; there are extraction_str", out)

@@ -263,7 +263,7 @@ def test_bad_arguments(tmp_path):
     refused(score(out, "--data", tmp_path / "nothing"), "does not exist", out)
     refused(score(out, "--keep", 0.9, "--alpha", 0.5), "exclude each other", out)
     refused(score(out, "--alpha", 1.5), "--alpha: input should be less than or equal to 1, not 1.5", out)
-    refused(score(out, "--control", "none", "--keep", 0.5), "--control none takes no --keep", out)
+    refused(score(out, "--control", "none", "--keep", 0.5), "--control none has no --keep", out)
     refused(score(out, "--device", "cuda:7"), "device cuda:7 cannot be used", out)
     taken = tmp_path / "taken"
     taken.mkdir()

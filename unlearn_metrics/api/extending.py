@@ -24,13 +24,14 @@ def register_metric(
     *,
     geometric: bool = False,
 ) -> Metric:
-    """Add a metric of your own, to be asked for by name in `score`, `rescore`, `compare` and in task YAML.
+    """Add a metric of your own, to be used by name in `score`, `rescore`, `compare` and in task YAML.
 
     A package brings one by an entry point of the group "unlearn_metrics.metrics", whose object is a `Metric`.
 
     Args:
         name: a letter, then at most 63 letters, digits and underscores.
-        fn: takes what `needs` names of one document, in that order, and gives a number; NaN: it has no such value.
+        fn: a function of the fields of one document that `needs` names, in that order, to a
+            number; NaN: no such value.
         needs: fields of a document: "answer" (`TokenScores`), "generation", "reference", "question" (text), and
             others that docs/api.md lists.
         facet: which part of the table it belongs to.
@@ -39,7 +40,7 @@ def register_metric(
         geometric: aggregate over documents by the geometric mean.
 
     Returns:
-        The metric, which takes a document.
+        The metric, a function of a document.
 
     Raises:
         InputError: a name that is taken or none, or a field that no document has.

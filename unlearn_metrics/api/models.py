@@ -29,7 +29,7 @@ _SPLITS = ("forget", "retain", "holdout")
 
 @contextlib.contextmanager
 def _shown(progress: Progress) -> Iterator[Say]:
-    """The function by which a job says its steps, and whatever shows them."""
+    """The function to which a job reports its steps, and whatever shows them."""
     if callable(progress):
         with bars.shown(visible=False, line=progress) as say:
             yield say
@@ -96,7 +96,7 @@ def score(
     """Score an unlearned checkpoint beside the original, as published and under control.
 
     A model that is in memory is scored after `model.save_pretrained(folder)`: the control mixes checkpoints on disk,
-    so that it holds one model in memory instead of three. `token_scores` takes models as they are.
+    so that it holds one model in memory instead of three. `token_scores` accepts models as they are.
 
     Args:
         original: checkpoint before unlearning: a folder, or a hub id or ID@REVISION.
@@ -119,7 +119,7 @@ def score(
         include_path: folder with task YAML of your own, for utility_tasks.
         utility_limit: only the first documents of each of these tasks.
         gibberish_model: a text classifier, with a label "clean", that reads the generations.
-        gradnorm: the membership attack by gradient norm too; it takes a backward pass for each document.
+        gradnorm: the membership attack by gradient norm too, at a backward pass for each document.
         name: what tables call the unlearned checkpoint; by default as it is given.
         limit: only the first documents of each split.
         device: "cpu", "cuda", "cuda:1", ...; by default a GPU if there is one.
@@ -313,7 +313,7 @@ def token_scores(
 
     Returns:
         For each pair its `TokenScores`: arrays of shape [n + 1], for n answer tokens and end-of-sequence, with
-        log-probabilities in nats. The functions in `unlearn_metrics.metrics` take one.
+        log-probabilities in nats. It is the argument of most functions in `unlearn_metrics.metrics`.
 
     Raises:
         InputError: an empty answer, a model that is no causal language model, or one that gives NaN.

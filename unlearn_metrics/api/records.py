@@ -21,7 +21,7 @@ from unlearn_metrics.run import Run
 
 @python_names
 def load(folder: Place) -> Run:
-    """Open a run that was written before, here or elsewhere. Its documents are read when they are asked for.
+    """Open a run that was written before, here or elsewhere. Its documents are read when they are used.
 
     Args:
         folder: the run's folder, or its record.json.
@@ -51,7 +51,7 @@ def rescore(run: Run | Place, metrics: str | Iterable[str] = ()) -> Run:
         The run with the new scores, in memory.
 
     Raises:
-        InputError: an unknown metric, one that no document has what it takes for, or a run that cannot be read.
+        InputError: an unknown metric, one whose arguments no document has, or a run that cannot be read.
     """
     run = run if isinstance(run, Run) else load(run)
     names = listed(metrics)
@@ -87,11 +87,11 @@ def compare(
             all have it, else unlearned.
         metrics: by default those of the table; "all": all there are.
         all_pairs: every two runs, not only each with the first.
-        anyway: also where signatures differ in what matters; a note then says so.
+        anyway: also where signatures differ in what matters, with a note.
         seed: of resampling and sign flips.
 
     Returns:
-        What the tests say; `to_pandas()` has a row for each test, `sentences` what they establish and leave open.
+        The tests; `to_pandas()` has a row for each, `sentences` what they establish and leave open.
 
     Raises:
         InputError: runs of different documents, or not measured alike; an unknown metric or model.

@@ -1,7 +1,7 @@
 """The only code that touches a language model: four calls, dispatched on the type of lm-eval's LM.
 
-They take lm-eval Instances and return one plain JSON value each, in order, and use lm-eval's own response cache
-(`--use_cache`) where the user asked for it.
+Their argument is lm-eval Instances, their result one plain JSON value each, in order. They use lm-eval's own
+response cache (`--use_cache`) where the user turned it on.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ class ScoreInstance(Instance):
 
 @dataclass
 class GenerateInstance(ScoreInstance):
-    """A request that takes decoding, whose reference answer is scored by another request of the same run: its draft."""
+    """A request that needs decoding, whose reference answer is scored by another request of the same run: its draft."""
 
     draft: Instance | None = field(default=None, repr=False)
 
 
-# generation kwargs that plain greedy decoding takes
+# generation kwargs that plain greedy decoding allows
 PLAIN = {"until", "max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens", "do_sample", "temperature"}
 
 
@@ -172,7 +172,7 @@ def greedy_until(lm: LM, requests: Sequence[Instance]) -> list[str]:
 
 
 def _encode(lm: HFLM, request: Instance) -> encoding.Pair:
-    """Tokenized once: the same is asked of every checkpoint whose parameters the model takes on."""
+    """Tokenized once: the same requests go to every checkpoint that is loaded into the model."""
     known: dict[tuple[str, str, bool], encoding.Pair] = lm.__dict__.setdefault("unlearn_encoded", {})
     key = request.args[0], request.args[1], _rendered(request)
     if key not in known:

@@ -56,7 +56,7 @@ def prompt_budget(lm: HFLM) -> int:
 
 
 def max_rows(lm: HFLM) -> int | None:
-    """An lm-eval batch_size above 1 (its default, which says nothing) bounds the rows of a batch."""
+    """An lm-eval batch_size above 1 (its default) bounds the rows of a batch."""
     return lm.batch_size if isinstance(lm.batch_size, int) and lm.batch_size > 1 else None
 
 

@@ -29,7 +29,7 @@ def encode(
 
     There the answer begins with the white space that ends a prompt. rendered: a chat template wrote the prompt, and its
     white space stays in it where it has tokens of its own (most end in a newline). Raises InputError, naming `where`,
-    if prompt or answer has no tokens, or the answer more than the model can take.
+    if prompt or answer has no tokens, or the answer more than the model allows.
     """
     if not answer.strip():
         raise InputError(f"{where}: the answer is empty")

@@ -154,8 +154,8 @@ def token_scores(lm: HFLM, pairs: Sequence[Pair], share_prompts: bool = True) ->
     if eos is None:  # nothing ends a sequence, so nothing is known of its end
         ends = offsets[1:] - 1
         tokens[ends], flat.argmax[ends] = -1, UNKNOWN
-        for told in (flat.logprob, flat.mean, flat.variance):
-            told[ends] = np.nan
+        for result in (flat.logprob, flat.mean, flat.variance):
+            result[ends] = np.nan
     scores = {
         pair: TokenScores(
             tokens[a:b].astype(np.int32), flat.argmax[a:b], flat.logprob[a:b], flat.mean[a:b], flat.variance[a:b]
@@ -268,7 +268,7 @@ def _put_before(lm: HFLM, inputs: dict[str, Any], prompts: _Prompts, chosen: lis
     inputs |= {
         cache_name(lm): DynamicCache(layers),
         "attention_mask": mask,
-        # padding behind an answer may lie beyond the last position that the model knows
+        # padding behind an answer may lie beyond the model's last position
         "position_ids": (lengths + torch.arange(width, device=device)).clamp(max=lm.max_length - 1),
     }
 

@@ -194,7 +194,7 @@ def parse_prompt_logprobs(tokens: Sequence[int], outputs: Any, ctxlen: int) -> l
 
 
 def _of_ids(given: dict[int, Any], token: int) -> Position:
-    # of equals, rank 1 is what greedy decoding says
+    # of equals, rank 1 is the greedy token
     best = min(given, key=lambda t: (-_number(given[t]), getattr(given[t], "rank", None) or math.inf))
     return (_finite(_number(given[token])), best) if token in given else NOTHING
 

@@ -63,7 +63,7 @@ def numbered(source: Path | str, found: Iterable[Any]) -> Iterator[tuple[str, An
 
 
 def _saved(folder: Path) -> Iterable[Any]:
-    import datasets  # which takes seconds to import, and is rarely needed here
+    import datasets  # seconds to import, and rarely needed here
 
     try:
         found = datasets.load_from_disk(str(folder))

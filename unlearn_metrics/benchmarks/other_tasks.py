@@ -38,7 +38,7 @@ def load(
             hint = did_you_mean(name, manager.task_index, "`lm_eval ls tasks` lists them")
             raise InputError(f"lm-eval has no task '{name}'; {hint}")
         try:
-            # datasets takes a repository's name for a folder where there is one
+            # datasets prefers a folder of the repository's name where there is one
             with quiet(), contextlib.chdir(folder or Path()):
                 loaded[name] = dict(manager.load(name))
         except (OSError, ValueError) as error:  # datasets: no network, no such file

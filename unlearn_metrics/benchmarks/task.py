@@ -1,4 +1,4 @@
-"""The lm-eval task class that the YAML names, and what lm-eval must know before it builds one.
+"""The lm-eval task class that the YAML names, and what lm-eval needs before it builds one.
 
 Importing this module gives every lm-eval LM the methods `token_scores`, `greedy_until`, `similar_strength` and
 `gradnorm` (dispatch on the backend is in unlearn_metrics.backends), so that the stock `lm_eval run` works unchanged,
@@ -59,8 +59,8 @@ class TokenScoreTask(ConfigurableTask):
     The YAML's metric_list decides which requests are made, and they which of these fields a document must have:
     question, answer, paraphrased_question, paraphrased_answer, perturbed_answer (a list of wrong answers). Under a chat
     template the bare question is the user's turn, unless there is a gen_prefix: then it is doc_to_text, and the prefix
-    begins the answer. Without target_delimiter a task brings its own prompt and takes no chat template. Examples for a
-    few-shot prompt are all rows of fewshot_split, in order.
+    begins the answer. Without target_delimiter a task brings its own prompt and no chat template applies. Examples for
+    a few-shot prompt are all rows of fewshot_split, in order.
 
     metadata: split (forget, retain, holdout, ...; `forget_verbmem` for a further part of the forget set),
     fields (field -> column where the names differ; further columns that templates use; `text` alone: plain text, whose
@@ -169,7 +169,7 @@ class TokenScoreTask(ConfigurableTask):
         """The cluster of each document.
 
         Of one person of RWKU, all documents would be one cluster, and nothing could have an interval: there each
-        document is its own, and what an interval says is about further questions on this person, not further people.
+        document is its own, and an interval is about further questions on this person, not further people.
         """
         by = "cluster" if "cluster" in docs[0] else self._setting("cluster", 1)
         if isinstance(by, int):
@@ -196,7 +196,7 @@ class TokenScoreTask(ConfigurableTask):
 
     def fewshot_context(self, doc: Document, *args: Any, **kwargs: Any) -> list[str]:
         """The contexts of a document: with its question and, if a metric needs it, with the paraphrased one."""
-        if not doc["question"]:  # a whole text is scored as it is, whatever the others are asked in
+        if not doc["question"]:  # a whole text is scored as it is, whatever template the others have
             return [""]
         if kwargs.get("num_fewshot") and not self.config.fewshot_split:
             raise InputError(f"{self.config.task} is asked without examples; num_fewshot must be 0")

@@ -1,4 +1,4 @@
-"""LoRA adapters (PEFT) as checkpoints: base + scaling * B A, computed by rows when asked for, no merged copy.
+"""LoRA adapters (PEFT) as checkpoints: base + scaling * B A, computed by rows when it is read, no merged copy.
 
 Source: Hu et al. 2021 (arXiv 2106.09685); file format and arithmetic as PEFT's merge_and_unload, whose result this is,
 in the base's dtype, but for float32's rounding where the BLAS adds up a part of a product otherwise than the whole.

@@ -47,10 +47,10 @@ TOKENIZER_FILES = (
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """An opened checkpoint: tensors by name, each read when asked for.
+    """An opened checkpoint: tensors by name, each read when it is used.
 
     folder: where its files lie. config: its config.json (an adapter's: its base's). files: the weights' files.
-    changes: what a config.json written for it has otherwise. notes: what a user should know of how it was read.
+    changes: how a config.json written for it differs. notes: for the user, on how it was read.
     logit_scale: what the logits of its model are multiplied by.
     """
 

@@ -97,7 +97,7 @@ def _other_architecture(a: Mapping[str, Any], b: Mapping[str, Any], known: Mappi
 
 
 def _same_names(original: Checkpoint, unlearned: Checkpoint, ties: list[bool]) -> tuple[Checkpoint, Checkpoint]:
-    """Rename, untie and leave out, as far as transformers' own model of the architecture says that it is the same."""
+    """Rename, untie and leave out, as far as transformers' own model of the architecture shows it to be the same."""
     model = skeleton(unlearned)
     known, prefix = model.state_dict().keys(), f"{model.base_model_prefix}."
     tied = tied_names(model)

@@ -46,7 +46,7 @@ DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 @dataclass(frozen=True, eq=False)
 class LazyTensor:
-    """A tensor that is read when asked for. rows(start, stop) gives [stop - start, width] of it as [length, width].
+    """A tensor that is read when it is used. rows(start, stop) gives [stop - start, width] of it as [length, width].
 
     width is the last axis; of a vector or a scalar, 1.
     """
@@ -238,5 +238,5 @@ def _reserve(file: int, size: int) -> None:
 
 def _write_at(file: FileIO, data: memoryview, place: int) -> None:
     file.seek(place)
-    while data:  # a disk that runs full takes a part of it before it refuses
+    while data:  # a disk that runs full accepts a part of it before it refuses
         data = data[file.write(data) :]

@@ -12,8 +12,8 @@ from transformers import AutoTokenizer
 from unlearn_metrics.checkpoints.files import TOKENIZER_FILES, Checkpoint, read_config
 from unlearn_metrics.errors import InputError, first_line
 
-# What a chat template that writes today's date is told: the same prompts on any day. The date that the templates of
-# Llama 3 write where they are told none.
+# The date for a chat template that writes today's: the same prompts on any day. It is the one that the templates of
+# Llama 3 write where none is given.
 TEMPLATE_DATE = datetime.datetime(2024, 7, 26)
 
 

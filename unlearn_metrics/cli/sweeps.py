@@ -60,7 +60,7 @@ def sweep(
     launched = None if dry_run else job.launched()
     if launched is not None:
         if shard is not None or ray is not None:
-            raise InputError("under accelerate or torchrun each process takes its own part: no --shard and no --ray")
+            raise InputError("under accelerate or torchrun each process does its own part: no --shard and no --ray")
         part = launched[:2]
     mine = plan.shard(cells, *part) if part is not None else cells
     warm = Warm(out_folder / job.COMMON)

@@ -1,6 +1,6 @@
 """The companion: control of unlearned checkpoints, before they are scored.
 
-`CONTROLS` is the one list of their names; what goes by a name is loaded when it is asked for, and torch with it.
+`CONTROLS` is the one list of their names; a control is loaded when it is used, and torch with it.
 """
 
 from __future__ import annotations

@@ -32,8 +32,8 @@ class Method:
     """A control. fn: (original, unlearned, strength, and what `option` names) -> checkpoint.
 
     what: the parameters it gives, for the README of a written checkpoint; {alpha} is the strength.
-    option: of Settings, passed to fn under its name; None: fn takes no other. extrapolates: whether a strength above 1,
-    past the unlearned model, means something.
+    option: of Settings, passed to fn under its name; None: fn has no other argument. extrapolates: whether a
+    strength above 1, past the unlearned model, means something.
     """
 
     fn: Callable[..., Checkpoint]

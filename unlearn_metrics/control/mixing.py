@@ -114,7 +114,7 @@ def _held(model: PreTrainedModel, original: Checkpoint, unlearned: Checkpoint, m
 
 
 def _room(device: torch.device) -> int:
-    """Bytes that checkpoints may take: of a GPU's memory."""
+    """Bytes that checkpoints may occupy: of a GPU's memory."""
     if device.type != "cuda":
         return 0
     total = torch.cuda.get_device_properties(device).total_memory

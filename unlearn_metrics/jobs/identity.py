@@ -62,7 +62,7 @@ def record(
     path: MeasuredPath | None,
     name: str,
 ) -> RunRecord:
-    """The record of a run that has just been scored. firsts: the first document of each split, as it was asked."""
+    """The record of a run that has just been scored. firsts: the first document of each split, with its prompt."""
     tasks, others = job.tasks, job.others
     settings = resolved(job.lm, job.settings)
     if job.reader is not None:
@@ -164,7 +164,7 @@ def requests_hash(tasks: Tasks, lm: HFLM, settings: Settings, others: other_task
     return digest.hexdigest()
 
 
-# settings that choose the control, the reference, the intervals and the name, and change nothing that a model says
+# settings that choose the control, the reference, the intervals and the name, and change no observation of a model
 AFTERWARDS = (
     *("control", "keep", "retention_metric", "alpha", "layers", "trajectory", "name", "seed"),
     *("retain_model", "reference_record", "reference_from", "gibberish_model"),
@@ -172,7 +172,7 @@ AFTERWARDS = (
 
 
 def asked(settings: Settings) -> Settings:
-    """What of the settings changes what a model says: runs with the same fingerprint of this observe the same of it."""
+    """The settings that change observations of a model: runs with the same fingerprint of these observe the same."""
     defaults: dict[str, Any] = {name: getattr(Settings, name) for name in AFTERWARDS}
     return replace(settings, **defaults)
 
@@ -219,7 +219,7 @@ def git_state() -> GitState | None:
 
 
 def signature_of(job: Job, asked: Mapping[str, Sequence[Document]], control: Control, beside: bool = True) -> str:
-    """The signature of a run, see signature.py. asked: at least the first document of each split, as it was asked.
+    """The signature of a run, see signature.py. asked: at least the first document of each split, with its prompt.
 
     beside: whether other lm-eval tasks than the benchmark's own count.
     """

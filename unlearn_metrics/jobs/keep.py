@@ -67,7 +67,7 @@ def observer(
     """A function that observes what the wanted metrics need, under the model as it is: split -> documents."""
     only = {split: copy.copy(tasks[split]) for split in wanted if split in tasks}
     for split, task in only.items():
-        task.metrics = wanted[split]  # what other metrics need is not asked for
+        task.metrics = wanted[split]  # what other metrics need is not observed
     beside = {name: loaded for name, loaded in others.items() if suites.split_of(name) in wanted}
     chat = settings.apply_chat_template
 

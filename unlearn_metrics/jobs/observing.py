@@ -39,7 +39,7 @@ def observe_as_published(job: Job, model: str) -> Splits:
 
 
 def judge_generations(job: Job, observed: Observations) -> None:
-    """Add the original's token scores of every generation, and what a classifier makes of it, if one was asked for."""
+    """Add the original's token scores of every generation, and what a classifier makes of it, if there is one."""
     job.say("judging the generations by the original")
     for document in with_generation(observed["original"]):  # the original has just been its own judge
         document["judged_generation"] = document["self_judged_generation"]
@@ -60,7 +60,7 @@ def judge_generations(job: Job, observed: Observations) -> None:
 
 
 def with_generation(splits: Mapping[str, Sequence[Document]]) -> list[Document]:
-    """The documents that a generation was asked for."""
+    """The documents whose metrics need a generation."""
     return [d for documents in splits.values() for d in documents if "generation" in d]
 
 

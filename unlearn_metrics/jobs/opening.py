@@ -107,7 +107,7 @@ def open_job(
             say(f"the chat templates differ: {' and '.join(differing)}; all are asked in the original's")
     lm = warm.lm(o, u, checkpoints["original"], settings)
     along = {} if models is None else {f"at {a!r}": identify(models.at(a)) for a in models.strengths or ()}
-    # asked for once: rendering all prompts of many tasks takes seconds
+    # once: rendering all prompts of many tasks takes seconds
     texts = (
         settings.limit,
         settings.utility_limit,
@@ -229,7 +229,7 @@ def open_reference(benchmark: str, tasks: Tasks, settings: Settings) -> Referenc
     record = store.load_record(folder)
     if model not in record.scores or model not in record.checkpoints:
         there = ", ".join(m for m in record.scores if m in record.checkpoints)
-        raise InputError(f"{folder} holds no {model} model; --reference-from takes {there}")
+        raise InputError(f"{folder} holds no {model} model; --reference-from can be {there}")
     if record.benchmark != benchmark:
         raise InputError(f"{folder} is a run of {record.benchmark}, not of {benchmark}")
     if (theirs := record.settings.get("limit")) != limit:

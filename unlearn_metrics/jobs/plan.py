@@ -174,7 +174,7 @@ def _sources(path: Path, plan: Any) -> dict[str, Path | OwnData | None]:
 
 @contextlib.contextmanager
 def _at(where: Path | str) -> Iterator[None]:
-    """Errors in it say where."""
+    """Errors in it name the place."""
     try:
         yield
     except InputError as error:
@@ -249,7 +249,7 @@ def note_path(out: Path, cell: Cell) -> Path:
 
 
 def note(out: Path, cell: Cell, error: str | None) -> None:
-    """Say beside the cell's folder what it was asked for, and why it failed, if it did."""
+    """Write beside the cell's folder its arguments, and why it failed, if it did."""
     path = note_path(out, cell)
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(cell.arguments() | {"error": error}, indent=2) + "\n"

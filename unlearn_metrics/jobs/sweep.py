@@ -101,7 +101,7 @@ def differences(cell: Cell, out: Path, warm: Warm) -> list[str]:
     record = store.load_record(out / cell.folder)
     there, asked = plan.noted(out, cell), cell.arguments()
     if there is None:
-        return [f"there is no {plan.note_path(out, cell).name} beside it that says what it is of"]
+        return [f"there is no {plan.note_path(out, cell).name} beside it with its arguments"]
     found = [
         f"{key} is {there.get(key, 'not set')} there, {asked.get(key, 'not set')} here"
         for key in sorted((asked.keys() | there.keys()) - {"error"})

@@ -1,4 +1,4 @@
-"""Whole jobs, from what was asked for to what lies in a folder: the command line and the Python API call these two."""
+"""Whole jobs, from settings to a folder: the command line and the Python API call these two."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def score(
 
 
 def _check_more(names: Sequence[str], benchmark: str, data: Path | OwnData | None, settings: Settings) -> None:
-    """InputError, before any work, for a metric that takes what no document of the benchmark will hold."""
+    """InputError, before any work, for a metric whose arguments no document of the benchmark will hold."""
     tasks = suites.load(benchmark, data) if names else {}
     held = {need for task in tasks.values() for need in task.needs} | {"split", "question", "prompt", "reference"}
     held |= {"judged_generation", "self_judged_generation"} if "generation" in held else set()
@@ -67,7 +67,7 @@ def _check_more(names: Sequence[str], benchmark: str, data: Path | OwnData | Non
     held |= {"gradient"} if settings.gradnorm else set()
     for name in names:
         if lacking := [need for need in METRICS[name].needs if need not in held]:
-            raise InputError(f"{name} takes {' and '.join(lacking)}, which {benchmark} does not ask for")
+            raise InputError(f"{name} needs {' and '.join(lacking)}, which {benchmark} does not observe")
 
 
 def control(

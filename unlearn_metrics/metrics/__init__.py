@@ -74,12 +74,12 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Metric:
-    """A pure function and the fields of a Document that it takes, in order.
+    """A pure function and the fields of a Document that are its arguments, in order.
 
-    better: which way is better for a model that should know the text (`good` says which way on a split); "neither"
+    better: which way is better for a model that should know the text (`good` gives the direction on a split); "neither"
     where both a low and a high value can be bad.
     geometric: aggregate by the geometric mean. NaN from fn = this document has no such value.
-    loss_is_enough: the function takes a MeanLoss or FlagScores for TokenScores too. flags_are_enough: a FlagScores.
+    loss_is_enough: the function accepts a MeanLoss or FlagScores for TokenScores too. flags_are_enough: a FlagScores.
     """
 
     fn: Callable[..., Any]
@@ -100,13 +100,13 @@ class Metric:
 
     @property
     def source(self) -> str:
-        """Whose definition it is, as the docstring says."""
+        """Whose definition it is, from the docstring."""
         doc = " ".join(re.sub(r">>>.*?(?:\n\n|\Z)", "", inspect.getdoc(self.fn) or "", flags=re.S).split())
         named = re.search(r"OpenUnlearning's `\w+`", doc)
         return doc.partition("Source: ")[2] or (named.group() if named else "")
 
     def can_score(self, document: Document) -> bool:
-        """Whether the document holds all that fn takes."""
+        """Whether the document holds all arguments of fn."""
         held = document.keys() >= {*self.needs}
         return held and (self.loss_is_enough or all(map(self._takes, map(document.__getitem__, self.needs))))
 
@@ -215,7 +215,7 @@ def good(name: str, split: str) -> Literal["higher", "lower", "neither"]:
 
 
 def value(name: str, document: Document) -> float:
-    """A metric of a document: as a log has it, else computed if it holds what the metric takes, else NaN.
+    """A metric of a document: as a log has it, else computed if it holds the metric's arguments, else NaN.
 
     What is computed instead of taken from a log is the importer's choice: it leaves that value out of "logged".
     """

@@ -81,7 +81,7 @@ def _entropy(generation: str, n: int) -> float:
     """Of the n-grams of a text, in bits."""
     counts = ngrams(generation, n)
     total = counts.total()
-    return sum(count / total * math.log2(total / count) for count in counts.values())
+    return math.log2(total) - sum(count * math.log2(count) for count in counts.values() if count > 1) / total
 
 
 def token_entropy(generation: str) -> float:
@@ -163,7 +163,7 @@ _REFUSAL = re.compile(r"\b(" + "|".join(map(re.escape, REFUSALS)) + r")\b")
 def refusal(generation: str) -> float:
     """1 if the text opens by declining or by "I don't know", else 0. Its mean is the refusal rate.
 
-    Told by the English phrases of REFUSALS in the first 100 characters. They find 93 of TOFU's 100 "I don't know"
+    Recognised by the English phrases of REFUSALS in the first 100 characters. They find 93 of TOFU's 100 "I don't know"
     answers and none of its 13,205 other answers; a refusal in other words or in another language is missed, and a first
     person in a dialogue ("I have no idea, said Harry") is taken for one. NaN for an empty text.
 

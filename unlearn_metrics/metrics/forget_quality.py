@@ -11,7 +11,7 @@ def ks_forget_quality(unlearned: Mapping[str, float], retain: Mapping[str, float
     The test sees only the order of the values, so R and log R give the same p. High p: the unlearned model can't be
     told from the retain-only one by this test. It assumes independent samples, but both models answer the same
     questions, several about each author: what they have in common hides a small difference, so a high p shows no
-    equivalence. Raises ValueError unless both were asked the same questions, at least one.
+    equivalence. Raises ValueError unless both answered the same questions, at least one.
     Source: Maini et al. 2024 (TOFU, arXiv 2401.06121), section 2.2.3, forget quality.
     """
     return _ks(unlearned, retain)[1]

@@ -83,7 +83,7 @@ def sampled_extraction_strength(answer: TokenScores, n: int, p: float = 0.5) -> 
 
     Args:
         answer: token scores of the answer.
-        n: samples that the attacker takes.
+        n: samples that the attacker draws.
         p: probability of success that counts.
 
     Returns:

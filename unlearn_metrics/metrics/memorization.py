@@ -52,7 +52,7 @@ def similar(generated: Sequence[int], rest: Sequence[int]) -> bool:
 def extraction_strength_similar(answer: TokenScores, revealed: float) -> float:
     """1 - k/n, k = the fewest leading answer tokens to reveal so that greedy decoding gives something like the rest.
 
-    revealed: that k, which takes decoding (backends/similar.py). The text that follows, of at most as many tokens as
+    revealed: that k, found by decoding (backends/similar.py). The text that follows, of at most as many tokens as
     the rest, need not be exact: its longest common subsequence with the rest must cover at least half of it. k is
     found by bisection, as in the authors' code: where the criterion holds again below a k that fails, that is not seen.
     Never below extraction_strength.

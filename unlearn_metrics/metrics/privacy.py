@@ -1,7 +1,7 @@
 """Membership attacks: does the model betray that it was trained on a text? Pure functions.
 
 An attack gives every document a score, higher = less likely a member; an AUC compares forget with holdout documents.
-End-of-sequence is left out, except where a peer's convention says otherwise.
+End-of-sequence is left out, except where a peer's convention differs.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}  # of a
 
 
 def check_out(out: Path, overwrite: bool | None) -> None:
-    """InputError if `out` cannot take a run. Called before any work, and again before writing.
+    """InputError if no run can be written to `out`. Called before any work, and again before writing.
 
     overwrite: None where the command has no such option.
     """

@@ -24,7 +24,7 @@ from unlearn_metrics.scores.equal_retention import MAX_CLUSTERS
 T = TypeVar("T")
 ABILITY = re.compile(r"[\w-]{1,100}\.[\w.,@=-]{1,100}", re.ASCII)  # a metric of another lm-eval task: TASK.METRIC
 MAX_RECORD_BYTES = 1 << 26
-MAX_UNKNOWN = 100  # metrics of a record that this installation does not know
+MAX_UNKNOWN = 100  # metrics of a record that are not installed here
 MAX_STRENGTHS = 64  # of a path
 MAX_SUM = 1e12  # of a metric over documents: products of such sums are still numbers
 ROUNDING = 1e-9  # relative, of a value against its interval
@@ -87,7 +87,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def load_record(folder: Path) -> RunRecord:
-    """Read and validate a run's record.json (or a record.json itself). InputError says what is wrong with it."""
+    """Read and validate a run's record.json (or a record.json itself). Raises InputError with what is wrong in it."""
     path = folder / RECORD if folder.is_dir() else folder
     if not path.exists():
         raise InputError(f"{folder} holds no run: there is no {RECORD}")
@@ -140,7 +140,7 @@ def _from_1(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check(path: Path, record: RunRecord) -> None:
-    """What the types can't express: names that we know, and claims that do not contradict each other."""
+    """What the types can't express: names that exist here, and claims that do not contradict each other."""
     named: list[tuple[str, Iterable[str], Iterable[str]]] = [
         ("model", record.scores, MODELS),
         ("model", record.composites, MODELS),

@@ -9,7 +9,7 @@ from unlearn_metrics.splits import kept_on
 
 
 def _named(metric: str | None) -> str:
-    """A retention metric and, where its name does not say so, what it is of."""
+    """A retention metric and, where its name does not tell, its split or task."""
     return f"{metric} on retain" if kept_on(str(metric)) == "retain" else str(metric)
 
 
@@ -73,7 +73,7 @@ def verdict(
     if residual and headline.forget[0] in residual:
         return f"{text}; {equal_retention(residual, headline, control)}."
     kept = retained("controlled")
-    given = control.target is None  # nothing was calibrated: the alpha says nothing about what is kept
+    given = control.target is None  # nothing was calibrated: the alpha tells nothing about what is kept
     if left is None or kept is None or (given and control.alpha == 1):
         return text + "; without a control, forgetting and damage cannot be distinguished."
     if control.alpha == 0 and given:

@@ -160,7 +160,7 @@ def along(values: Floats, retained: Floats, rho: float) -> Floats:
 
 
 def residual(path: Path, metric: str, weights: Weights, rho: Sequence[float] = (RHO,)) -> Floats:
-    """f(rho): what is left of the forget set by a metric, at every retention asked for. See `along`.
+    """f(rho): what is left of the forget set by a metric, at every retention of rho. See `along`.
 
     Returns:
         [retentions, 1 + draws], NaN where a retention is not reached.
@@ -205,7 +205,7 @@ def estimate(resampled: Floats, clusters: int, level: float = 0.95) -> Estimate:
     if not math.isfinite(value):
         return Estimate(None, why="retention does not fall so far on the measured path, or is unknown")
     if not len(drawn):
-        return Estimate(value, why=f"no interval from {clusters} clusters; it takes {stats.MIN_CLUSTERS}")
+        return Estimate(value, why=f"no interval from {clusters} clusters; it needs {stats.MIN_CLUSTERS}")
     unknown = np.isnan(drawn)
     with np.errstate(invalid="ignore"):  # between two infinities
         low, _ = stats.interval(np.where(unknown, -np.inf, drawn), clusters, level)
@@ -326,7 +326,7 @@ def threshold(largest: Floats, values: int, clusters: int, level: float = 0.95) 
 
     Args:
         largest: of the values' distances from their means, each in units of its deviation, the largest, [draws]. Its
-            quantile says how many independent tests they are worth (at least one, at most as many as they are);
+            quantile gives how many independent tests they are worth (at least one, at most as many as they are);
             Student's t, how far out each must then be. One value is tested as by `p_value`.
         values: how many.
         clusters: the fewest that are drawn from.

@@ -1,4 +1,4 @@
-"""What a record says of a path: sums over clusters, and from them what is still there at equal retention."""
+"""What a record holds of a path: sums over clusters, and from them what is still there at equal retention."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def paired(
 
     Returns:
         [models, retentions, 1 + draws], NaN where a retention is not reached (see `curve.residual`), and the fewest
-        clusters that are drawn from. So `found[b, 0] - found[a, 0]` is what `curve.difference` takes.
+        clusters that are drawn from. So `found[b, 0] - found[a, 0]` is an argument for `curve.difference`.
 
     Raises:
         InputError: a path is of other clusters than the first, or lacks the metric.

@@ -49,7 +49,7 @@ def load(name: str, **kwargs: Any) -> evaluate.Metric:
 
 
 class _Module(evaluate.Metric):
-    """evaluate takes the name of a module from its class."""
+    """evaluate derives the name of a module from its class."""
 
     def _info(self) -> evaluate.MetricInfo:
         metric = METRICS[type(self).__name__]
@@ -77,7 +77,7 @@ class _Module(evaluate.Metric):
         # evaluate.combine hands every module the inputs of all
         unknown = columns.keys() - {"predictions", "references", *(need for m in METRICS.values() for need in m.needs)}
         if unknown:
-            raise TypeError(f"{name} takes no argument {min(unknown)!r}")
+            raise TypeError(f"{name} has no argument {min(unknown)!r}")
         inputs = [columns[INPUTS.get(need, (need,))[0]] for need in metric.needs]
         fields = (
             [_field(need, value, i) for i, value in enumerate(column)]
@@ -92,7 +92,7 @@ class _Module(evaluate.Metric):
 
 
 def _field(need: str, value: Any, document: int) -> Any:
-    """A field of a document as the metric takes it. ValueError, naming the document, for what are no token scores."""
+    """A field of a document in the metric's form. ValueError, naming the document, for what are no token scores."""
     if need in ("generation", "reference", "split", *NUMBERS) or value is None:
         return value
     if need == "wrong_answers":

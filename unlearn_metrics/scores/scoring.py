@@ -46,12 +46,12 @@ def score_all(
     try:
         composites = {model: compose(valued[model], reference, original, seed, benchmark) for model in valued}
     except ValueError as error:
-        raise InputError(f"the retain-only model was asked something else: {error}") from None
+        raise InputError(f"the retain-only model answered other questions: {error}") from None
     return scores, composites
 
 
 def with_more(record: RunRecord, observations: Observations, names: Sequence[str], seed: int) -> RunRecord:
-    """The record with the scores of further metrics, of the documents that hold what they take."""
+    """The record with the scores of further metrics, of the documents that hold their arguments."""
     scores = {
         model: {
             split: record.scores[model][split]
