@@ -74,7 +74,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         out = given.keep or Path(folder) / "run"
         scores, composites = score_all(seen, metrics, 0)
-        store.save(out, replace(record, scores=scores, composites=composites), seen)
+        store.save(out, replace(record, scores=scores, composites=composites, path=None, residual={}), seen)
         del seen
         size = sum(path.stat().st_size for path in out.iterdir()) / 1e6
 

@@ -22,29 +22,33 @@ from unlearn_metrics.scores import curve
 from unlearn_metrics.scores.curve import GRID, Path, Sums
 
 KEPT, OTHER = "extraction_strength", "probability"
-SIZES = {"TOFU, 20 and 10 authors": (True, 20, 10), "MUSE, 100 and 100 documents": (False, 100, 100)}
-SCAN, FINE, SMALLEST = (
-    16,
-    0.015,
-    1 / 2048,
-)  # of the population: steps in [0, 1], in retention within [.8, 1.1], in alpha
+# whether a cluster is an author, or else a document; how many clusters of retain, and of forget
+SIZES = {
+    "tofu": (True, 20, 10),
+    "muse": (False, 100, 100),
+    "few": (True, 9, 7),
+    "fewest": (True, 5, 5),
+}
+# of the population: steps in [0, 1], in retention within [.8, 1.1], in alpha
+SCAN, FINE, SMALLEST = 16, 0.015, 1 / 2048
 SEEDS = 6  # sets of draws that are used in turn; stats keeps no more
 
 # the population
 
 
 def measure(shared: File, name: str, file: File) -> None:
-    """Measure a path ("39": ga/checkpoint-39 mixed; "39-trim": trimmed; "retain": the retain-only model)."""
+    """Measure a path ("39": ga/checkpoint-39 mixed; "39-trim", "39-layers": by that control; "floor": retain-only)."""
     from unlearn_metrics.benchmarks import suites
-    from unlearn_metrics.control.controls import trim
+    from unlearn_metrics.control.controls import layers, trim
     from unlearn_metrics.control.mixing import mix, mix_into
     from unlearn_metrics.jobs.keep import observer
     from unlearn_metrics.jobs.opening import build_lm, open_pair
     from unlearn_metrics.metrics import values
     from unlearn_metrics.settings import Settings
 
-    checkpoint, _, trimmed = name.partition("-")
-    folder = shared / "checkpoints" / ("retain" if checkpoint == "retain" else f"ga/checkpoint-{checkpoint}")
+    checkpoint, _, other = name.partition("-")
+    control = {"": mix, "trim": trim, "layers": layers}[other]
+    folder = shared / "checkpoints" / ("retain" if name == "floor" else f"ga/checkpoint-{checkpoint}")
     original, unlearned = open_pair(str(shared / "checkpoints" / "original"), str(folder))
     tasks, settings = suites.load("tofu_forget05", shared / "data" / "tofu"), Settings(device="cpu")
     lm = build_lm(original, original, settings)
@@ -53,19 +57,20 @@ def measure(shared: File, name: str, file: File) -> None:
 
     def retained(alpha: float) -> float:
         if alpha not in seen:
-            mix_into(lm.model, original, unlearned, alpha, trim if trimmed else mix)
+            mix_into(lm.model, original, unlearned, alpha, control)
             seen[alpha] = {}
             for split, documents in observe().items():
                 seen[alpha] |= {f"{split}/{m}": v for m, v in values([KEPT, OTHER], documents).items()}
                 seen[alpha][f"{split}/clusters"] = [document["cluster"] for document in documents]
         return float(np.nanmean(seen[alpha][f"retain/{KEPT}"]) / np.nanmean(seen[0.0][f"retain/{KEPT}"]))
 
-    for step in range(SCAN + 1):  # where little is retained, the steps of the scan itself do
+    for step in (0, SCAN) if name == "floor" else range(SCAN + 1):
+        # where little is retained, the steps of the scan itself do
         if step % 2 == 0 or retained(max(seen, default=0.0)) > 0.5:
             retained(step / SCAN)
-    while not trimmed and retained(max(seen)) > 0.8 and max(seen) < curve.TOP:
+    while not other and retained(max(seen)) > 0.8 and max(seen) < curve.TOP:
         retained(max(seen) + 1 / SCAN)
-    while True:
+    while name != "floor":
         alphas = sorted(seen)
         falls = np.abs(np.diff(np.clip([retained(alpha) for alpha in alphas], 0.8, 1.1)))
         wide = np.flatnonzero((falls > FINE) & (np.diff(alphas) > SMALLEST))
@@ -141,8 +146,17 @@ def holds(resampled: np.ndarray, clusters: int, truth: float, paired: bool = Fal
     return found.low is not None and found.high is not None and found.low <= truth <= found.high
 
 
-def one_and_two(paths: dict[str, Path], sizes: tuple[int, int], datasets: int, draws: int) -> dict[str, list[float]]:
-    """Row -> shares of data sets: f(.95), f(.95) of the other metric, the curve's mean; of differences f(.95) alone.
+def floor_of(path: Path) -> Sums:
+    """The retain-only model's sums: the last point of the path that ends in it."""
+    found = path.forget[KEPT]
+    return Sums(found.labels, found.total[-1:], found.count[-1:])
+
+
+def one_and_two(
+    paths: dict[str, Path], floor: Sums, sizes: tuple[int, int], datasets: int, draws: int
+) -> dict[str, list[float]]:
+    """Row -> shares of data sets: f(.95), f(.95) of the other metric, the curve's mean, f(.95) above the floor; of
+    differences f(.95) alone.
 
     Also, as "all ranks", how often all rows' ranges hold their true ranks.
     """
@@ -156,6 +170,7 @@ def one_and_two(paths: dict[str, Path], sizes: tuple[int, int], datasets: int, d
         kinds = len(first.retain.labels), len(first.forget[KEPT].labels)
         chosen = [rng.integers(0, kind, size) for kind, size in zip(kinds, sizes, strict=True)]
         left = {}
+        drawn = Sums(tuple(range(sizes[1])), floor.total[:, chosen[1]], floor.count[:, chosen[1]])
         for name, path in paths.items():
             data = scanned(redraw(path, *chosen))
             weights = curve.draw(data, dataset % SEEDS, draws)
@@ -165,6 +180,9 @@ def one_and_two(paths: dict[str, Path], sizes: tuple[int, int], datasets: int, d
             t = true[name]
             hit = [holds(f[middle], clusters, t[KEPT][middle]), holds(other, clusters, t[OTHER][middle])]
             hit += [holds(f.mean(0), clusters, t[KEPT].mean())]
+            share = curve.above_floor(f[middle], data, KEPT, drawn, weights)
+            whole = curve.draw(path, 0, 0)
+            hit += [holds(share, clusters, float(curve.above_floor(t[KEPT][middle], path, KEPT, floor, whole)[0]))]
             hits.setdefault(name, []).append([t[KEPT][middle], *hit, len(data.alphas) - 2])
         for i, a in enumerate(names):
             for b in names[:i]:
@@ -205,21 +223,25 @@ def main() -> None:
     parser.add_argument("cache", type=File, help="folder of the measured paths, one .npz each; made where missing")
     parser.add_argument("--shared", type=File, default=File(os.environ.get("UNLEARN_SHARED", "../shared")))
     parser.add_argument("--paths", nargs="+", default=["26", "39", "52", "78"])
+    parser.add_argument("--sizes", nargs="+", default=list(SIZES), metavar="SIZE", help=f"of {', '.join(SIZES)}")
     parser.add_argument("--datasets", type=int, default=1000)
     parser.add_argument("--draws", type=int, default=4000)
     given = parser.parse_args()
     given.cache.mkdir(parents=True, exist_ok=True)
-    for name in given.paths:
+    for name in [*given.paths, "floor"]:
         if not (file := given.cache / f"{name}.npz").exists():
             measure(given.shared, name, file)
     error = 1.96 * (0.95 * 0.05 / given.datasets) ** 0.5
     print(f"{given.datasets:,} data sets a cell, {given.draws:,} draws each; .95 is known to within {error:.3f}")
-    for title, (by_author, *sizes) in SIZES.items():
-        kr, kf = sizes
+    for title in given.sizes:
+        by_author, kr, kf = SIZES[title]
         paths = {name: population(given.cache / f"{name}.npz", by_author) for name in given.paths}
-        print(f"\n{title}\n\n| path | true | coverage | of {OTHER} | of the curve's mean | points between |")
-        print("|---|---:|---:|---:|---:|---:|")
-        for name, found in one_and_two(paths, (kr, kf), given.datasets, given.draws).items():
+        floor = floor_of(population(given.cache / "floor.npz", by_author))
+        print(
+            f"\n{title}\n\n| path | true | coverage | of {OTHER} | of the curve's mean | above floor | points between |"
+        )
+        print("|---|---:|---:|---:|---:|---:|---:|")
+        for name, found in one_and_two(paths, floor, (kr, kf), given.datasets, given.draws).items():
             print(f"| {name} | " + " | ".join(f"{v:.3f}" for v in found) + " |", flush=True)
         print("\n| two alike, made of | p < .05 | ranks differ |\n|---|---:|---:|")
         for i, a in enumerate(given.paths):

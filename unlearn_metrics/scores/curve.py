@@ -101,7 +101,7 @@ def draw(path: Path, seed: int, draws: int = DRAWS) -> Weights:
 
 
 def means(of: Sums, weights: NDArray[np.uint8]) -> Floats:
-    """Mean over documents at every alpha in every resampling, the same to the last bit on any number of threads.
+    """Mean over documents at every alpha in every resampling.
 
     Args:
         of: sums, [alphas, clusters].
@@ -110,12 +110,9 @@ def means(of: Sums, weights: NDArray[np.uint8]) -> Floats:
     Returns:
         [alphas, 1 + draws]; NaN where no document is scored.
     """
+    drawn = weights.T.astype(np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
-        step = 2.0 ** (np.ceil(np.log2(np.abs(of.total).max(initial=0) * len(of.labels))) - 52)
-        total = np.rint(of.total / step) * step if 0 < step < math.inf else of.total
-        rows = max(1, 4_000_000 // max(1, len(of.labels)))
-        blocks = [weights[start : start + rows].astype(np.float64).T for start in range(0, len(weights), rows)]
-        return np.concatenate([(total @ block) / (of.count @ block) for block in blocks], axis=1)
+        return (of.total @ drawn) / (of.count @ drawn)
 
 
 def retention(path: Path, weights: Weights) -> Floats:
