@@ -34,16 +34,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tests.records.test_imports import muse_log, scored, tofu_log
+from tests.imports.test_imports import muse_log, scored, tofu_log
+from tests.imports.test_muse import folder as muse_folder
+from tests.imports.test_uds import log as uds_log
+from tests.imports.test_uds import model as uds_model
 from unlearn_metrics.cli.console import Console
 from unlearn_metrics.documents import TokenScores
 from unlearn_metrics.errors import InputError
-from unlearn_metrics.records import imports, rescore, signature, store
+from unlearn_metrics.imports import runs as imports
+from unlearn_metrics.records import rescore, signature, store
 from unlearn_metrics.records.verdict import describe
 from unlearn_metrics.reports import table
 from unlearn_metrics.scores.scoring import score_all
 
-SHARES = {"signature": 0.45, "record": 0.25, "tofu": 0.08, "open-unlearning": 0.06, "muse": 0.06, "rescore": 0.1}
+SHARES = {"signature": 0.4, "record": 0.2, "tofu": 0.08, "open-unlearning": 0.06, "muse": 0.06, "rescore": 0.1}
+SHARES |= {"muse-authors": 0.04, "uds": 0.06}
 LIMIT = 4 << 30  # address space beyond what the process has before its first input
 HOSTILE: list[Any] = [
     *(None, True, [], {}, "", 0, -1, 1e-320, 1e308, -1e308, 2**31, 2**70, 10**400, math.nan, math.inf, -math.inf),
@@ -214,12 +219,17 @@ class Targets:
         self.run = seed_run(folder)
         self.record = json.loads((self.run / store.RECORD).read_text())
         self.files = {name: (self.run / name).read_bytes() for name in (store.TEXTS, store.TOKENS)}
+        muse_folder(folder / "seed")
+        files = (folder / "seed").rglob("*.json")
+        self.muse = {str(p.relative_to(folder / "seed")): json.loads(p.read_text()) for p in files}
         self.logs = {"tofu": tofu_log(3), "open-unlearning": open_unlearning_log(), "muse": muse_log(3)}
         self.targets: dict[str, Callable[[random.Random], None]] = {
             "signature": self.signature,
             "record": self.load_record,
             "rescore": self.rescore,
             **{name: (lambda rng, name=name: self.log(name, rng)) for name in self.logs},
+            "muse-authors": self.muse_folder,
+            "uds": self.uds,
         }
 
     def signature(self, rng: random.Random) -> None:
@@ -248,13 +258,38 @@ class Targets:
         kind = "tofu" if name == "tofu" else "open-unlearning"
         called = rng.choice([None, "ga", *(h for h in HOSTILE if isinstance(h, str))])
         benchmark = "muse_news" if name == "muse" else "tofu_forget10"
-        record, seen = imports.import_log(kind, files[0], retain, called, benchmark)
-        show_record(record, rng)
-        if rng.random() < 0.05:
-            out = self.folder / "out"
-            store.save(out, record, seen, overwrite=True)
-            again = rescore.rescore(out)
-            assert rescore.changed(store.load_record(out), again)[1] == []
+        self.taken([imports.import_log(kind, files[0], retain, called, benchmark)], rng)
+
+    def muse_folder(self, rng: random.Random) -> None:
+        """The folder with one or two of its files broken, some of them gone."""
+        root = self.folder / "muse-authors"
+        for name, seed in self.muse.items():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_text(json.dumps(seed))
+        for name in rng.sample(sorted(self.muse), rng.choice((1, 1, 2))):
+            if rng.random() < 0.1:
+                (root / name).unlink()
+            else:
+                (root / name).write_bytes(json_bytes(self.muse[name], rng))
+        self.taken(imports.import_logs("muse", root, benchmark=rng.choice([None, "muse_news"])), rng)
+
+    def uds(self, rng: random.Random) -> None:
+        path = self.folder / "uds.json"
+        path.write_bytes(json_bytes(uds_log(uds_model("full"), uds_model("../npo")), rng))
+        self.taken(imports.import_logs("uds", path), rng)
+
+    def taken(self, found: imports.Imports, rng: random.Random) -> None:
+        """What was imported can be shown, and written where it belongs."""
+        out = self.folder / "out"
+        places = imports.folders(out, [record.name for record, _ in found])
+        assert all(place == out or place.parent == out for place in places)
+        for (record, seen), place in zip(found[:3], places, strict=False):
+            show_record(record, rng)
+            if rng.random() < 0.05:
+                place = self.folder / "saved" / place.name
+                store.save(place, record, seen, overwrite=True)
+                again = rescore.rescore(place)
+                assert rescore.changed(store.load_record(place), again)[1] == []
 
 
 def feed(target: Callable[[random.Random], None], seed: str) -> str:

@@ -21,7 +21,8 @@ STRICT = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
 class Score:
     """An aggregate over documents, with its 95 % interval. `unscored` documents are in no other number.
 
-    undefined: why a composite has no value, in words.
+    n, unscored: None where an imported log tells a value, but not of how many documents. undefined: why a composite has
+    no value, in words.
     """
 
     __pydantic_config__ = STRICT
@@ -29,9 +30,14 @@ class Score:
     value: float | None
     ci_low: float | None
     ci_high: float | None
-    n: Count
-    unscored: Count
+    n: Count | None
+    unscored: Count | None
     undefined: Text | None = None
+
+    @property
+    def documents(self) -> int | None:
+        """How many it is about, scored or not; None where that is not known."""
+        return None if self.n is None or self.unscored is None else self.n + self.unscored
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.command import process, run
-from tests.records.test_imports import tofu_log, write
+from tests.imports.test_imports import tofu_log, write
 from tools import fuzz
 from unlearn_metrics.cli.console import plain
 from unlearn_metrics.documents import MAX_TEXT
 from unlearn_metrics.errors import InputError
-from unlearn_metrics.records import imports, rescore, signature, store
+from unlearn_metrics.imports import runs as imports
+from unlearn_metrics.records import rescore, signature, store
 
 hypothesis = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 anything = st.recursive(

@@ -9,7 +9,8 @@ import pytest
 from unlearn_metrics.benchmarks import data
 from unlearn_metrics.documents import MAX_TEXT
 from unlearn_metrics.errors import InputError
-from unlearn_metrics.records import imports, store
+from unlearn_metrics.imports import runs as imports
+from unlearn_metrics.records import store
 
 
 def rows(text: str) -> dict:

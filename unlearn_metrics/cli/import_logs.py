@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from unlearn_metrics.cli.console import err, show, tell
 
-app = typer.Typer(help="Turn the log of another evaluator into a run.", no_args_is_help=True)
-Log = Annotated[Path, typer.Argument(metavar="FILE")]
+if TYPE_CHECKING:
+    from unlearn_metrics.record import RunRecord
+
+app = typer.Typer(help="Turn logs of another evaluator into runs.", no_args_is_help=True)
+Log = Annotated[Path, typer.Argument(metavar="FILE_OR_FOLDER")]
+File = Annotated[Path, typer.Argument(metavar="FILE")]
+Folder = Annotated[Path, typer.Argument(metavar="FOLDER")]
 RetainLog = Annotated[
-    Path | None, typer.Option(help="The log of the retain-only model, for forget quality and privleak.", metavar="FILE")
+    Path | None, typer.Option(help="The log of the retain-only model, for forget quality and privleak.", metavar="PATH")
 ]
-Name = Annotated[str | None, typer.Option(help="What tables call the checkpoint. Default: from the file's name.")]
+OriginalLog = Annotated[
+    Path | None, typer.Option(help="The log of the model before unlearning, to stand beside.", metavar="PATH")
+]
+Name = Annotated[str | None, typer.Option(help="What tables call the checkpoint. Default: what tells its log apart.")]
 Benchmark = Annotated[
     str | None, typer.Option(help="For example tofu_forget10. Default: by the number of forget questions.")
 ]
-OutFolder = Annotated[Path, typer.Option("--out", help="Folder to write the run to.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run that --out already holds.")]
+Corpus = Annotated[
+    str | None, typer.Option(help="muse_news or muse_books. Default: by the authors' names, where the logs have them.")
+]
+OutFolder = Annotated[
+    Path, typer.Option("--out", help="Folder to write the run to; of several checkpoints, a run in it for each.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the runs that --out already holds.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="All metrics.")]
 
 
@@ -31,13 +44,14 @@ def tofu(
     log: Log,
     out_folder: OutFolder,
     retain_log: RetainLog = None,
+    original_log: OriginalLog = None,
     name: Name = None,
     benchmark: Benchmark = None,
     overwrite: Overwrite = False,
     verbose: Verbose = False,
 ) -> None:
-    """Import eval_log_aggregated.json of the TOFU authors' code."""
-    _import("tofu", log, retain_log, name, benchmark, out_folder, overwrite, verbose)
+    """Import eval_log_aggregated.json of the TOFU authors' code, or all such files below a folder."""
+    _import("tofu", log, out_folder, overwrite, verbose, retain_log, name, benchmark, original_log)
 
 
 @app.command(
@@ -49,31 +63,73 @@ def open_unlearning(
     log: Log,
     out_folder: OutFolder,
     retain_log: RetainLog = None,
+    original_log: OriginalLog = None,
     name: Name = None,
     benchmark: Benchmark = None,
     overwrite: Overwrite = False,
     verbose: Verbose = False,
 ) -> None:
-    """Import TOFU_EVAL.json or MUSE_EVAL.json of OpenUnlearning."""
-    _import("open-unlearning", log, retain_log, name, benchmark, out_folder, overwrite, verbose)
+    """Import TOFU_EVAL.json or MUSE_EVAL.json of OpenUnlearning, or all such files below a folder."""
+    _import("open-unlearning", log, out_folder, overwrite, verbose, retain_log, name, benchmark, original_log)
+
+
+@app.command(epilog="[bold]Example[/]: unlearn-metrics import muse muse_bench --out runs/muse")
+def muse(
+    folder: Folder,
+    out_folder: OutFolder,
+    benchmark: Corpus = None,
+    overwrite: Overwrite = False,
+    verbose: Verbose = False,
+) -> None:
+    """Import the folders knowmem, verbmem and privleak of the MUSE authors' code: a run for each model.
+
+    Their target is the original model, their retrain the retain-only model of every run.
+    """
+    _import("muse", folder, out_folder, overwrite, verbose, benchmark=benchmark)
+
+
+@app.command(epilog="[bold]Example[/]: unlearn-metrics import uds method_results.json --out runs/uds")
+def uds(log: File, out_folder: OutFolder, overwrite: Overwrite = False, verbose: Verbose = False) -> None:
+    """Import method_results.json of UDS: a run for each checkpoint, of means alone."""
+    _import("uds", log, out_folder, overwrite, verbose)
 
 
 def _import(
     kind: str,
     log: Path,
-    retain_log: Path | None,
-    name: str | None,
-    benchmark: str | None,
     out_folder: Path,
     overwrite: bool,
     verbose: bool,
+    retain_log: Path | None = None,
+    name: str | None = None,
+    benchmark: str | None = None,
+    original_log: Path | None = None,
 ) -> None:
-    from unlearn_metrics.records import folder, imports, store
+    from unlearn_metrics.imports import runs
+    from unlearn_metrics.records import folder, store
+
+    if kind in ("tofu", "open-unlearning", "lm-eval") and not log.is_dir():
+        folder.check_out(out_folder, overwrite)
+    found = runs.import_logs(kind, log, retain_log, name, benchmark, original_log)
+    places = runs.folders(out_folder, [record.name for record, _ in found])
+    for place in places:
+        folder.check_out(place, overwrite)
+    for (record, observations), place in zip(found, places, strict=True):
+        store.save(place, record, observations, overwrite)
+    if len(found) == 1:
+        _show(found[0][0], verbose)
+        err.print(f"wrote {out_folder}")
+        return
+    for record, _ in found:
+        tell(f"{record.name}: {record.verdict}")
+    for note in dict.fromkeys(n for record, _ in found if record.imported for n in record.imported.notes):
+        tell(f"note: {note}")
+    err.print(f"wrote {len(found)} runs to {out_folder}")
+
+
+def _show(record: RunRecord, verbose: bool) -> None:
     from unlearn_metrics.reports import table
 
-    folder.check_out(out_folder, overwrite)
-    record, observations = imports.import_log(kind, log, retain_log, name, benchmark)
-    store.save(out_folder, record, observations, overwrite)
     show(record, verbose)
     for line in table.undefined(record):
         tell(line)
@@ -83,4 +139,3 @@ def _import(
         tell(f"as logged, not computed again: {', '.join(record.imported.as_logged)}")
     for note in record.imported.notes:
         tell(f"note: {note}")
-    err.print(f"wrote {out_folder}")

@@ -60,6 +60,8 @@ def rescore(
         err.print(
             Text(f"{len(differing)} of {compared} stored scores are not what the documents give", style="bold red")
         )
+    elif job.of_means(stored):
+        out.print(f"nothing is computed again: the log had no documents, only the {compared} values")
     else:
         out.print(f"all {compared} stored scores are what the documents give (largest deviation: {deviation:.1g})")
     if stored.verdict != record.verdict:

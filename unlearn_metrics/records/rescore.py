@@ -32,6 +32,10 @@ def rescore(folder: Path, more: Iterable[str] = ()) -> RunRecord:
         if name not in METRICS and name != "all":
             raise InputError(f"unknown metric '{name}'; {did_you_mean(name, METRICS)}")
     record, observations = store.load_record(folder), store.load_documents(folder)
+    if of_means(record):
+        if more:
+            raise InputError(f"{folder} holds no documents, only means that a log had: no metric can be computed")
+        return record
     wanted: dict[str, dict[str, list[str]]] = {model: {} for model in observations}
     for model, splits in observations.items():
         for split, documents in splits.items():
@@ -46,6 +50,12 @@ def rescore(folder: Path, more: Iterable[str] = ()) -> RunRecord:
     residual = {} if path is None else residuals(path, record.control.keep, seed)
     words = verdict(scores, record.control, record.headline, residual, record.imported)
     return replace(record, scores=scores, composites=composites, path=path, residual=residual, verdict=words)
+
+
+def of_means(record: RunRecord) -> bool:
+    """Whether a record is of a log that has no documents, so that nothing in it can be computed again."""
+    scores = [score for splits in record.scores.values() for found in splits.values() for score in found.values()]
+    return record.imported is not None and bool(scores) and all(score.n is None for score in scores)
 
 
 def changed(stored: RunRecord, again: RunRecord) -> tuple[int, list[str], float]:

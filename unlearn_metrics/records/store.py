@@ -204,7 +204,9 @@ def _contradictions(record: RunRecord) -> Iterable[str]:
                 room = ROUNDING * max(abs(low), abs(high))
                 if not low - room <= score.value <= high + room:
                     yield f"{where[:80]}: {name} is {score.value:g}, outside its own interval from {low:g} to {high:g}"
-        if one_split and len({score.n + score.unscored for score in scores.values()}) > 1:
+            if (score.n is None) != (score.unscored is None) or (score.n is None and record.imported is None):
+                yield f"{where[:80]}: of how many documents {name} is, is not known"
+        if one_split and len({score.documents for score in scores.values()}) > 1:
             yield f"{where[:80]}: its metrics count different documents"
 
 

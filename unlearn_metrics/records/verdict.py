@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from unlearn_metrics.metrics import good
 from unlearn_metrics.record import Control, Estimate, Headline, Imported, Residual, RunRecord, Scores
 from unlearn_metrics.splits import kept_on
 
@@ -38,10 +39,7 @@ def verdict(
 ) -> str:
     """One plain sentence: what the numbers of the model as published hide, and what is still there under control."""
     if imported is not None:
-        return (
-            f"Imported from a log of {imported.format}: scores of one checkpoint as published, without the original "
-            "beside it and without a control, so they do not show what unlearning cost."
-        )
+        return _imported(scores, headline or Headline(), imported)
     headline = headline or Headline()
     keeps = control.metric or headline.retain
 
@@ -86,6 +84,33 @@ def verdict(
     how = "mixed back to" if control.method == "mix" else f"controlled by {control.method} at"
     text += f"; {how} alpha {control.alpha:.2g} it keeps {kept}, and "
     return text + (f"answers {left} right." if headline.chance else f"{left} on the forget set is still there.")
+
+
+def _imported(scores: Scores, headline: Headline, imported: Imported) -> str:
+    """What an imported record says: shares of the original's, by the first metric that both have on both sets."""
+    begin = f"Imported from a log of {imported.format}"
+    mine, start = scores.get("unlearned", {}), scores.get("original", {})
+    for metric in dict.fromkeys((*headline.forget, *mine.get("forget", {}))):
+        if (good(metric, "forget"), good(metric, "retain")) != ("lower", "higher"):
+            continue
+        forget, retain = (_share(scores, split, metric) for split in ("forget", "retain"))
+        if forget is not None and retain is not None:
+            return (
+                f"{begin}: as published, the unlearned model keeps {forget:.0%} of the original's {metric} on the "
+                f"forget set and {retain:.0%} on the retain set; without a control, forgetting and damage cannot be "
+                "distinguished."
+            )
+    beside = "with the original beside it, but" if start else "without the original beside it and"
+    return (
+        f"{begin}: scores of one checkpoint as published, {beside} without a control, so they do not show what "
+        "unlearning cost."
+    )
+
+
+def _share(scores: Scores, split: str, metric: str) -> float | None:
+    """What the unlearned model has of the original's value."""
+    mine, start = (_value(scores, model, split, metric) for model in ("unlearned", "original"))
+    return None if mine is None or not start else mine / start
 
 
 def equal_retention(residual: Mapping[str, Residual], headline: Headline, control: Control) -> str:

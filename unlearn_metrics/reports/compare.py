@@ -171,6 +171,8 @@ def _load(runs: Sequence[Path | Measured], model: str | None) -> tuple[str, list
     found = []
     for label, place, run, record in zip(labels, places, runs, records, strict=True):
         observations = run.observations if isinstance(run, Measured) else store.load_documents(run)
+        if model in record.scores and not observations:
+            raise InputError(f"{place} holds no documents, only means that a log had; comparing pairs documents")
         if model not in observations:
             raise InputError(f"{place} has no {model} model; it has {', '.join(record.scores)}")
         found.append(Run(label, record, record.scores.get(model, {}), observations[model], observations))

@@ -237,7 +237,7 @@ def _of_split(
         (score,) = stats.scores(difference[None], clusters, seed, [False])
         counts = np.bincount(member[scored], minlength=len(labels))
         total = np.bincount(member[scored], difference[scored], minlength=len(labels))
-        means = [stats.mean(side[scored], geometric) if score.n else None for side in both.T]
+        means = [stats.mean(side[scored], geometric) if scored.any() else None for side in both.T]
         sums.append(total)
         tests.append(
             Test(
@@ -253,8 +253,8 @@ def _of_split(
                 difference=score.value,
                 ci_low=score.ci_low,
                 ci_high=score.ci_high,
-                n=score.n,
-                unscored=score.unscored,
+                n=int(scored.sum()),
+                unscored=int((~scored).sum()),
                 clusters=int((counts > 0).sum()),
                 effect_size=stats.effect_size(total[counts > 0] / counts[counts > 0]),
                 p=None,

@@ -201,7 +201,8 @@ def entries(record: RunRecord) -> list[EvalResult]:
 def _arguments(record: RunRecord, model: str, score: Score) -> dict[str, Any]:
     interval = {} if score.ci_low is None else {"ci95": [score.ci_low, score.ci_high]}
     alpha = record.control.alpha if model == "controlled" else 1.0
-    return {**interval, "n": score.n, "alpha": alpha, "signature": record.signature}
+    count = {} if score.n is None else {"n": score.n}
+    return {**interval, **count, "alpha": alpha, "signature": record.signature}
 
 
 def _label(name: str) -> str:

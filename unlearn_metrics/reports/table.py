@@ -105,7 +105,8 @@ def cell(score: Score | None) -> str:
 
 def _documents(scores: Iterable[Score | None]) -> str:
     """How many documents a row is about; of models that were asked different numbers, each."""
-    return ", ".join(map(str, dict.fromkeys(score.n + score.unscored for score in scores if score is not None)))
+    numbers = dict.fromkeys(score.documents for score in scores if score is not None)
+    return ", ".join("—" if number is None else str(number) for number in numbers)
 
 
 def composites(record: RunRecord) -> list[tuple[str, list[Score | None]]]:

@@ -238,9 +238,10 @@ def _known(score: Score | None, missing: str, no_interval: str = "") -> Value:
         return Value(None, why=missing)
     why = None
     if score.value is None:
-        why = score.undefined or f"none of {score.n + score.unscored} documents could be scored"
+        why = score.undefined or f"none of {score.documents} documents could be scored"
     elif score.ci_low is None:
-        why = f"no interval: {no_interval or f'fewer than {stats.MIN_CLUSTERS} independent clusters of documents'}"
+        few = f"fewer than {stats.MIN_CLUSTERS} independent clusters of documents"
+        why = f"no interval: {no_interval or ('the log holds no documents' if score.n is None else few)}"
     return Value(score.value, score.ci_low, score.ci_high, score.n, score.unscored, why)
 
 

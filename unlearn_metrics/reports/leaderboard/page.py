@@ -50,7 +50,7 @@ def facets(record: RunRecord) -> tuple[list[str], dict[str, list[tuple[str, list
         for name, arrow in names.items():
             scores = [table.get(name) for table in tables[split]]
             if any(scores):
-                n = " / ".join(sorted({f"{score.n:,}" for score in scores if score}))
+                n = " / ".join(sorted({"—" if score.n is None else f"{score.n:,}" for score in scores if score}))
                 found.setdefault(split, []).append((f"{name} {arrow}", [table.cell(score) for score in scores], n))
     return models, found
 

@@ -15,7 +15,10 @@ from scipy.stats import ks_2samp
 from tests import SHARED
 from tests.command import process, run
 from unlearn_metrics.errors import InputError
-from unlearn_metrics.records import foreign_logs, imports, rescore, signature, store
+from unlearn_metrics.imports import log as logs
+from unlearn_metrics.imports import open_unlearning, tofu
+from unlearn_metrics.imports import runs as imports
+from unlearn_metrics.records import rescore, signature, store
 
 needs_logs = pytest.mark.skipif(
     not (SHARED / "reference").is_dir() or not (SHARED / "logs").is_dir(),
@@ -45,7 +48,7 @@ def tofu_log(n: int = 40, shift: float = 0.0) -> dict[str, Any]:
             "rougeL_recall": by_row([2 / 3] * n),
         }
 
-    return {name: task([2.0, 4.0]) for name in foreign_logs.TOFU_SPLITS}
+    return {name: task([2.0, 4.0]) for name in tofu.SPLITS}
 
 
 def scored(items: list[float]) -> dict[str, Any]:
@@ -179,7 +182,7 @@ def test_muse_log(tmp_path):
     assert as_logged <= set(record.imported.as_logged)
     assert not {"loss", "rouge"} & set(record.imported.as_logged)
     assert any("not imported: 'mia_tomorrow'" in note for note in record.imported.notes)
-    assert imports.FLOOR in record.imported.notes
+    assert open_unlearning.FLOOR in record.imported.notes
 
 
 def test_a_log_of_another_benchmark_is_refused(tmp_path):
@@ -236,7 +239,7 @@ def test_broken_logs_are_refused(tmp_path, break_it, says):
     ],
 )
 def test_question_of_a_prompt(prompt: str, asked: str):
-    assert foreign_logs.question(prompt) == asked
+    assert logs.question(prompt) == asked
 
 
 def test_command_line_and_rescoring(tmp_path):
@@ -318,7 +321,7 @@ PEER = {
     "exact_memorization": ("forget", "exact_memorization"),
     **{
         f"{short}_{theirs}": (split, ours)
-        for short, split in foreign_logs.OPEN_UNLEARNING_SPLITS.items()
+        for short, split in open_unlearning.SPLITS.items()
         for theirs, ours in (
             ("Q_A_Prob", "probability"),
             ("Q_A_PARA_Prob", "probability_paraphrased_answer"),

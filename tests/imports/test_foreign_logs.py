@@ -14,7 +14,7 @@ import pytest
 from scipy.stats import ks_2samp
 
 from unlearn_metrics.errors import InputError
-from unlearn_metrics.records import imports
+from unlearn_metrics.imports import runs as imports
 
 RATIO, SHARE = "wrong / true", "true / (true + wrong)"
 
@@ -277,4 +277,32 @@ def test_texts_with_further_parts(tmp_path, extra):
     ],
 )
 def test_names_tell_rows_apart(tmp_path, path, name):
-    assert imports._name(tmp_path / path) == name
+    assert imports._names([tmp_path / path]) == [name]
+
+
+def test_logs_of_a_folder_are_told_apart(tmp_path):
+    """As the TOFU authors' repository has them: data/MODEL/eval_results/ds_size300/eval_log_aggregated.json."""
+    places = ["data/phi_wd0/eval_results/ds_size300", "data/phi_wd0.01/eval_results/ds_size300", "data/a/x", "data/b/x"]
+    for i, place in enumerate(places):
+        write(tmp_path / place / "TOFU_EVAL.json", log(seed=i))
+    names = [record.name for record, _ in imports.import_logs("open-unlearning", tmp_path / "data")]
+    assert names == ["a/x", "b/x", "phi_wd0", "phi_wd0.01"]
+    with pytest.raises(InputError, match="cannot all be called 'x'"):
+        imports.import_logs("open-unlearning", tmp_path / "data", name="x")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"holds no \*TOFU_EVAL.json and no \*MUSE_EVAL.json"):
+        imports.import_logs("open-unlearning", tmp_path / "empty")
+
+
+def test_the_log_of_the_original_stands_beside(tmp_path):
+    mine, start = log(), log()
+    for i, (a, b) in enumerate(((0.2, 0.4), (0.3, 0.5))):
+        for one, value in ((mine, a), (start, b)):
+            one[f"{('forget', 'retain')[i]}_Q_A_Prob"] = {
+                "value_by_index": by_row([{"avg_loss": -math.log(value)}] * 40)
+            }
+    files = [write(tmp_path / f"{name}.json", value) for name, value in (("mine", mine), ("start", start))]
+    record, _ = imports.import_log("open-unlearning", files[0], original_log=files[1])
+    assert record.checkpoints["original"].path == "start"
+    assert "keeps 50% of the original's probability on the forget set and 60% on the retain set" in record.verdict
+    assert any(note.startswith("original: start.json, sha256 ") for note in record.imported.notes)
