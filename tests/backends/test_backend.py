@@ -247,7 +247,7 @@ def test_results_do_not_depend_on_what_is_beside(
 )
 def test_reduction_of_any_logits(logits: list[list[float]], target: int) -> None:
     x = torch.tensor(logits)
-    argmax, logprob, mean, variance = hf._reduce(x.clone(), torch.full((len(x),), target))
+    argmax, logprob, mean, variance = hf.reduce(x.clone(), torch.full((len(x),), target))
     logp = x.double().log_softmax(-1)
     p = logp.exp()
     want = (p * logp).sum(-1)
@@ -261,13 +261,13 @@ def test_reduction_of_any_logits(logits: list[list[float]], target: int) -> None
 @given(seed=st.integers(0, 1 << 30), vocabulary=st.sampled_from([1, 63, 64, 65, 128, 4096]), values=st.integers(1, 9))
 def test_the_largest_logit_and_the_first_of_equals(seed: int, vocabulary: int, values: int) -> None:
     x = torch.randint(values, (5, vocabulary), generator=torch.Generator().manual_seed(seed)).float()
-    argmax, largest = hf._largest(x)
+    argmax, largest = hf.largest(x)
     assert argmax.tolist() == x.argmax(-1).tolist()
     assert largest[:, 0].tolist() == x.amax(-1).tolist()
 
 
 def test_tokens_that_a_model_rules_out() -> None:
-    _, logprob, mean, variance = hf._reduce(torch.tensor([[0.0, 0.0, float("-inf")]]), torch.tensor([2]))
+    _, logprob, mean, variance = hf.reduce(torch.tensor([[0.0, 0.0, float("-inf")]]), torch.tensor([2]))
     assert logprob.item() == float("-inf")
     assert mean.item() == pytest.approx(-np.log(2))
     assert variance.item() == pytest.approx(0, abs=1e-6)
@@ -630,7 +630,7 @@ def draft(lm: HFLM, prompt: str, answer: str) -> Instance:
     return request
 
 
-@pytest.mark.parametrize("room", [1, 16, 1000])
+@pytest.mark.parametrize("room", [0, 16, 1000])
 def test_greedy_text_is_that_of_generate(checkpoint: Loaded, room: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """With no draft, the reference, a wrong answer, one wrong from the first token, and the text itself.
 
@@ -683,7 +683,7 @@ def test_a_right_draft_leaves_nothing_to_generate(original: Loaded) -> None:
 def test_proposals_save_steps(original: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reference with one wrong token near its start: the text takes it up again, and few steps are left."""
     lm = original.lm
-    for room, most in ((1, None), (1000, 8)):
+    for room, most in ((0, None), (1000, 8)):
         monkeypatch.setitem(decoding.FREE_POSITIONS, "cpu", room)
         for i in range(4):
             answer = lm.tok_encode(original.answers(i)[0])
@@ -697,6 +697,79 @@ def test_proposals_save_steps(original: Loaded, monkeypatch: pytest.MonkeyPatch)
             else:
                 assert did["forward_passes"] <= most
                 assert did["accepted"] >= len(answer) - 2 - most
+
+
+@pytest.mark.parametrize("limit", [12, 100])
+def test_a_text_that_repeats_itself_is_drafted_from_itself(
+    load: Callable[[str], Loaded], monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    """Packed at every step or never, the texts are those of `generate`, in a fraction of the steps."""
+    model = load("excessive")
+    lm = model.lm
+    prompts = [model.prompt(i) for i in range(12)]
+    want = [lm.tok_decode(generate(lm, lm.tok_encode(prompt), limit)) for prompt in prompts]
+    kwargs = {**GREEDY, "max_gen_toks": limit}
+    for full in (0.0, 100.0):
+        monkeypatch.setattr(decoding, "FULL", full)
+        texts, did = done_by(lm, lambda: decoding.greedy(lm, [(prompt, kwargs) for prompt in prompts], [None] * 12))
+        assert texts == want
+        assert did["accepted"] <= did["proposed"]
+        if limit == 100:
+            assert did["forward_passes"] < 50
+            assert did["accepted"] > 0.5 * did["generated"]
+
+
+def test_wrong_drafts_cost_little(original: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    """References that are the text with every third token replaced: counted in positions, and what a step costs."""
+    lm = original.lm
+    prompts = [original.prompt(i) for i in range(8)]
+    texts = [generate(lm, lm.tok_encode(prompt), 40) for prompt in prompts]
+    cost = {}
+    for room in (0, 16):
+        monkeypatch.setitem(decoding.FREE_POSITIONS, "cpu", room)
+        lines = [decoding._Line(lm.tok_encode(p), 40, reference=[t + (i % 3 == 0) for i, t in enumerate(text)])
+                 for p, text in zip(prompts, texts, strict=True)]  # fmt: skip
+        _, did = done_by(lm, lambda lines=lines: decoding._run(lm, lines, {lm.eot_token_id}))
+        assert [line.text for line in lines] == texts
+        cost[room] = did["positions"] + 16 * did["forward_passes"]
+    assert cost[16] <= 1.05 * cost[0]
+
+
+@pytest.mark.parametrize("room", [0, 16])
+def test_scores_of_texts_are_those_of_teacher_forcing(
+    checkpoint: Loaded, room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of texts that end, are cut, repeat the reference to its end or beyond, or start with it."""
+    lm = checkpoint.lm
+    monkeypatch.setitem(decoding.FREE_POSITIONS, "cpu", room)
+    prompts = [*map(checkpoint.prompt, range(10)), "Tell me about"]
+    tokens = [generate(lm, lm.tok_encode(p), 40) for p in prompts]
+    references = [
+        None if i % 3 == 2 else draft(lm, p, (checkpoint.answers(i)[0], lm.tok_decode(t))[i % 3] or " a")
+        for i, (p, t) in enumerate(zip(prompts[:10], tokens, strict=False))
+    ]
+    for limit in (6, 40):
+        said: dict[Pair, TokenScores] = {}
+        kwargs = {**GREEDY, "max_gen_toks": limit}
+        requests = [
+            ask(p, kwargs, "greedy_until", draft=known, said=said)
+            for p, known in zip(prompts, [*references, None], strict=True)
+        ]
+        assert backends.greedy_until(lm, requests) == [lm.tok_decode(t[:limit]) for t in tokens]
+        cut = [(tuple(lm.tok_encode(p)), tuple(t[:limit])) for p, t in zip(prompts, tokens, strict=True)]
+        assert said.keys() == {Pair(*pair) for pair in cut if pair[1]}
+        assert_right(lm, list(said), list(said.values()))
+    monkeypatch.undo()
+
+
+def test_no_scores_of_what_a_stop_word_cuts(original: Loaded) -> None:
+    said: dict[Pair, TokenScores] = {}
+    kwargs = {"until": [" the"], "max_gen_toks": 40, "do_sample": False}
+    prompts = [original.prompt(i) for i in range(4)]
+    texts = backends.greedy_until(original.lm, [ask(p, kwargs, "greedy_until", said=said) for p in prompts])
+    whole = {original.lm.tok_decode(list(pair.answer)) for pair in said}
+    assert whole <= {*texts}
+    assert_right(original.lm, list(said), list(said.values()))
 
 
 def scores(model: Loaded, i: int) -> dict[str, list[float]]:

@@ -35,9 +35,13 @@ class ScoreInstance(Instance):
 
 @dataclass
 class GenerateInstance(ScoreInstance):
-    """A request that needs decoding, whose reference answer is scored by another request of the same run: its draft."""
+    """A request that needs decoding, whose reference answer is scored by another request of the same run: its draft.
+
+    said: where the token scores of the text are put, if they are wanted and known.
+    """
 
     draft: Instance | None = field(default=None, repr=False)
+    said: dict[encoding.Pair, TokenScores] | None = field(default=None, repr=False)
 
 
 # generation kwargs that plain greedy decoding allows
@@ -165,7 +169,8 @@ def greedy_until(lm: LM, requests: Sequence[Instance]) -> list[str]:
         plain = all(r.args[1].keys() <= PLAIN and not r.args[1].get("temperature") for r in missing)
         if sampled or not plain or not isinstance(lm, HFLM) or not decoding.can_decode(causal(lm)):
             return list(lm.generate_until(list(missing)))
-        return decoding.greedy(lm, [request.args for request in missing], [_draft(lm, r) for r in missing])
+        said = next((r.said for r in missing if isinstance(r, GenerateInstance)), None)
+        return decoding.greedy(lm, [r.args for r in missing], [_draft(lm, r) for r in missing], said)
 
     sampled = any(r.args[1].get("do_sample") for r in requests)
     return compute(requests) if sampled else _cached(lm, "generate_until", requests, compute)

@@ -69,7 +69,8 @@ class _Flat:
 
 
 def work(lm: HFLM) -> Counter[str]:
-    """What this model has done so far: forward_passes, positions (padding included), padding, scored, generated."""
+    """What this model has done so far: forward_passes, positions (padding included), padding, scored; tokens generated,
+    of which proposed by drafts and accepted."""
     counter: Counter[str] = lm.__dict__.setdefault("unlearn_work", Counter())
     return counter
 
@@ -309,7 +310,7 @@ def _score_positions(lm: HFLM, inputs: dict[str, Any], index: Tensor, out: NDArr
         for j in range(0, len(logits), small):
             here = slice(i + j, min(i + j + small, i + step))
             # the head of a model on several devices may lie on another than where the model's own logits end
-            reduced = _reduce(logits[j : j + small], target[here].to(logits.device))
+            reduced = reduce(logits[j : j + small], target[here].to(logits.device))
             for result, values in zip(results, reduced, strict=True):
                 result[here] = values
         del logits
@@ -326,14 +327,14 @@ def _head_is_bare(lm: HFLM, head: torch.nn.Module) -> bool:
         return torch.equal(head(caught[0]).to(logits.device).float().nan_to_num(), logits.float().nan_to_num())
 
 
-def _reduce(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def reduce(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """[positions, vocabulary] -> arg-max, log p(target), mean and variance of log p under the model: [positions].
 
     Few passes over the logits: one exponential, below the largest logit, serves the normaliser and both moments.
     Overwrites the logits.
     """
-    argmax, largest = _largest(logits)
-    below = logits.float().sub_(largest.float())
+    argmax, top = largest(logits)
+    below = logits.float().sub_(top.float())
     score = below.gather(-1, target[:, None])[:, 0]
     # e^-87 is the smallest normal float32: less weighs nothing, is slow to compute with, and 0 * -inf would be NaN
     weight = below.clamp_(min=-87).exp()
@@ -344,7 +345,7 @@ def _reduce(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor, Ten
     return argmax, score - log_total, first - log_total, (second - first.square()).clamp_(min=0)
 
 
-def _largest(logits: Tensor, block: int = 64) -> tuple[Tensor, Tensor]:
+def largest(logits: Tensor, block: int = 64) -> tuple[Tensor, Tensor]:
     """(arg-max [n], maximum [n, 1]) of [n, vocabulary].
 
     On a CPU by way of the largest of each block: there torch's maximum is six times as fast as its arg-max.

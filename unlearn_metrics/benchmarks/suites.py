@@ -14,11 +14,12 @@ from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
 
 from unlearn_metrics import tasks_path
+from unlearn_metrics.backends.encoding import Pair
 from unlearn_metrics.benchmarks.data import OWN
 from unlearn_metrics.benchmarks.task import (
     TokenScoreTask as TokenScoreTask,  # the YAML and the entry point name it here
 )
-from unlearn_metrics.documents import Document
+from unlearn_metrics.documents import Document, TokenScores
 from unlearn_metrics.errors import InputError, did_you_mean, first_line
 from unlearn_metrics.record import Headline
 from unlearn_metrics.settings import OwnData
@@ -118,11 +119,15 @@ def evaluate(
     limit: int | None = None,
     apply_chat_template: bool = False,
     samples: dict[str, list[int]] | None = None,
+    said: dict[Pair, TokenScores] | None = None,
 ) -> dict[str, list[Document]]:
     """Run the tasks by lm-eval's own evaluate() and return split -> documents, each with "prompt" beside.
 
-    samples: lm-eval's; the task's name -> ids of the documents wanted, instead of a limit.
+    samples: lm-eval's; the task's name -> ids of the documents wanted, instead of a limit. said: where the token scores
+    of generations are put, as far as decoding gives them.
     """
+    for task in tasks.values():
+        task.said = said
     with quiet(), alone(lm):
         results = evaluator.evaluate(
             lm=lm,

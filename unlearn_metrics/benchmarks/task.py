@@ -25,6 +25,7 @@ from lm_eval.utils import apply_template
 
 from unlearn_metrics import backends
 from unlearn_metrics.backends import GenerateInstance, ScoreInstance
+from unlearn_metrics.backends.encoding import Pair
 from unlearn_metrics.benchmarks import data
 from unlearn_metrics.benchmarks.lm_eval_metrics import mean_scored, register_all
 from unlearn_metrics.documents import Document, TokenScores, scores_from_lists
@@ -71,6 +72,7 @@ class TokenScoreTask(ConfigurableTask):
     metadata's <split>_file).
     """
 
+    said: dict[Pair, TokenScores] | None = None  # where token scores of generations are put, see GenerateInstance
     _bare_question = False
     _metric_fn_list: dict[str, Any]
     _clusters: list[int]
@@ -244,7 +246,9 @@ class TokenScoreTask(ConfigurableTask):
             match role:
                 case "generation":
                     arguments = (question, dict(self.config.generation_kwargs))
-                    requests.append(GenerateInstance(request, doc, arguments, place, **kwargs, draft=draft))
+                    requests.append(
+                        GenerateInstance(request, doc, arguments, place, **kwargs, draft=draft, said=self.said)
+                    )
                 case "revealed":
                     requests.append(
                         GenerateInstance(request, doc, (question, gap + answer), place, **kwargs, draft=draft)

@@ -15,15 +15,19 @@ from unlearn_metrics.jobs import identity
 from unlearn_metrics.jobs.job import Job
 
 Splits = dict[str, list[Document]]
+Judged = dict[encoding.Pair, TokenScores]
 
 
 def observe(job: Job, pair: tuple[Checkpoint, Checkpoint], alpha: float, fn: ControlFunction = mix) -> Splits:
     """Every document of a run under the model that a control gives of a pair of checkpoints at a strength."""
     mix_into(job.lm.model, *pair, alpha, fn)
     settings, lm = job.settings, job.lm
-    splits = suites.evaluate(lm, job.tasks, settings.limit, settings.apply_chat_template) if job.tasks else {}
+    said: Judged = {}  # by the model, of its own texts, while it decoded them
+    splits = (
+        suites.evaluate(lm, job.tasks, settings.limit, settings.apply_chat_template, said=said) if job.tasks else {}
+    )
     documents = with_generation(splits)
-    for document, judged in zip(documents, judge(lm, documents, settings.apply_chat_template), strict=True):
+    for document, judged in zip(documents, judge(lm, documents, settings.apply_chat_template, said), strict=True):
         document["self_judged_generation"] = judged
     return splits | other_tasks.evaluate(lm, job.others, settings.utility_limit, settings.apply_chat_template)
 
@@ -44,10 +48,13 @@ def judge_generations(job: Job, observed: Observations) -> None:
     for document in with_generation(observed["original"]):  # the original has just been its own judge
         document["judged_generation"] = document["self_judged_generation"]
     unjudged = [d for model, splits in observed.items() if model != "original" for d in with_generation(splits)]
+    chat = job.settings.apply_chat_template
 
     def judge_all() -> list[TokenScores | None]:
         mix_into(job.lm.model, *job.published["original"], 0)
-        return judge(job.lm, unjudged, job.settings.apply_chat_template)
+        own = [d for d in with_generation(observed["original"]) if d["judged_generation"] is not None]
+        known = {_pair(job.lm, d, chat): d["judged_generation"] for d in own}
+        return judge(job.lm, unjudged, chat, known)
 
     for document, judged in zip(unjudged, job.stage("judged generations", judge_all), strict=True):
         document["judged_generation"] = judged
@@ -64,18 +71,20 @@ def with_generation(splits: Mapping[str, Sequence[Document]]) -> list[Document]:
     return [d for documents in splits.values() for d in documents if "generation" in d]
 
 
-def judge(lm: HFLM, documents: list[Document], rendered: bool = False) -> list[TokenScores | None]:
+def judge(
+    lm: HFLM, documents: list[Document], rendered: bool = False, known: Judged | None = None
+) -> list[TokenScores | None]:
     """The token scores of every document's generation under the model as it is; None where it is empty.
 
-    rendered: a chat template wrote the prompts.
+    rendered: a chat template wrote the prompts. known: what need not be scored again.
     """
-    written = [i for i, d in enumerate(documents) if d["generation"].strip()]
+    written = {i: _pair(lm, d, rendered) for i, d in enumerate(documents) if d["generation"].strip()}
+    scores = dict(known or {})
+    rest = [pair for pair in dict.fromkeys(written.values()) if pair not in scores]
+    scores |= zip(rest, hf.token_scores(lm, rest), strict=True)
+    return [scores[written[i]] if i in written else None for i in range(len(documents))]
+
+
+def _pair(lm: HFLM, document: Document, rendered: bool) -> encoding.Pair:
     # broken bytes decode to replacement characters, which can take more tokens than were generated
-    pairs = [
-        encoding.encode(lm, documents[i]["prompt"], documents[i]["generation"], cut=lm.max_length, rendered=rendered)
-        for i in written
-    ]
-    judged: list[TokenScores | None] = [None] * len(documents)
-    for i, scores in zip(written, hf.token_scores(lm, pairs), strict=True):
-        judged[i] = scores
-    return judged
+    return encoding.encode(lm, document["prompt"], document["generation"], cut=lm.max_length, rendered=rendered)
