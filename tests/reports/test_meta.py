@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from scipy.stats import pearsonr
 
 import unlearn_metrics as um
 from tests.command import run
@@ -129,6 +130,50 @@ def test_an_unknown_metric_is_said(pool):
     done = run("meta", pool, "--metrics", "extraction_strenght")
     assert done.returncode == 2
     assert "did you mean extraction_strength?" in done.stderr
+
+
+def test_robustness_correlates_before_with_after(tmp_path):
+    """Ten models: nf4 keeps extraction strength's order but not its distances; relearning turns the order round."""
+    plan: dict[str, dict[str, dict[str, str]]] = {"unlearned": {}}
+    before = [0.05 * i for i in range(10)]
+    after = {"nf4": [b**2 for b in before], "relearn": [0.9 - b for b in before]}
+    for i, b in enumerate(before):
+        stages = {"before": b, **{attack: values[i] for attack, values in after.items()}}
+        for stage, es in stages.items():
+            write(tmp_path / f"m{i}" / stage, made(f"m{i}", es, 0.1))
+        plan["unlearned"][f"m{i}"] = {stage: str(tmp_path / f"m{i}" / stage) for stage in stages}
+    del plan["unlearned"]["m9"]["relearn"]  # an attack that nobody made on one of them
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan))
+    done = run("robustness", tmp_path / "plan.yaml", "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert "10 models before and after nf4, as published" in done.stdout
+    assert "a value is the same for all models" in done.stdout  # probability
+    rows = {
+        (row["model"], row["attack"], row["metric"]): row
+        for row in csv.DictReader((tmp_path / "out/robustness.csv").open())
+    }
+    quantized = rows["unlearned", "nf4", "extraction_strength"]
+    assert float(quantized["pearson"]) == pytest.approx(pearsonr(before, after["nf4"]).statistic)
+    assert float(quantized["pearson_low"]) < float(quantized["pearson"]) < float(quantized["pearson_high"])
+    assert float(quantized["kendall"]) == pytest.approx(1)
+    relearned = rows["unlearned", "relearn", "extraction_strength"]
+    assert (relearned["models"], float(relearned["kendall"])) == ("9", pytest.approx(-1))
+    assert (rows["unlearned", "nf4", "probability"]["pearson"]) == ""
+    assert b"<svg" in (tmp_path / "out/robustness.svg").read_bytes()
+    again = um.robustness(plan, metrics=["extraction_strength"])
+    assert json.loads(again.to_json())["lasting"]["unlearned"].keys() == {"nf4", "relearn"}
+    assert "nf4" in again._repr_html_()
+
+
+def test_robustness_needs_attacks(pool):
+    (pool / "plan.yaml").write_text(f"unlearned: {pool}/unlearned/u1/before")
+    for what, says in (
+        (pool / "plan.yaml", "no model has a run after an attack"),
+        (pool / "knows", "unlearned is missing"),
+    ):
+        done = run("robustness", what)
+        assert done.returncode == 2
+        assert says in done.stderr
 
 
 @pytest.mark.parametrize(

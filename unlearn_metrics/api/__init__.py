@@ -5,13 +5,14 @@ Everything here is in the package's top level, which imports it when it is first
 
 from unlearn_metrics.api.extending import register_control, register_metric
 from unlearn_metrics.api.models import calibrate, list_benchmarks, mix, score, token_scores
-from unlearn_metrics.api.records import compare, load, meta, rescore
+from unlearn_metrics.api.records import compare, load, meta, rescore, robustness
 from unlearn_metrics.documents import TokenScores
 from unlearn_metrics.errors import InputError
 from unlearn_metrics.metrics import Metric
 from unlearn_metrics.record import Control, Score
 from unlearn_metrics.reports.compare import Comparison
 from unlearn_metrics.reports.meta.judged import MetaEvaluation
+from unlearn_metrics.reports.meta.lasting import RobustnessReport
 from unlearn_metrics.run import Run
 from unlearn_metrics.settings import OwnData
 
@@ -22,6 +23,7 @@ __all__ = [
     "MetaEvaluation",
     "Metric",
     "OwnData",
+    "RobustnessReport",
     "Run",
     "Score",
     "TokenScores",
@@ -34,6 +36,7 @@ __all__ = [
     "register_control",
     "register_metric",
     "rescore",
+    "robustness",
     "score",
     "token_scores",
 ]

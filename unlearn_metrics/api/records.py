@@ -14,8 +14,9 @@ from unlearn_metrics.records import store
 from unlearn_metrics.records.folder import RECORD
 from unlearn_metrics.reports import compare as comparing
 from unlearn_metrics.reports.compare import Comparison
-from unlearn_metrics.reports.meta import judged
+from unlearn_metrics.reports.meta import judged, lasting
 from unlearn_metrics.reports.meta.judged import MetaEvaluation
+from unlearn_metrics.reports.meta.lasting import RobustnessReport
 from unlearn_metrics.run import Run
 
 
@@ -104,6 +105,30 @@ def compare(
         for run in (_opened(run) for run in runs)
     ]
     return comparing.compare(opened, model, listed(metrics), all_pairs, anyway, seed)
+
+
+@python_names
+def robustness(
+    plan: Mapping[str, object] | Place, *, metrics: str | Iterable[str] = (), seed: int = 0
+) -> RobustnessReport:
+    """Correlate metrics of unlearned models with the same metrics after attacks: does a reading last?
+
+    Args:
+        plan: as that of `meta`, of which it needs `unlearned` with the run before and the runs after attacks.
+        metrics: only these; by default all that say what a model knows and that all runs have.
+        seed: of resampling.
+
+    Returns:
+        Pearson's correlation and Kendall's tau of every metric under every attack, with 95 % intervals over models;
+        `to_pandas()` has a row for each.
+
+    Raises:
+        InputError: what is no plan, runs that were not measured alike, or an unknown metric.
+
+    Source: Wang et al. 2024, "Unlearning with Control" (arXiv 2406.09179), its test of metrics (Pearson's
+    correlation before and after attacks).
+    """
+    return lasting.evaluate(plan if isinstance(plan, Mapping) else Path(plan), listed(metrics), seed)
 
 
 def _opened(run: Run | Place) -> Run | Path:

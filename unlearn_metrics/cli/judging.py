@@ -53,3 +53,38 @@ def meta(
         out.print(table)
     for note in found.notes():
         tell(note)
+
+
+@app.command(
+    epilog="[bold]A plan[/]; as that of `meta`, of which it needs\n\n"
+    "unlearned: {ga-52: {before: runs/ga-52, relearn: runs/ga-52-relearned, nf4: runs/ga-52-nf4}}\n\n"
+    "[bold]Examples[/]: unlearn-metrics robustness plan.yaml\n\n"
+    "unlearn-metrics robustness pool/ --metrics extraction_strength,probability --out lasting"
+)
+def robustness(
+    plan: Annotated[
+        Path, typer.Argument(metavar="PLAN_OR_RECORDS", help="YAML, or a folder of folders named as a plan's keys.")
+    ],
+    metrics: Annotated[
+        str, typer.Option(help="Only these metrics, separated by commas. Default: all that say what a model knows.")
+    ] = "",
+    seed: Annotated[int, typer.Option(help="Of resampling.", min=0)] = 0,
+    out_folder: Annotated[Path | None, typer.Option("--out", help="Folder for robustness.json, .csv and .svg.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Does a metric say the same of models after an attack? Pearson's and Kendall's correlation over the models."""
+    from unlearn_metrics.reports.meta import lasting, pictures
+
+    names = [name.strip() for name in metrics.split(",") if name.strip()]
+    found = lasting.evaluate(plan, names, seed)
+    if out_folder is not None:
+        draw = pictures.correlations(found)
+        pictures.write(out_folder, "robustness", found.to_json(), found.to_pandas(), draw)
+        err.print(f"wrote {out_folder}")
+    if as_json:
+        print(found.to_json())
+        return
+    for table in found.tables():
+        out.print(table)
+    for note in found.notes():
+        tell(note)

@@ -181,7 +181,7 @@ def evaluate(
     found = read(plan)
     everything = _records(found)
     views = [view for view in VIEWS if view == "unlearned" or all(view in r.scores for r in everything)]
-    there = _common(everything, views)
+    there = common(everything, views)
     for name in (*metrics, *([against] if against else [])):
         if name not in there:
             raise InputError(f"'{name}' is no metric that all of these runs have; {did_you_mean(name, there)}")
@@ -203,7 +203,7 @@ def _records(found: Labelled) -> list[RunRecord]:
     return [record for pool in pools for record in pool.values()]
 
 
-def _common(records: list[RunRecord], views: list[str]) -> list[str]:
+def common(records: list[RunRecord], views: list[str]) -> list[str]:
     """The metrics that say what a model knows and that all records have a value of, in the registry's order."""
     held = [
         {name for name, score in (*it.scores[view].get("forget", {}).items(), *it.composites.get(view, {}).items())}
@@ -217,7 +217,7 @@ def _common(records: list[RunRecord], views: list[str]) -> list[str]:
     return common
 
 
-def _value(record: RunRecord, view: str, name: str) -> float:
+def value(record: RunRecord, view: str, name: str) -> float:
     score = record.scores[view].get("forget", {}).get(name) or record.composites.get(view, {}).get(name)
     return np.nan if score is None or score.value is None else score.value
 
@@ -245,7 +245,7 @@ def _utility(record: RunRecord, view: str, name: str) -> float:
 
 def _readings(found: Labelled, view: str, name: str, useful: NDArray[np.bool_]) -> Readings:
     def of(records: Iterable[RunRecord], view: str = view) -> Floats:
-        return np.array([_value(record, view, name) for record in records], float)
+        return np.array([value(record, view, name) for record in records], float)
 
     stages = [*found.unlearned.values()]
     before = [it[BEFORE] for it in stages]
@@ -257,9 +257,9 @@ def _readings(found: Labelled, view: str, name: str, useful: NDArray[np.bool_]) 
         of(before),
         useful,
         {
-            attack: np.array([_value(it[attack], view, name) if attack in it else np.nan for it in stages])
+            attack: np.array([value(it[attack], view, name) if attack in it else np.nan for it in stages])
             for attack in attacks
         },
-        {stage: _value(record, view, name) for stage, record in found.retain_only.items()},
+        {stage: value(record, view, name) for stage, record in found.retain_only.items()},
         of(before, "controlled") if view == "unlearned" and all("controlled" in r.scores for r in before) else None,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
@@ -30,8 +30,8 @@ class _Plan(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    knows: Places
-    does_not_know: Places
+    knows: Places | None = None
+    does_not_know: Places | None = None
     unlearned: Places | dict[Name, dict[Name, Name]] = {}
     retain_only: dict[Name, Name] = {}
 
@@ -49,15 +49,18 @@ class Labelled:
     retain_only: dict[str, RunRecord]
 
 
-def read(given: Path | Mapping[str, Any]) -> Labelled:
+def read(given: Path | Mapping[str, Any], needed: Collection[str] = LABELS[:2]) -> Labelled:
     """The records of a plan: a mapping, a YAML file, or a folder whose subfolders are named as the keys of a plan.
 
-    InputError says which key, and what is wrong.
+    needed: the keys that must be there. InputError says which key, and what is wrong.
     """
-    where = "the plan" if isinstance(given, Mapping) else str(given)
+    where = spoken(given)
     raw = given if isinstance(given, Mapping) else _folder(given) if given.is_dir() else _yaml(given)
     plan = _validated(where, raw)
-    pools = {key: _runs(f"{where}: {key}", getattr(plan, key)) for key in LABELS[:2]}
+    for key in needed:
+        if not getattr(plan, key):
+            raise InputError(f"{where}: {key} is missing: runs of models of which this is known")
+    pools = {key: _runs(f"{where}: {key}", getattr(plan, key) or []) for key in LABELS[:2]}
     unlearned = plan.unlearned
     if isinstance(unlearned, dict):
         models = {name: _attacked(f"{where}: unlearned.{name}", stages) for name, stages in unlearned.items()}
@@ -67,6 +70,11 @@ def read(given: Path | Mapping[str, Any]) -> Labelled:
     found = Labelled(pools["knows"], pools["does_not_know"], models, retain_only)
     _check_alike(where, found)
     return found
+
+
+def spoken(given: Path | Mapping[str, Any]) -> str:
+    """What to call a plan in messages."""
+    return "the plan" if isinstance(given, Mapping) else str(given)
 
 
 def _yaml(path: Path) -> Any:
@@ -102,8 +110,6 @@ def _validated(where: str, raw: Any) -> _Plan:
         key = str(first["loc"][0])
         if first["type"] == "extra_forbidden":
             raise InputError(f"{where}: {key}: no such key; {did_you_mean(key, LABELS)}") from None
-        if first["type"] == "missing":
-            raise InputError(f"{where}: {key} is missing: runs of models of which this is known") from None
         raise InputError(f"{where}: {explained(error, raw)}") from None
 
 
@@ -143,8 +149,9 @@ def _records(path: Path) -> list[Path]:
 def _check_alike(where: str, found: Labelled) -> None:
     """InputError if the records are not measured alike, or one checkpoint is in both pools."""
     pools = (found.knows, found.does_not_know, found.retain_only, *found.unlearned.values())
-    (first, base), *rest = ((name, record) for pool in pools for name, record in pool.items())
-    for name, record in rest:
+    everything = [(name, record) for pool in pools for name, record in pool.items()]
+    for name, record in everything[1:]:
+        first, base = everything[0]
         if differing := signature.differences(base.signature, record.signature, words=(f"in {first}", f"in {name}")):
             raise InputError(f"{where}: not measured alike: {differing[0]}")
     hashes = [

@@ -2,56 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from unlearn_metrics.record import Estimate
 from unlearn_metrics.records import folder as whole
 from unlearn_metrics.reports.console import plain
 from unlearn_metrics.reports.meta.judged import VIEWS, MetaEvaluation
+from unlearn_metrics.reports.meta.lasting import RobustnessReport
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from pandas import DataFrame
 
+    from unlearn_metrics.reports.drawing import Draw
 
-def faithfulness(found: MetaEvaluation) -> Callable[[Axes], bool]:
-    """A row for each metric: its AUC with the interval, as published and under control."""
-    from unlearn_metrics.reports import drawing  # matplotlib takes a while to import
 
-    order = [name for name, _ in found.by_faithfulness("unlearned")][::-1]
+def faithfulness(found: MetaEvaluation) -> Draw:
+    """A row for each metric: its AUC, as published and under control."""
+    order = [name for name, _ in found.by_faithfulness("unlearned")]
+    series = {
+        VIEWS[view]: {name: it.faithfulness for name, it in judged.items()} for view, judged in found.judged.items()
+    }
+    return rows(order, series, "faithfulness: AUC of models that know against models that do not", (0, 1.02), 0.5)
+
+
+def correlations(found: RobustnessReport) -> Draw:
+    """A row for each metric: Pearson's correlation of values before with those after, of each attack, as published."""
+    attacks = found.lasting["unlearned"]
+    order = list(next(iter(attacks.values())))
+    series = {attack: {name: it.pearson for name, it in metrics.items()} for attack, metrics in attacks.items()}
+    return rows(order, series, "Pearson's correlation of values before and after the attack", (-1.02, 1.02), 0)
+
+
+def rows(
+    names: Sequence[str],
+    series: Mapping[str, Mapping[str, Estimate]],
+    what: str,
+    ends: tuple[float, float],
+    nothing: float,
+) -> Draw:
+    """A row for each name, the first on top, with a point and an interval of each series. nothing: where a line is."""
 
     def draw(axes: Axes) -> bool:
-        _rows(axes, order)
-        shift = 0.16 if len(found.judged) > 1 else 0.0
-        for place, (view, judged) in enumerate(found.judged.items()):
-            for row, name in enumerate(order):
-                it = judged[name].faithfulness
-                if it.value is None or it.low is None or it.high is None:
-                    continue
-                y, ink = row + (-shift if place else shift), drawing.colour(place)
-                axes.plot([it.low, it.high], [y, y], color=ink, lw=1.4)
-                axes.plot(it.value, y, "o", color=ink, ms=4, label=VIEWS[view] if row == 0 else None)
-        axes.axvline(0.5, color=drawing.MUTED, lw=0.9, ls="--")
-        axes.set_xlim(0, 1.02)
-        axes.set_xlabel("faithfulness: AUC of models that know against models that do not")
+        from unlearn_metrics.reports import drawing
+
+        height = 0.8 + 0.22 * len(names)
+        axes.figure.set_size_inches(6.4, height)  # type: ignore[union-attr]
+        axes.set_position((0.36, 0.5 / height, 0.62, 1 - 0.6 / height))
+        axes.set_yticks(range(len(names)), [plain(name) for name in names][::-1])
+        axes.set_ylim(-0.7, len(names) - 0.3)
+        axes.set_xlim(*ends)
+        axes.set_xlabel(what)
+        axes.axvline(nothing, color=drawing.MUTED, lw=0.9, ls="--")
+        for place, (label, found) in enumerate(series.items()):
+            ink, up = drawing.colour(place), 0.5 - (place + 1) / (len(series) + 1)
+            for row, name in enumerate(reversed(names)):
+                it = found[name]
+                if it.value is not None:
+                    axes.plot(it.value, row + up, "o", color=ink, ms=4)
+                if it.low is not None and it.high is not None:
+                    axes.plot([it.low, it.high], [row + up] * 2, color=ink, lw=1.4)
+            axes.plot([], [], "o", color=ink, ms=4, label=plain(label))
         axes.legend(frameon=False, loc="upper left")
         return True
 
     return draw
 
 
-def _rows(axes: Axes, names: list[str]) -> None:
-    """A row for each name, in a figure as high as they need."""
-    figure = axes.figure
-    height = 0.8 + 0.22 * len(names)
-    figure.set_size_inches(6.4, height)  # type: ignore[union-attr]
-    axes.set_position((0.36, 0.5 / height, 0.62, 1 - 0.6 / height))
-    axes.set_yticks(range(len(names)), [plain(name) for name in names])
-    axes.set_ylim(-0.7, len(names) - 0.3)
-
-
-def write(folder: Path, name: str, text: str, table: DataFrame, draw: Callable[[Axes], bool]) -> None:
+def write(folder: Path, name: str, text: str, table: DataFrame, draw: Draw) -> None:
     """FOLDER/NAME.json, .csv and .svg; files of these names there are replaced."""
     from unlearn_metrics.reports import drawing
 
