@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from rouge_score import rouge_scorer
 
 from unlearn_metrics.documents import MeanLoss, TokenScores
-from unlearn_metrics.metrics import ATTACKS, JUDGED, METRICS, TRUTH_RATIOS, good
+from unlearn_metrics.metrics import JUDGED, MEMBERSHIP_ATTACKS, METRICS, TRUTH_RATIOS, good
 from unlearn_metrics.metrics.fluency import ngram_entropy, perplexity, repetition
 from unlearn_metrics.metrics.forget_quality import ks_forget_quality
 from unlearn_metrics.metrics.memorization import (
@@ -662,8 +662,12 @@ def test_better_is_where_a_model_that_knows_and_speaks_stands(name: str):
 
 
 def test_on_forget_it_is_good_to_hold_less_of_the_text_but_not_to_speak_worse():
-    elsewhere = {"probability_wrong", "repetition", "perplexity", "refusal", "gibberish", *ATTACKS}
+    elsewhere = {"probability_wrong", "repetition", "perplexity", "refusal", "gibberish", *MEMBERSHIP_ATTACKS}
     assert {name for name in METRICS if good(name, "retain") == "lower"} == elsewhere
     # on forget only fluency, and truth_ratio with its own form, keep their direction; a text should look new to attacks
     fluent = {"ngram_entropy", "token_entropy", "distinct_1", "distinct_2"}
-    assert {name for name in METRICS if good(name, "forget") == "higher"} == {*TRUTH_RATIOS, *fluent, *ATTACKS}
+    assert {name for name in METRICS if good(name, "forget") == "higher"} == {
+        *TRUTH_RATIOS,
+        *fluent,
+        *MEMBERSHIP_ATTACKS,
+    }

@@ -28,9 +28,11 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class ScoreInstance(Instance):
-    """A request about an answer. rendered: a chat template wrote its prompt, see encoding.encode."""
+    """A request about an answer. rendered: a chat template wrote its prompt, see encoding.encode. noise: the share of
+    the answer's tokens that the model reads otherwise than they are, see encoding.noisy."""
 
     rendered: bool = field(default=False, repr=False)
+    noise: float = field(default=0.0, repr=False)
 
 
 @dataclass
@@ -113,6 +115,8 @@ def _scores(lm: LM, requests: Sequence[Instance]) -> Sequence[TokenScores | Flag
     if isinstance(lm, HFLM) or getattr(lm, "backend", "causal") != "causal":
         model = causal(lm)
         return hf.token_scores(model, [_encode(model, r) for r in requests])
+    if any(map(_noise, requests)):
+        raise InputError(f"token_noise takes a model of lm-eval's type hf; {type(lm).__name__} reads what it scores")
     tokenized = isinstance(lm, TemplateLM) and getattr(lm, "tokenizer", None) is not None
     try:
         if not all(isinstance(r.args[0], str) for r in requests):
@@ -178,15 +182,20 @@ def greedy_until(lm: LM, requests: Sequence[Instance]) -> list[str]:
 
 def _encode(lm: HFLM, request: Instance) -> encoding.Pair:
     """Tokenized once: the same requests go to every checkpoint that is loaded into the model."""
-    known: dict[tuple[str, str, bool], encoding.Pair] = lm.__dict__.setdefault("unlearn_encoded", {})
-    key = request.args[0], request.args[1], _rendered(request)
+    known: dict[tuple[str, str, bool, float], encoding.Pair] = lm.__dict__.setdefault("unlearn_encoded", {})
+    key = request.args[0], request.args[1], _rendered(request), _noise(request)
     if key not in known:
-        known[key] = encoding.encode(lm, *key[:2], name_of(request), rendered=key[2])
+        pair = encoding.encode(lm, *key[:2], name_of(request), rendered=key[2])
+        known[key] = encoding.noisy(lm, pair, key[3]) if key[3] else pair
     return known[key]
 
 
 def _rendered(request: Instance) -> bool:
     return bool(getattr(request, "rendered", False))
+
+
+def _noise(request: Instance) -> float:
+    return float(getattr(request, "noise", 0))
 
 
 def causal(lm: LM) -> HFLM:
@@ -198,7 +207,7 @@ def causal(lm: LM) -> HFLM:
 
 def _draft(lm: HFLM, request: Instance) -> TokenScores | None:
     draft = getattr(request, "draft", None)
-    if draft is None or not draft.resps or draft.args[0] != request.args[0]:
+    if draft is None or not draft.resps or draft.args[0] != request.args[0] or _noise(draft):
         return None
     prompt = request.args[0]
     # an answer that begins with white space of the prompt comes after another prompt
@@ -219,6 +228,7 @@ def _cached(
         return compute(requests)
     # a rendered prompt keeps its white space: see encoding.encode
     kinds = [f"{kind} rendered" if _rendered(r) and kind != "generate_until" else kind for r in requests]
+    kinds = [f"{kind} noise {_noise(r)}" if _noise(r) else kind for kind, r in zip(kinds, requests, strict=True)]
     hashes = [hash_args(kind, request.args) for kind, request in zip(kinds, requests, strict=True)]
     missing = [request for request, h in zip(requests, hashes, strict=True) if h not in store]
     if missing:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import random
+from dataclasses import dataclass, replace
 
 from lm_eval.api.model import TemplateLM
 
@@ -11,10 +12,18 @@ from unlearn_metrics.errors import InputError
 
 @dataclass(frozen=True)
 class Pair:
-    """A tokenized request: context (prompt) and answer token ids, as lm-eval's loglikelihood splits them."""
+    """A tokenized request: context (prompt) and answer token ids, as lm-eval's loglikelihood splits them.
+
+    shown: what the model reads in the place of the answer, as many tokens; None: the answer itself.
+    """
 
     context: tuple[int, ...]
     answer: tuple[int, ...]
+    shown: tuple[int, ...] | None = None
+
+    @property
+    def read(self) -> tuple[int, ...]:
+        return self.answer if self.shown is None else self.shown
 
 
 def encode(
@@ -54,3 +63,15 @@ def encode(
     if len(continuation) > longest:
         raise InputError(f"{where}: the answer has {len(continuation)} tokens, more than the model's {longest}")
     return Pair(tuple(context), tuple(continuation))
+
+
+def noisy(lm: TemplateLM, pair: Pair, share: float) -> Pair:
+    """The pair with a share of the answer's tokens, at least one, read as others, drawn from the vocabulary.
+
+    Which ones, and as what, follows from the answer alone: a model is asked the same twice, and so are two models.
+    """
+    rng = random.Random(repr(pair.answer))
+    shown, size = list(pair.answer), lm.tokenizer.vocab_size
+    for i in rng.sample(range(len(shown)), max(1, round(share * len(shown)))):
+        shown[i] = (shown[i] + rng.randrange(1, size)) % size
+    return replace(pair, shown=tuple(shown))

@@ -121,7 +121,7 @@ def token_scores(lm: HFLM, pairs: Sequence[Pair], share_prompts: bool = True) ->
         work(lm)["truncated"] += truncated
 
     def whole_row(i: int) -> _Row:
-        context, answer = distinct[i].context, distinct[i].answer
+        context, answer = distinct[i].context, distinct[i].read
         first = len(context) - 1
         return _Row(context + answer, range(first, first + len(answer) + 1), range(offsets[i], offsets[i + 1]))
 
@@ -139,7 +139,7 @@ def token_scores(lm: HFLM, pairs: Sequence[Pair], share_prompts: bool = True) ->
                 _Row(answer, range(len(answer)), range(offsets[i] + 1, offsets[i + 1]), prompt=g)
                 for g, c in enumerate(contexts)
                 for i in groups[c]
-                for answer in [distinct[i].answer]
+                for answer in [distinct[i].read]
             ]
             for batch in batching.batches(rows, lambda row: len(row.ids), batching.budget(lm), batching.max_rows(lm)):
                 _forward(lm, batch, flat, bar, prompts)
@@ -168,7 +168,7 @@ def token_scores(lm: HFLM, pairs: Sequence[Pair], share_prompts: bool = True) ->
 
 def _truncated_rows(pair: Pair, offset: int, max_length: int) -> list[_Row]:
     """lm-eval keeps max_length + 1 tokens of context + answer; scoring end-of-sequence needs a window one later."""
-    n, ids = len(pair.answer), pair.context + pair.answer
+    n, ids = len(pair.answer), pair.context + pair.read
     answer = ids[-(max_length + 1) : -1]
     return [
         _Row(answer, range(len(answer) - n, len(answer)), range(offset, offset + n)),

@@ -7,6 +7,7 @@ and registers the metrics, so that lm-eval does not look for them on the network
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 import math
@@ -24,6 +25,7 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.utils import apply_template
 
 from unlearn_metrics import backends
+from unlearn_metrics.attacks.attack import Around, Attack, Impossible
 from unlearn_metrics.backends import GenerateInstance, ScoreInstance
 from unlearn_metrics.backends.encoding import Pair
 from unlearn_metrics.benchmarks import data
@@ -70,6 +72,8 @@ class TokenScoreTask(ConfigurableTask):
     independent of one another), sample (only so many documents, drawn with a fixed seed), data_dir (a local folder
     instead of the hub, see data.local_file), packaged (as data_dir, in this package), own (the user's file at
     metadata's <split>_file).
+
+    `under` gives a task whose prompts are attacked; what an attack adds to a document is in attacks.attack.Attack.
     """
 
     said: dict[Pair, TokenScores] | None = None  # where token scores of generations are put, see GenerateInstance
@@ -180,6 +184,30 @@ class TokenScoreTask(ConfigurableTask):
         clusters = [first.setdefault(doc[by], len(first)) for doc in docs]
         return clusters if len(first) > 1 or by == "cluster" else list(range(len(docs)))
 
+    def under(self, attack: Attack, retain: Sequence[Document] = ()) -> TokenScoreTask:
+        """This task with its prompts attacked. `Impossible`, naming the document, where the data have not got what the
+        attack takes. retain: documents of the retain split."""
+        docs = list(self.eval_docs)
+        members: dict[int, list[int]] = {}
+        for i, cluster in enumerate(self._clusters):
+            members.setdefault(cluster, []).append(i)
+        changed = []
+        for i, doc in enumerate(docs):
+            together = members[self._clusters[i]]
+            place = together.index(i)
+            around = Around(i, [docs[j] for j in (*together[place + 1 :], *together[:place])], retain)
+            try:
+                changed.append(attack.fn(doc, around))
+            except Impossible as error:
+                raise Impossible(f"{self.config.task}, document {i}, {error}") from None
+        if not self.config.target_delimiter and any(doc.get("begun") or doc.get("examples") for doc in changed):
+            raise Impossible(f"{self.config.task} brings its own prompt, into which nothing can be put")
+        task = copy.copy(self)
+        task.dataset = {self.config.test_split: datasets.Dataset.from_list(changed)}
+        asked = {"answer", "true_answer", "wrong_answers"} | (set() if attack.tokens_only else {"generation"})
+        task.metrics = [name for name in self.metrics if {*METRICS[name].needs} & {*REQUESTS} <= asked]
+        return task
+
     # --- prompts and requests
 
     def build_all_requests(self, **kwargs: Any) -> None:
@@ -191,6 +219,10 @@ class TokenScoreTask(ConfigurableTask):
     def doc_to_text(self, doc: Document, doc_to_text: Any = None) -> str:
         # a chat template brings its own "Question:" and "Answer:"
         return str(doc["question"]) if self._bare_question else super().doc_to_text(doc, doc_to_text)
+
+    def doc_to_prefix(self, doc: Document) -> str | None:
+        own: str | None = super().doc_to_prefix(doc)
+        return " ".join(filter(None, (own, doc["begun"]))) if doc.get("begun") else own
 
     def doc_to_target(self, doc: Document, doc_to_target: Any = None) -> str:
         # as it is rendered: lm-eval would read an answer in square brackets as a list
@@ -206,6 +238,9 @@ class TokenScoreTask(ConfigurableTask):
         if chat and not self.config.target_delimiter:
             raise InputError(f"{self.config.task} brings its own prompt; it does not go with a chat template")
         self._bare_question = chat and self.config.gen_prefix is None
+        if examples := doc.get("examples"):  # of an attack; as turns of their own under a chat template
+            self.sampler = _These(examples)
+            kwargs |= {"num_fewshot": len(examples), "fewshot_as_multiturn": chat}
         docs = [doc]
         if "paraphrased_question" in self.needs:
             docs.append({**doc, "question": doc["paraphrased_question"]})
@@ -237,7 +272,7 @@ class TokenScoreTask(ConfigurableTask):
             if not text.strip():
                 raise InputError(f"{name}, document {doc_id}: answer {i + 1} of {len(pairs)} is empty")
         requests = [
-            ScoreInstance("token_scores", doc, (prompt, gap + text), i, **kwargs)
+            ScoreInstance("token_scores", doc, (prompt, gap + text), i, **kwargs, noise=float(doc.get("noise") or 0))
             for i, (prompt, text) in enumerate(pairs)
         ]
         draft = requests[0] if requests and pairs[0] == (question, answer) else None
@@ -296,6 +331,16 @@ class TokenScoreTask(ConfigurableTask):
         if dist.is_initialized() and dist.get_world_size() > 1:  # where another process may have unscored documents
             known |= dict.fromkeys([name for name in known if name in METRICS], mean_scored)
         return known | {f"{name}_unscored": sum for name in {*self._yaml_metrics, *self.metrics}}
+
+
+class _These:
+    """A sampler of lm-eval's that always gives the same examples."""
+
+    def __init__(self, examples: Sequence[Document]) -> None:
+        self.examples = examples
+
+    def sample(self, n: int, eval_doc: Document | None = None) -> Sequence[Document]:
+        return self.examples
 
 
 def _before_answer(chat_template: Any, task: str) -> tuple[str, str, str]:

@@ -137,14 +137,19 @@ def _same_names(original: Checkpoint, unlearned: Checkpoint, ties: list[bool]) -
 
 @functools.lru_cache(maxsize=2)
 def in_memory(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint as transformers loads it: tensors under the names, and fused into the shapes, of the loaded model.
-
-    Holds all of it. The last two are kept. Raises InputError if transformers misses a parameter in it.
-    """
+    """The checkpoint as transformers loads it, see `loaded`. The last two are kept."""
     log.warning(
         "%s: transformers renames or fuses its tensors on load; it is kept in memory, not read from disk",
         checkpoint.name,
     )
+    return loaded(checkpoint)
+
+
+def loaded(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint as transformers loads it: tensors under the names, and fused into the shapes, of the loaded model.
+
+    Holds all of it. Raises InputError if transformers misses a parameter in it.
+    """
     tensors = checkpoint.tensors
     dtype = Counter(t.dtype for t in tensors.values() if t.dtype.is_floating_point).most_common(1)[0][0]
     model, info = type(skeleton(checkpoint)).from_pretrained(

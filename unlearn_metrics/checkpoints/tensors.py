@@ -12,7 +12,7 @@ import math
 import os
 import pickle
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -88,6 +88,30 @@ class LazyTensor:
 
     def cast(self, dtype: torch.dtype) -> LazyTensor:
         return LazyTensor(self.shape, dtype, lambda start, stop: self.rows(start, stop).to(dtype))
+
+
+HALF = 16  # bits of an integer that are counted at a time
+
+
+def kth_largest(parts: Callable[[], Iterable[torch.Tensor]], k: int) -> int:
+    """The k-th largest (k >= 1) of non-negative int32 in tensors, exact; two passes over parts(), constant memory.
+
+    The first counts the upper bits of all, the second the lower bits of those that lie where the k-th does.
+    """
+    high = 0
+    for upper in (True, False):
+        counts = torch.zeros(1 << HALF, dtype=torch.long)
+        for part in parts():
+            bits = part.flatten()
+            keys = bits >> HALF if upper else bits[bits >> HALF == high] & ((1 << HALF) - 1)
+            counts += torch.bincount(keys, minlength=len(counts)).cpu()
+        at_least = counts.flip(0).cumsum(0)  # how many have one of the n largest keys
+        place = int(torch.searchsorted(at_least, k))
+        k -= int(at_least[place - 1]) if place else 0
+        key = len(counts) - 1 - place
+        if upper:
+            high = key
+    return high << HALF | key
 
 
 def free_on_card(device: torch.device) -> int:

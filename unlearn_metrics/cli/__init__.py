@@ -11,7 +11,7 @@ import typer
 from rich.text import Text
 
 from unlearn_metrics import __version__
-from unlearn_metrics.cli import import_logs, judging, models, records, sweeps
+from unlearn_metrics.cli import attacks, import_logs, judging, models, records, sweeps
 from unlearn_metrics.cli.console import err
 from unlearn_metrics.errors import InputError
 
@@ -24,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(models.app)
+app.add_typer(attacks.app)
 app.add_typer(sweeps.app)
 app.add_typer(records.app)
 app.add_typer(judging.app)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -17,12 +17,11 @@ import torch
 
 from unlearn_metrics.checkpoints.files import Checkpoint, check_finite, identify, open_checkpoint, read_config
 from unlearn_metrics.checkpoints.pairs import align
-from unlearn_metrics.checkpoints.tensors import LazyTensor
+from unlearn_metrics.checkpoints.tensors import LazyTensor, kth_largest
 from unlearn_metrics.control import CONTROLS
 from unlearn_metrics.control.mixing import Blend, ControlFunction, blended, lerp, mix
 from unlearn_metrics.errors import InputError, did_you_mean
 
-HALF = 16  # bits of a float32 that are counted at a time
 LAYER = re.compile(r"(?:^|\.)(\d+)\.")
 NUMBERS = re.compile(r"\d+(-\d+)?(,\d+(-\d+)?)*", re.ASCII)
 
@@ -56,7 +55,7 @@ def trim(original: Checkpoint, unlearned: Checkpoint, strength: float) -> Checkp
         o, u = original.tensors[name], unlearned.tensors[name]
         if not u.dtype.is_floating_point:
             return lambda o, u: u
-        least = _kth_largest(o, u, math.ceil(strength * min(o.length, u.length) * u.width))
+        least = kth_largest(lambda: _magnitudes(o, u), math.ceil(strength * min(o.length, u.length) * u.width))
         return lambda o, u: torch.where(_magnitude(o, u) >= least, u, o.to(u.dtype))
 
     return blended(original, unlearned, of)
@@ -67,28 +66,10 @@ def _magnitude(o: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
     return (u.float() - o.float()).abs().view(torch.int32)
 
 
-def _kth_largest(o: LazyTensor, u: LazyTensor, k: int) -> int:
-    """The k-th largest magnitude (k >= 1) of the change in the rows of both, exact; two passes, constant memory.
-
-    The first counts the upper bits of the magnitudes, the second the lower bits of those that lie where the k-th does.
-    """
-    high = 0
-    for upper in (True, False):
-        counts = torch.zeros(1 << HALF, dtype=torch.long)
-        for start, stop in u.parts():
-            common = min(stop, o.length)
-            if common <= start:
-                break
-            bits = _magnitude(o.rows(start, common), u.rows(start, common)).flatten()
-            keys = bits >> HALF if upper else bits[bits >> HALF == high] & ((1 << HALF) - 1)
-            counts += torch.bincount(keys, minlength=len(counts)).cpu()
-        at_least = counts.flip(0).cumsum(0)  # how many have one of the n largest keys
-        place = int(torch.searchsorted(at_least, k))
-        k -= int(at_least[place - 1]) if place else 0
-        key = len(counts) - 1 - place
-        if upper:
-            high = key
-    return high << HALF | key
+def _magnitudes(o: LazyTensor, u: LazyTensor) -> Iterator[torch.Tensor]:
+    """Of the change, part by part, in the rows of both."""
+    common = ((start, min(stop, o.length)) for start, stop in u.parts())
+    return (_magnitude(o.rows(*rows), u.rows(*rows)) for rows in common if rows[0] < rows[1])
 
 
 def layers(original: Checkpoint, unlearned: Checkpoint, strength: float, layers: str | None = None) -> Checkpoint:

@@ -16,7 +16,7 @@ import torch
 from transformers import PreTrainedModel
 
 from unlearn_metrics.checkpoints.files import MAX_SHARD, Checkpoint, skeleton, write_checkpoint
-from unlearn_metrics.checkpoints.pairs import in_memory
+from unlearn_metrics.checkpoints.pairs import in_memory, loaded
 from unlearn_metrics.checkpoints.tensors import LazyTensor, free_on_card, from_memory
 from unlearn_metrics.errors import InputError
 
@@ -73,17 +73,29 @@ def lerp(original: torch.Tensor, unlearned: torch.Tensor, alpha: float) -> torch
 
 
 def mix_into(
-    model: PreTrainedModel, original: Checkpoint, unlearned: Checkpoint, alpha: float, control: ControlFunction = mix
+    model: PreTrainedModel,
+    original: Checkpoint,
+    unlearned: Checkpoint,
+    alpha: float,
+    control: ControlFunction = mix,
+    attack: Callable[[Checkpoint], Checkpoint] | None = None,
 ) -> None:
     """Rewrite the parameters of a loaded model in place, as loading the controlled checkpoint would: see load_into.
 
     Where transformers renames or fuses tensors on load (mixture-of-experts, for one), both checkpoints are loaded by
     it once and kept in memory. A model on a GPU keeps both there, if they fit, from the first mix of them on.
+
+    attack: what is done to the controlled checkpoint; to its tensors as they are stored, also where they are fused.
     """
-    if _misfit(model, original) and _misfit(model, unlearned):
+    fused = _misfit(model, original) and _misfit(model, unlearned)
+    if attack is not None and fused:
+        load_into(model, loaded(attack(control(original, unlearned, alpha))))
+        return
+    if fused:
         original, unlearned = in_memory(original), in_memory(unlearned)
     original, unlearned = _held(model, original, unlearned, mixed=0 < alpha < 1)
-    load_into(model, control(original, unlearned, alpha))
+    controlled = control(original, unlearned, alpha)
+    load_into(model, controlled if attack is None else attack(controlled))
 
 
 def _held(model: PreTrainedModel, original: Checkpoint, unlearned: Checkpoint, mixed: bool) -> list[Checkpoint]:

@@ -28,7 +28,7 @@ from unlearn_metrics.imports.log import (
     text,
     unread,
 )
-from unlearn_metrics.metrics import ATTACKS
+from unlearn_metrics.metrics import MEMBERSHIP_ATTACKS
 from unlearn_metrics.records import store
 
 SPLITS = {"forget": "forget", "retain": "retain", "ra": "real_authors", "wf": "world_facts"}
@@ -80,7 +80,10 @@ def _log(file: Path, benchmark: str | None) -> Log:
     except InputError as error:
         raise InputError(f"{file} is no log of open-unlearning: {error}") from None
     said = {name: raw[name].get("agg_value") for name in raw if isinstance(raw[name], dict)}
-    names = {name: name.replace("mia_", "auc_") for name in (*COMPOSITES, *(f"mia_{attack}" for attack in ATTACKS))}
+    names = {
+        name: name.replace("mia_", "auc_")
+        for name in (*COMPOSITES, *(f"mia_{attack}" for attack in MEMBERSHIP_ATTACKS))
+    }
     composites = {
         ours: said[name]
         for name, ours in names.items()
@@ -138,7 +141,7 @@ def _splits(raw: Mapping[str, Any], muse: bool) -> tuple[dict[str, Split], list[
     for metric in ("extraction_strength", "exact_memorization"):
         take(metric, "forget_verbmem" if muse else "forget", metric, "score", number, True)
         take(f"retain_{metric}", "retain", metric, "score", number, True)
-    for attack in ATTACKS:
+    for attack in MEMBERSHIP_ATTACKS:
         key = f"mia_{attack}"
         for side in ("forget", "holdout") if key in raw else ():
             read.add(key)

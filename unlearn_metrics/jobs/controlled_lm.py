@@ -10,6 +10,7 @@ import torch.distributed as dist
 from lm_eval.api.registry import register_model
 from lm_eval.models.huggingface import HFLM
 
+from unlearn_metrics import attacks
 from unlearn_metrics.checkpoints.files import precision
 from unlearn_metrics.control.mixing import mix_into
 from unlearn_metrics.errors import InputError
@@ -25,7 +26,8 @@ class ControlledLM(HFLM):
     """lm-eval's Hugging Face model with the parameters that a control gives, as `control NAME` would write them.
 
     original, unlearned: checkpoints; control: see CONTROLS. alpha: its strength; or keep [0.95] with benchmark and
-    data, to calibrate it first, on `limit` documents. Anything else is HFLM's. Raises InputError as `score` does.
+    data, to calibrate it first, on `limit` documents. attack: on weights, see ATTACKS, of what the control gives.
+    Anything else is HFLM's. Raises InputError as `score` does.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class ControlledLM(HFLM):
         limit: int | None = None,
         layers: str | None = None,
         trajectory: str | None = None,
+        attack: str | None = None,
         **kwargs: Any,
     ) -> None:
         if (alpha is None) == (benchmark is None) or (keep is not None and alpha is not None):
@@ -55,6 +58,7 @@ class ControlledLM(HFLM):
             trajectory=None if trajectory is None else Path(trajectory),
             limit=limit,
         )
+        done = None if attack is None else attacks.known(attack, on=("weights",)).fn
         o, u = open_pair(original, unlearned)
         models = family_of(settings, o, u)
         kwargs.setdefault("dtype", precision(u))  # as a written checkpoint would be loaded
@@ -67,4 +71,4 @@ class ControlledLM(HFLM):
             (alpha,) = found
             log.warning("unlearn-mix: %s calibrated on %s, alpha %.6g", control, benchmark, alpha)
         assert alpha is not None
-        mix_into(self.model, o, u, alpha, models.fn)
+        mix_into(self.model, o, u, alpha, models.fn, done)

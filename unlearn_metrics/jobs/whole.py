@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from unlearn_metrics import attacks
 from unlearn_metrics.benchmarks import suites
-from unlearn_metrics.checkpoints.files import check_free
+from unlearn_metrics.checkpoints.files import check_finite, check_free, open_checkpoint, write_checkpoint
 from unlearn_metrics.control import CONTROLS
 from unlearn_metrics.control.controls import steps
 from unlearn_metrics.control.mixing import write_mix
@@ -117,6 +119,26 @@ def control(
         what = CONTROLS[settings.control].what
         write_mix(o, u, found.alpha, out, note, stored, control=models.fn, what=what)
     return found
+
+
+def attack(name: str, model: str, base: str | None, out: Path, say: Say) -> None:
+    """Write a checkpoint as an attack on weights leaves it. base: the model that an adapter belongs to.
+
+    InputError for bad input, and for an attack that leaves a NaN or an infinity.
+    """
+    _check_alone()
+    check_free(out)
+    fn = attacks.known(name, on=("weights",)).fn
+    say(f"checking {model}")
+    opened = open_checkpoint(model, None if base is None else open_checkpoint(base))
+    check_finite(opened)
+    after = replace(fn(opened), name=f"{opened.name} after {name}")
+    check_finite(after)
+    say(f"writing {out}")
+    done = attacks.ATTACKS[name]
+    readme = f"# Attacked checkpoint\n\n{opened.name} after the attack {name}: {done.what}.\n"
+    tokenizer = opened if base is None else open_checkpoint(base)
+    write_checkpoint(out, after, tokenizer, f"{readme}\nMade by unlearn-metrics, `attack`.\n")
 
 
 def _check_alone() -> None:

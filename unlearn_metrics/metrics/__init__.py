@@ -190,7 +190,7 @@ _OWN |= {
 }
 
 METRICS: Registry[Metric] = Registry("metric", "unlearn_metrics.metrics", _OWN)
-ATTACKS = tuple(name for name, metric in _OWN.items() if metric.facet == "privacy")
+MEMBERSHIP_ATTACKS = tuple(name for name, metric in _OWN.items() if metric.facet == "privacy")
 # What needs a look at the generation once it is there; a stock lm-eval run has no second round.
 _LATER = {"judged_generation", "self_judged_generation", "clean_probability"}
 TRUTH_RATIOS = ("truth_ratio", "truth_ratio_arithmetic")

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from unlearn_metrics.documents import Document, Floats
-from unlearn_metrics.metrics import ATTACKS, METRICS, privacy, values
+from unlearn_metrics.metrics import MEMBERSHIP_ATTACKS, METRICS, privacy, values
 from unlearn_metrics.metrics.forget_quality import ks_distance, ks_forget_quality
 from unlearn_metrics.metrics.memorization import log_truth_ratio
 from unlearn_metrics.record import Score
@@ -372,7 +372,7 @@ COMPOSITES: dict[str, Composite] = {
     "ks_distance": Composite(forget_ks_distance, ("forget",), "zero", compares=True, no_interval=_BOUNDARY),
     "privleak": Composite(privleak, MEMBERSHIP, "zero", compares=True),
     "privleak_published": Composite(privleak_published, MEMBERSHIP, "zero", only=PUBLISHED),
-    **{f"auc_{attack}": Composite(partial(auc, attack=attack), MEMBERSHIP, "half") for attack in ATTACKS},
+    **{f"auc_{attack}": Composite(partial(auc, attack=attack), MEMBERSHIP, "half") for attack in MEMBERSHIP_ATTACKS},
     "auc_reference": Composite(partial(auc, attack="reference"), MEMBERSHIP, "half", compares=True),
     "memorization_score": Composite(memorization_score, ("forget",)),
     "privacy_score": Composite(privacy_score, MEMBERSHIP, compares=True, no_interval=_BOUNDARY),
