@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import accelerate
 import pytest
 import torch
 from hypothesis import given
@@ -18,6 +20,7 @@ from unlearn_metrics.checkpoints import files
 from unlearn_metrics.checkpoints import tensors as tensors_of_files
 from unlearn_metrics.checkpoints.files import check_finite, open_checkpoint
 from unlearn_metrics.checkpoints.pairs import align
+from unlearn_metrics.checkpoints.tensors import from_memory
 from unlearn_metrics.control import mixing
 from unlearn_metrics.control.controls import family
 from unlearn_metrics.control.mixing import lerp, mix_into, write_mix
@@ -215,6 +218,43 @@ def fails(match: str, folder: Path | str) -> None:
     with pytest.raises(InputError, match=match) as caught:
         check(folder)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("part", ["model", "model.layers.0"])
+def test_offloaded_parameters_are_rewritten_where_accelerate_keeps_them(pair, part):
+    """The whole model, or a layer of it, on a device without memory: the CPU's, brought there module by module."""
+    plain, offloaded = (AutoModelForCausalLM.from_pretrained(pair[0].folder) for _ in range(2))
+    if part == "model":
+        accelerate.cpu_offload(offloaded, torch.device("cpu"))
+    else:
+        accelerate.cpu_offload(offloaded.get_submodule(part), torch.device("cpu"))
+    assert any(p.is_meta for p in offloaded.parameters())
+    ids = torch.tensor([[5, 6, 7, 8]])
+    before = plain(ids).logits
+    for alpha in (0.5, 1.0, 0.0):
+        for model in (plain, offloaded):
+            mix_into(model, *pair, alpha)
+        assert torch.equal(offloaded(ids).logits, plain(ids).logits)
+        assert torch.equal(plain(ids).logits, before) == (alpha == 0)
+
+
+def test_what_is_offloaded_to_disk_is_refused(pair, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(pair[0].folder)
+    accelerate.disk_offload(model, tmp_path, torch.device("cpu"))
+    ids = torch.tensor([[5, 6, 7, 8]])
+    before = model(ids).logits
+    with pytest.raises(InputError, match="is offloaded to disk, where it can't be rewritten"):
+        mix_into(model, *pair, 0.5)
+    assert torch.equal(model(ids).logits, before)
+
+
+def test_an_offloaded_vocabulary_is_not_resized(pair):
+    model = AutoModelForCausalLM.from_pretrained(pair[0].folder)
+    accelerate.cpu_offload(model, torch.device("cpu"))
+    longer = {"model.embed_tokens.weight": torch.zeros(2000, model.config.hidden_size)}
+    checkpoint = replace(pair[0], tensors=pair[0].tensors | {n: from_memory(t) for n, t in longer.items()})
+    with pytest.raises(InputError, match="changes the vocabulary or the head, which can't be done while offloaded"):
+        mixing.load_into(model, checkpoint)
 
 
 def test_missing_folder(tmp_path):

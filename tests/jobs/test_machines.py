@@ -48,6 +48,22 @@ def test_models_are_measured_in_the_unlearned_checkpoints_dtype(stored, asked):
     assert precision(unlearned) == str(stored).removeprefix("torch.")
 
 
+@pytest.mark.parametrize(
+    ("capabilities", "wanted"),
+    [({"avx512_bf16": True}, "bfloat16"), ({"bf16": True}, "bfloat16"), ({"avx512_bf16": False}, "float32")],
+)  # fmt: skip
+def test_auto_is_bfloat16_where_the_cpu_has_it(monkeypatch, capabilities, wanted):
+    """And never by default; of a checkpoint in another dtype it is that dtype."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    for dtype, checkpoint, expected in (
+        ("auto", MODERATE, wanted),
+        ("auto", cast(MODERATE, torch.float16), "float16"),
+        (None, MODERATE, "float32"),
+    ):
+        lm = build_lm(ORIGINAL, checkpoint, Settings(device="cpu", dtype=dtype))
+        assert str(lm.model.dtype) == f"torch.{expected}"
+
+
 # --- what is sent to the models
 
 

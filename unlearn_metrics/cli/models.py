@@ -113,7 +113,7 @@ Trajectory = Annotated[
 Limit = Annotated[int | None, typer.Option(help="Only the first N documents of each split.", min=1)]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... Default: a GPU if there is one.")]
 Precision = Annotated[
-    DType | None, typer.Option(help="Default: float32 on a CPU, the checkpoint's own dtype elsewhere.")
+    DType | None, typer.Option(help="Default: float32 on a CPU, else auto: the checkpoint's own, if the device has it.")
 ]
 Chat = Annotated[bool, typer.Option("--apply-chat-template", help="Prompt through the tokenizer's chat template.")]
 ModelArgs = Annotated[

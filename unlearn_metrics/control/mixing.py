@@ -139,10 +139,14 @@ def load_into(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
     The vocabulary is resized, and a tied head given weights of its own, where the checkpoint has it so.
     Raises InputError, before anything is rewritten, if a parameter has no tensor of its name and shape in it.
     """
-    embedding = model.get_input_embeddings().weight
-    name = next(name for name, tensor in _tensors(model).items() if tensor is embedding)
-    stored = checkpoint.tensors.get(_on_disk(model, checkpoint, name))
-    if stored is not None and stored.shape[0] != len(embedding) and stored.shape[1:] == embedding.shape[1:]:
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    name = next(f"{name}.weight" for name, module in model.named_modules() if module is embedding)
+    stored, shape = checkpoint.tensors.get(_on_disk(model, checkpoint, name)), embedding.weight.shape
+    resized = stored is not None and stored.shape[0] != shape[0] and stored.shape[1:] == shape[1:]
+    untied = checkpoint.changes.get("tie_word_embeddings") is False
+    if (resized or untied) and (embedding.weight.is_meta or head.weight.is_meta):
+        raise InputError(f"{checkpoint.name} changes the vocabulary or the head, which can't be done while offloaded")
+    if stored is not None and resized:
         model.resize_token_embeddings(stored.shape[0], mean_resizing=False)
     if misfit := _misfit(model, checkpoint):
         raise InputError(
@@ -201,7 +205,27 @@ def _scaled_head(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def _tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """Name -> parameter or buffer; of what accelerate has offloaded, the tensor that it copies to the device when the
+    module runs. InputError if that lies on disk."""
     tensors: dict[str, torch.Tensor] = model.state_dict(keep_vars=True)
+    if not (offloaded := [name for name, tensor in tensors.items() if tensor.is_meta]):
+        return tensors
+    maps = {}  # where accelerate keeps the tensors of a module, by the module's place
+    for path, module in model.named_modules():
+        hook = getattr(module, "_hf_hook", None)
+        for one in getattr(hook, "hooks", [hook]):
+            if getattr(one, "weights_map", None) is not None:
+                maps[f"{path}." if path else ""] = one.weights_map
+    for name in offloaded:
+        above = [(kept, name.removeprefix(place)) for place, kept in maps.items() if name.startswith(place)]
+        found = [(kept[inner], kept[inner]) for kept, inner in above if inner in kept]
+        once, again = found[-1] if found else (tensors[name], tensors[name])
+        if once.is_meta or once.data_ptr() != again.data_ptr():  # what lies on disk is read anew each time
+            raise InputError(
+                f"parameter {name} of the loaded model is offloaded to disk, where it can't be rewritten: give it more "
+                "memory (max_memory_per_gpu, max_cpu_memory), or a smaller dtype"
+            )
+        tensors[name] = once
     return tensors
 
 
@@ -216,9 +240,9 @@ def _misfit(model: PreTrainedModel, checkpoint: Checkpoint) -> str | None:
     for name, tensor in _tensors(model).items():
         stored, shape = checkpoint.tensors.get(_on_disk(model, checkpoint, name)), tuple(tensor.shape)
         if stored is not None and (stored.shape == shape or (shape[0] == vocabulary and stored.shape[1:] == shape[1:])):
-            there.add(id(tensor))
+            there.add(tensor.data_ptr())
         else:
-            missing[name] = id(tensor)
+            missing[name] = tensor.data_ptr()
     return next((name for name, tensor in missing.items() if tensor not in there), None)
 
 

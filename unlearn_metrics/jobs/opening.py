@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -155,7 +155,8 @@ def family_of(settings: Settings, original: Checkpoint, unlearned: Checkpoint) -
 
 def build_lm(original: Checkpoint, unlearned: Checkpoint, settings: Settings) -> HFLM:
     """lm-eval's Hugging Face model of the original. Default: a GPU if there is one; float32 on a CPU, else the dtype of
-    the unlearned checkpoint, in which `control` writes, so that both are measured in it."""
+    the unlearned checkpoint, in which `control` writes, so that both are measured in it. dtype auto is that one on a
+    CPU too, but float32 instead of a bfloat16 that the CPU has no instructions for."""
     if settings.apply_chat_template:
         check_chat_template(original)
     try:
@@ -169,7 +170,7 @@ def build_lm(original: Checkpoint, unlearned: Checkpoint, settings: Settings) ->
             lm = HFLM(
                 pretrained=str(original.folder),
                 device=str(device),
-                dtype=precision(unlearned) if dtype == "auto" else dtype,
+                dtype=_own_precision(unlearned, device) if dtype == "auto" else dtype,
                 batch_size=settings.batch_size,
                 **simple_parse_args_string(settings.model_args),
             )
@@ -182,6 +183,20 @@ def build_lm(original: Checkpoint, unlearned: Checkpoint, settings: Settings) ->
     if settings.apply_chat_template:
         lm.tokenizer.chat_template = with_fixed_date(lm.tokenizer.chat_template)
     return lm
+
+
+def _own_precision(checkpoint: Checkpoint, device: torch.device) -> str:
+    """The checkpoint's dtype, if the device computes in it: in bfloat16 without instructions for it, a CPU is slower
+    than in float32."""
+    dtype = precision(checkpoint)
+    slow = dtype == "bfloat16" and device.type == "cpu" and not cpu_has_bfloat16()
+    return "float32" if slow else dtype
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether it multiplies bfloat16 itself: x86 with AVX512_BF16 or AMX, ARM with BF16. False if torch can't say."""
+    has: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(has.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
 
 
 def open_tasks(
