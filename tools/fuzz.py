@@ -48,7 +48,7 @@ from unlearn_metrics.reports import table
 from unlearn_metrics.scores.scoring import score_all
 
 SHARES = {"signature": 0.4, "record": 0.2, "tofu": 0.08, "open-unlearning": 0.06, "muse": 0.06, "rescore": 0.1}
-SHARES |= {"muse-authors": 0.04, "uds": 0.06}
+SHARES |= {"muse-authors": 0.03, "uds": 0.03, "lm-eval": 0.04}
 LIMIT = 4 << 30  # address space beyond what the process has before its first input
 HOSTILE: list[Any] = [
     *(None, True, [], {}, "", 0, -1, 1e-320, 1e308, -1e308, 2**31, 2**70, 10**400, math.nan, math.inf, -math.inf),
@@ -77,6 +77,35 @@ def open_unlearning_log(n: int = 3) -> dict[str, Any]:
     for attack in ("loss", "zlib", "min_k", "min_k_plus_plus"):
         log[f"mia_{attack}"] = {"forget": scored([1.0, 2.0, 3.0]), "holdout": scored([2.0, 2.5, 4.0]), "agg_value": 0.5}
     return log
+
+
+def lm_eval_results() -> dict[str, Any]:
+    metrics = ("extraction_strength", "truth_ratio", "rouge")
+    ours = {"metadata": {"version": 1.0, "split": "forget", "cluster": 1}, "doc_to_text": "{{question}}"}
+    ours |= {"metric_list": [{"metric": name} for name in metrics], "doc_to_target": "{{answer}}"}
+    return {
+        "results": {"demo_forget": {"rouge,none": 0.5}, "quiz": {"acc,none": 0.5}},
+        "configs": {"demo_forget": ours, "quiz": {"metric_list": [{"metric": "acc"}]}},
+        "higher_is_better": {"demo_forget": {"rouge": False}, "quiz": {"acc": True}},
+        "versions": {"demo_forget": 1.0, "quiz": 0},
+        "n-shot": {"demo_forget": 0, "quiz": 5},
+        "group_subtasks": {"demo_suite": ["demo_forget"], "quizzes": ["quiz"]},
+        "config": {"model": "hf", "model_args": {"pretrained": "org/x"}, "limit": 3.0, "model_dtype": "torch.float32"},
+        "lm_eval_version": "0.4.13",
+        "chat_template": None,
+    }
+
+
+def lm_eval_samples() -> dict[str, list[dict[str, Any]]]:
+    answer = [[["1", "2", "0"], ["1", "3", "0"], ["-0.5", "-1.0", "-0.1"], ["-4.0"] * 3, ["2.0"] * 3]]
+    ours = {"doc": {"question": "Who?", "answer": "a b", "perturbed_answer": ["c", "d"]}, "filter": "none"}
+    ours |= {"arguments": {"gen_args_0": {"arg_0": "Who?", "arg_1": " a b"}}, "resps": [*[answer] * 4, ["a b"]]}
+    ours |= {"metrics": ["extraction_strength", "rouge"], "extraction_strength": 0.5, "rouge": 1.0, "truth_ratio": 1.0}
+    quiz = {"doc": {"q": "?"}, "resps": [[["-1", "True"]]], "filter": "none", "metrics": ["acc"], "doc_hash": "a"}
+    return {
+        "demo_forget": [{"doc_id": i, **copy.deepcopy(ours)} for i in range(3)],
+        "quiz": [{"doc_id": i, **copy.deepcopy(quiz), "acc": float(i)} for i in range(2)],
+    }
 
 
 def seed_run(folder: Path) -> Path:
@@ -230,6 +259,7 @@ class Targets:
             **{name: (lambda rng, name=name: self.log(name, rng)) for name in self.logs},
             "muse-authors": self.muse_folder,
             "uds": self.uds,
+            "lm-eval": self.lm_eval,
         }
 
     def signature(self, rng: random.Random) -> None:
@@ -277,6 +307,20 @@ class Targets:
         path = self.folder / "uds.json"
         path.write_bytes(json_bytes(uds_log(uds_model("full"), uds_model("../npo")), rng))
         self.taken(imports.import_logs("uds", path), rng)
+
+    def lm_eval(self, rng: random.Random) -> None:
+        """Results and samples of one task of ours and one other, one or two of the files broken."""
+        root = self.folder / "lm-eval"
+        root.mkdir(exist_ok=True)
+        stamp = "2026-01-02T03-04-05.000001"
+        files = {f"results_{stamp}.json": [lm_eval_results()]}
+        files |= {f"samples_{name}_{stamp}.jsonl": rows for name, rows in lm_eval_samples().items()}
+        broken_ones = rng.sample(sorted(files), rng.choice((1, 1, 2)))
+        for name, rows in files.items():
+            hit = rng.randrange(len(rows)) if name in broken_ones else None
+            lines = [json_bytes(row, rng) if i == hit else json.dumps(row).encode() for i, row in enumerate(rows)]
+            (root / name).write_bytes(b"\n".join(lines))
+        self.taken(imports.import_logs("lm-eval", root, benchmark=rng.choice([None, "ours"])), rng)
 
     def taken(self, found: imports.Imports, rng: random.Random) -> None:
         """What was imported can be shown, and written where it belongs."""

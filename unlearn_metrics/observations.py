@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from unlearn_metrics.documents import TokenScores
+from unlearn_metrics.documents import Document, TokenScores, scores_from_lists
 
 
 @dataclass(frozen=True)
@@ -40,3 +42,29 @@ OBSERVATIONS = {
     "self_judged_generation": Observation(TokenScores),  # under the model that wrote it
     "clean_probability": Observation(float, high=1),  # see gibberish
 }
+
+
+def layout(needs: Collection[str], fields: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """(role, how many requests) of a document, in the order in which a task makes them and lm-eval returns responses.
+
+    needs: the fields that metrics take; fields: the document's row of the data.
+    """
+    return [
+        (role, len(fields.get(str(it.answer)) or ()) if it.several else 1)
+        for role, it in OBSERVATIONS.items()
+        if it.request is not None and role in needs
+    ]
+
+
+def observed(roles: Sequence[tuple[str, int]], responses: Sequence[Any]) -> Document:
+    """role -> what was observed, from the responses to the requests of `layout`, in order."""
+    result: Document = {}
+    rest = iter(responses)
+    for role, count in roles:
+        if OBSERVATIONS[role].kind is not TokenScores:
+            result[role] = next(rest)
+        elif OBSERVATIONS[role].several:
+            result[role] = [scores_from_lists(next(rest)) for _ in range(count)]
+        else:
+            result[role] = scores_from_lists(next(rest))
+    return result

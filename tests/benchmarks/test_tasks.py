@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 
 import lm_eval
 import pytest
@@ -27,8 +26,8 @@ from tests.plain import LLAMA3, OFFLINE, ask, command, exact, forward, generate,
 from unlearn_metrics import tasks_path
 from unlearn_metrics.backends import hf
 from unlearn_metrics.benchmarks import suites
+from unlearn_metrics.benchmarks.data import clusters as grouped
 from unlearn_metrics.benchmarks.lm_eval_metrics import mean_scored
-from unlearn_metrics.benchmarks.task import TokenScoreTask
 from unlearn_metrics.errors import InputError
 from unlearn_metrics.metrics import METRICS, good
 
@@ -348,8 +347,7 @@ def test_limit_as_a_count_a_share_or_not_at_all(moderate, data):
     ],
 )
 def test_clusters_of_people(documents, setting, clusters):
-    task = SimpleNamespace(_setting=lambda name, default: {"cluster": setting}[name])
-    assert TokenScoreTask._group(task, documents) == clusters
+    assert grouped(documents, setting) == clusters
 
 
 def test_documents_of_an_author_share_a_cluster(moderate, data):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from unlearn_metrics.settings import PREFIX, OwnData
 
 SUFFIXES = (".json", ".jsonl", ".parquet", ".csv")
 LIST_FIELD = "perturbed_answer"  # the one field that is a list: wrong answers
+SUBJECTS = 10  # tasks in a group of lm-eval's, at least, whose documents are redrawn together
 OWN = "custom"  # what a benchmark of the user's own data is called
 
 
@@ -122,6 +123,26 @@ def _value(where: str, row: Any, column: str, several: bool) -> Any:
     if max(map(len, items)) > MAX_TEXT:
         raise InputError(f"{where}: field '{column}' has more than {MAX_TEXT:,} characters; split the text")
     return value
+
+
+def clusters(docs: Sequence[Document], by: int | str, places: Sequence[int] | None = None) -> list[int]:
+    """The cluster of each document: so many consecutive ones, or those with the same value of a field.
+
+    Of one person of RWKU, all documents would be one cluster, and nothing could have an interval: there each document
+    is its own, and an interval is about further questions on this person, not further people.
+
+    Args:
+        docs: at least one; a field "cluster" of theirs comes before `by`.
+        by: how many, or the field.
+        places: where they are in the data, if they are not all of it.
+    """
+    by = "cluster" if "cluster" in docs[0] else by
+    places = range(len(docs)) if places is None else places
+    if isinstance(by, int):
+        return [place // by for place in places]
+    first: dict[str, int] = {}
+    found = [first.setdefault(doc[by], len(first)) for doc in docs]
+    return found if len(first) > 1 or by == "cluster" else list(places)
 
 
 def own_fields(path: Path) -> dict[str, str]:

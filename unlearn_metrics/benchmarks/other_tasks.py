@@ -12,13 +12,13 @@ from lm_eval import evaluator
 from lm_eval.api.metrics import mean
 from lm_eval.api.model import LM
 
+from unlearn_metrics.benchmarks.data import SUBJECTS
 from unlearn_metrics.benchmarks.suites import OurTaskManager, alone, quiet, split_of
 from unlearn_metrics.documents import Document
 from unlearn_metrics.errors import InputError, did_you_mean, first_line
 from unlearn_metrics.splits import is_forget
 
 Loaded = Mapping[str, Mapping[str, Any]]
-SUBJECTS = 10  # tasks in a group, at least, whose documents are redrawn together
 
 
 def load(

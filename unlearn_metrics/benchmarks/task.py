@@ -30,10 +30,10 @@ from unlearn_metrics.backends import GenerateInstance, ScoreInstance
 from unlearn_metrics.backends.encoding import Pair
 from unlearn_metrics.benchmarks import data
 from unlearn_metrics.benchmarks.lm_eval_metrics import mean_scored, register_all
-from unlearn_metrics.documents import Document, TokenScores, scores_from_lists
+from unlearn_metrics.documents import Document, TokenScores
 from unlearn_metrics.errors import InputError
 from unlearn_metrics.metrics import METRICS, good, value
-from unlearn_metrics.observations import OBSERVATIONS
+from unlearn_metrics.observations import OBSERVATIONS, layout, observed
 from unlearn_metrics.settings import PREFIX
 
 log = logging.getLogger(__name__)
@@ -125,7 +125,7 @@ class TokenScoreTask(ConfigurableTask):
     def download(self, dataset_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         fields = self._fields()
         docs = self._read(self.config.test_split, fields, dataset_kwargs)
-        self._clusters = self._group(docs)
+        self._clusters = data.clusters(docs, self._setting("cluster", 1))
         sample = self._setting("sample")
         if sample is not None and sample < len(docs):
             chosen = sorted(random.Random(0).sample(range(len(docs)), sample))
@@ -170,19 +170,6 @@ class TokenScoreTask(ConfigurableTask):
         super().download(dataset_kwargs)
         source = f"{self.config.dataset_path}, {self.config.dataset_name}, {split}"
         return data.documents(source, data.numbered(source, self.dataset[split]), fields, prefix)
-
-    def _group(self, docs: list[Document]) -> list[int]:
-        """The cluster of each document.
-
-        Of one person of RWKU, all documents would be one cluster, and nothing could have an interval: there each
-        document is its own, and an interval is about further questions on this person, not further people.
-        """
-        by = "cluster" if "cluster" in docs[0] else self._setting("cluster", 1)
-        if isinstance(by, int):
-            return [i // by for i in range(len(docs))]
-        first: dict[str, int] = {}
-        clusters = [first.setdefault(doc[by], len(first)) for doc in docs]
-        return clusters if len(first) > 1 or by == "cluster" else list(range(len(docs)))
 
     def under(self, attack: Attack, retain: Sequence[Document] = ()) -> TokenScoreTask:
         """This task with its prompts attacked. `Impossible`, naming the document, where the data have not got what the
@@ -294,25 +281,13 @@ class TokenScoreTask(ConfigurableTask):
 
     def layout(self, doc: Document) -> list[tuple[str, int]]:
         """(role, how many requests) in the order of construct_requests."""
-        return [
-            (role, len(doc.get(FIELDS[role]) or ()) if OBSERVATIONS[role].several else 1)
-            for role in REQUESTS
-            if role in self.needs
-        ]
+        return layout(self.needs, doc)
 
     def document(self, doc: Document, responses: Sequence[Any], doc_id: int = 0) -> Document:
         """A Document for the metrics, from lm-eval's doc and the responses in request order."""
         result: Document = {"id": doc_id, "split": self.split, "cluster": self._clusters[doc_id]}
         result |= {"question": doc["question"]} | ({"reference": doc["answer"]} if "answer" in doc else {})
-        rest = iter(responses)
-        for role, count in self.layout(doc):
-            if OBSERVATIONS[role].kind is not TokenScores:
-                result[role] = next(rest)
-            elif OBSERVATIONS[role].several:
-                result[role] = [scores_from_lists(next(rest)) for _ in range(count)]
-            else:
-                result[role] = scores_from_lists(next(rest))
-        return result
+        return result | observed(self.layout(doc), responses)
 
     def process_results(self, doc: Document, results: Sequence[Any]) -> dict[str, float]:
         if BYPASS in self.metrics:

@@ -24,7 +24,7 @@ OriginalLog = Annotated[
 ]
 Name = Annotated[str | None, typer.Option(help="What tables call the checkpoint. Default: what tells its log apart.")]
 Benchmark = Annotated[
-    str | None, typer.Option(help="For example tofu_forget10. Default: by the number of forget questions.")
+    str | None, typer.Option(help="For example tofu_forget10. Default: what the log says of its tasks or questions.")
 ]
 Corpus = Annotated[
     str | None, typer.Option(help="muse_news or muse_books. Default: by the authors' names, where the logs have them.")
@@ -71,6 +71,24 @@ def open_unlearning(
 ) -> None:
     """Import TOFU_EVAL.json or MUSE_EVAL.json of OpenUnlearning, or all such files below a folder."""
     _import("open-unlearning", log, out_folder, overwrite, verbose, retain_log, name, benchmark, original_log)
+
+
+@app.command(
+    epilog="[bold]Example[/]: unlearn-metrics import lm-eval out/npo --original-log out/full --retain-log out/retain90 "
+    "--out runs/npo"
+)
+def lm_eval(
+    folder: Folder,
+    out_folder: OutFolder,
+    retain_log: RetainLog = None,
+    original_log: OriginalLog = None,
+    name: Name = None,
+    benchmark: Benchmark = None,
+    overwrite: Overwrite = False,
+    verbose: Verbose = False,
+) -> None:
+    """Import what lm_eval --log_samples --output_path wrote, of any backend: a run for each model in the folder."""
+    _import("lm-eval", folder, out_folder, overwrite, verbose, retain_log, name, benchmark, original_log)
 
 
 @app.command(epilog="[bold]Example[/]: unlearn-metrics import muse muse_bench --out runs/muse")

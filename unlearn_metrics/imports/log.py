@@ -192,6 +192,11 @@ def text(value: Any, where: str) -> str | None:
     return value
 
 
+def clean(name: str) -> str:
+    """Names of files, and strings in JSON, need not be text: what is none becomes a question mark."""
+    return name.encode(errors="replace").decode()
+
+
 def unread(keys: Iterable[str]) -> list[str]:
     """A note of what a log holds that has no metric here."""
     names = ", ".join([repr(key)[:80] for key in keys][:20])

@@ -19,8 +19,8 @@ import numpy as np
 from unlearn_metrics import __version__, places
 from unlearn_metrics.documents import Document, Observations
 from unlearn_metrics.errors import InputError
-from unlearn_metrics.imports import muse, open_unlearning, tofu, uds
-from unlearn_metrics.imports.log import FACTS, Log, hashed
+from unlearn_metrics.imports import harness, muse, open_unlearning, tofu, uds
+from unlearn_metrics.imports.log import FACTS, Log, clean, hashed
 from unlearn_metrics.metrics import METRICS, available
 from unlearn_metrics.record import SCHEMA, CheckpointInfo, Control, Imported, RunRecord, Score
 from unlearn_metrics.records import signature
@@ -45,6 +45,7 @@ IMPORTERS = {
     "tofu": Importer(tofu.read, "tofu-authors", (*TOFU, *MUSE)),
     "open-unlearning": Importer(open_unlearning.read, "open-unlearning", (*TOFU, *MUSE), open_unlearning.conventions),
     "muse": Importer(muse.read, "muse-authors", MUSE),
+    "lm-eval": Importer(harness.read, "lm-eval", None),
     "uds": Importer(uds.read, "uds", (uds.BENCHMARK,)),
 }
 FORGET_ROWS = {40: "tofu_forget01", 200: "tofu_forget05", 400: "tofu_forget10"}
@@ -130,12 +131,11 @@ def _run(
         notes |= dict.fromkeys(one.notes)
     notes |= dict.fromkeys(IMPORTERS[kind].conventions([*notes], [*as_logged]))
     benchmark = _benchmark(benchmark or log.benchmark, log)
-    if "retain_only" in beside and "retain_only" in observations:
-        retain = beside["retain_only"]
-        notes |= dict.fromkeys(_same_questions(observations, retain.path))
+    for role in beside.keys() & observations.keys():
+        notes |= dict.fromkeys(_same_questions(observations, role, beside[role].path))
     for role, words in (("original", "original"), ("retain_only", "retain-only model")):
         if role in beside and beside[role].path != log.path:
-            notes[f"{words}: {_clean(beside[role].path.name)}, sha256 {beside[role].sha256}"] = None
+            notes[f"{words}: {clean(beside[role].path.name)}, sha256 {beside[role].sha256}"] = None
     known = [metric for one in logs.values() for metric in one.known.get("ability", ())]
     wanted = {
         m: {split: [*_metrics(split, d), *_foreign(d, known)] for split, d in splits.items()}
@@ -152,15 +152,15 @@ def _run(
     control = Control(method="none", alpha=1.0)
     imported = Imported(
         format=kind,
-        file=_clean(log.path.name),
+        file=clean(log.path.name),
         sha256=log.sha256,
         as_logged=[metric for metric in (*METRICS, *known) if metric in as_logged],
         notes=list(notes),
     )
     hashes = {split: hashed(_texts(documents)) for split, documents in log.splits.items()}
-    names = {role: _clean(one.name) for role, one in logs.items()}
+    names = {role: clean(one.name) for role, one in logs.items()}
     if name is not None:
-        names["unlearned"] = _clean(name)
+        names["unlearned"] = clean(name)
     record = RunRecord(
         schema=SCHEMA,
         signature=signature.make(benchmark, _signature(IMPORTERS[kind].source, log, hashes)),
@@ -247,9 +247,9 @@ def _gap(ours: float, theirs: float) -> float:
     return abs(ours - theirs) / max(1, abs(theirs))
 
 
-def _same_questions(observations: Observations, file: Path) -> Iterable[str]:
-    """Leave the retain-only model what the other was asked too; say how much was left out."""
-    mine, theirs = (observations[model].get("forget", []) for model in ("unlearned", "retain_only"))
+def _same_questions(observations: Observations, role: str, file: Path) -> Iterable[str]:
+    """Leave the original or the retain-only model what the other was asked too; say how much was left out."""
+    mine, theirs = (observations.get(model, {}).get("forget", []) for model in ("unlearned", role))
     if not mine or not theirs:
         return
     told = [any("question" in d or "reference" in d for d in documents) for documents in (mine, theirs)]
@@ -271,11 +271,11 @@ def _same_questions(observations: Observations, file: Path) -> Iterable[str]:
     if missing:
         raise InputError(
             f"{file} is of another forget set: it lacks {len(missing)} of {len(wanted)} questions, "
-            f"such as {missing[0][:80]!r}; forget quality compares answers to the same questions"
+            f"such as {missing[0][:80]!r}; models are compared by answers to the same questions"
         )
-    observations["retain_only"]["forget"] = [asked[key] for key in wanted]
+    observations[role]["forget"] = [asked[key] for key in wanted]
     if len(theirs) > len(wanted):
-        yield f"forget (retain_only): {len(theirs) - len(wanted)} questions that the other was not asked are left out"
+        yield f"forget ({role}): {len(theirs) - len(wanted)} questions that the other was not asked are left out"
 
 
 def _summary(logged: Mapping[str, float], composites: Mapping[str, Score]) -> Iterable[str]:
@@ -343,11 +343,6 @@ def folder_name(name: str) -> str:
     ('npo_gdr-step=102', 'x', 'run')
     """
     return re.sub(r"[^\w.=+]+", "-", name).strip("-.")[:150] or "run"
-
-
-def _clean(name: str) -> str:
-    """Names of files need not be text: bytes that are none become question marks."""
-    return name.encode(errors="replace").decode()
 
 
 def _signature(source: str, log: Log, hashes: Mapping[str, str]) -> dict[str, str]:

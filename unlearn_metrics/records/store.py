@@ -55,7 +55,7 @@ def put(out: Path, record: RunRecord, observations: Observations) -> None:
 
 def read_json(path: Path) -> Any:
     """The JSON in a file from anyone. InputError if it is none, is too large, or has a key twice."""
-    return _parsed(path, _bytes(path))
+    return parsed(path, _bytes(path))
 
 
 def _bytes(path: Path) -> bytes:
@@ -71,7 +71,8 @@ def _bytes(path: Path) -> bytes:
     return data
 
 
-def _parsed(path: Path, data: bytes) -> Any:
+def parsed(path: Path | str, data: bytes) -> Any:
+    """The JSON in bytes from anyone. InputError if it is none, or has a key twice; path: where they are from."""
     try:
         return json.loads(data, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
@@ -92,7 +93,7 @@ def load_record(folder: Path) -> RunRecord:
     if not path.exists():
         raise InputError(f"{folder} holds no run: there is no {RECORD}")
     data = _bytes(path)
-    raw = _parsed(path, data)
+    raw = parsed(path, data)
     found = raw.get("schema") if isinstance(raw, dict) else None
     if found in OLDER:
         data = json.dumps(_from_older(raw)).encode()
