@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import hashlib
@@ -91,7 +92,9 @@ def record(name: str = "npo", left: float | Sequence[float] = 0.5, own: float = 
         fluency = {"perplexity": score(fluent, fluent, fluent + 1), "repetition": score(0.125, 0.0, 0.25)}
         return {"forget": {"extraction_strength": forget}, "retain": {"extraction_strength": retain, **fluency}}
 
-    scores = {
+    floor = along.get("retain_only")
+    scores = {} if floor is None else {"retain_only": model(score(floor, 0.0, 0.3), score(0.8, 0.7, 0.9), 2.0)}
+    scores |= {
         "original": model(score(1.0, 1.0, 1.0), score(1.0, 1.0, 1.0), 1.0),
         "unlearned": model(score(0.01, 0.0, 0.02), score(0.03, 0.01, 0.05), 9000.0),
         "controlled": model(score(0.5, 0.4, 0.6), score(0.96, 0.92, 0.99), perplexity),
@@ -112,7 +115,8 @@ def record(name: str = "npo", left: float | Sequence[float] = 0.5, own: float = 
         ),
         "scores": scores,
         "composites": {},
-        "checkpoints": {
+        "checkpoints": ({} if floor is None else {"retain_only": CheckpointInfo("kept", None, sha("k"), None, None)})
+        | {
             "original": CheckpointInfo(base, None, sha(base), sha("c"), sha("t")),
             "unlearned": CheckpointInfo(name, "main", sha(name), sha("c"), sha("t")),
         },
@@ -395,14 +399,14 @@ def test_only_what_is_comparable_shares_a_table():
     by_name = {table.rows[0].name: table for table in tables}
     assert by_name["a"].apart == by_name["e"].apart == []
     assert len(by_name["a"].signatures) == 2
-    assert by_name["c"].apart == ["dtype is bfloat16 here, float32 there"]
-    assert [line.split(" (")[0] for line in by_name["d"].apart] == ["the original model is org/other"]
+    assert by_name["c"].apart == ["the precision is bfloat16 here, float32 there"]
+    assert by_name["d"].apart == ["the original model is org/other here, org/base there"]
     page, text = files.as_html(tables), files.as_markdown(tables)
     for table in tables:
         for line in table.signatures:
             assert line in page
             assert line in text
-    assert "Not comparable with the largest table of demo: dtype is bfloat16 here, float32 there." in page
+    assert "Not comparable with the largest table of demo: the precision is bfloat16 here, float32 there." in page
 
 
 def test_of_one_run_the_newest_record_counts():
@@ -455,7 +459,7 @@ def test_unknown_is_never_zero():
     loaded = TypeAdapter(files.Board).validate_json(files.as_json(tables))
     assert loaded.groups == tables
     line = next(line for line in files.as_markdown(tables).splitlines() if "`raw`" in line)
-    assert line.startswith("| — (1) | `raw` | 0.030 (2) | 0.010 [0.000, 0.020] |")
+    assert line.startswith(r"| — | `raw` \* | 0.010<br>[0.000, 0.020] | 0.030 † |")
 
 
 def scale(svg: ET.Element) -> list[Callable[[float], float]]:
@@ -490,7 +494,7 @@ def test_plots_show_the_measured_points(plot, expected):
     across, up = scale(svg)
     for (x, y), (at_x, at_y) in zip(zip(xs, ys, strict=True), expected, strict=True):
         assert (x, y) == (pytest.approx(across(at_x), abs=0.05), pytest.approx(up(at_y), abs=0.05))
-    assert {part.findtext("title") for part in svg.iter() if part.get("data-row") == "0"} == {"1: b"}
+    assert {part.findtext("title") for part in svg.iter() if part.get("data-row") == "0"} == {"b"}
     assert not [node for node in svg.iter() if node.get("style") or node.tag in ("style", "script")]
 
 
@@ -585,7 +589,7 @@ def test_checkpoints_are_called_by_the_end_of_their_path():
     called = rows.labels(table)
     assert [called[name] for name in disk] == ["one/ga/checkpoint-78", "two/ga/checkpoint-78", "../npo", "~/x"]
     assert called["org/model"] == "org/model"
-    assert rows.base_label(table).startswith("models/original (weights ")
+    assert rows.base_label(table) == "models/original"
     for text in (files.as_markdown([table]), files.as_latex([table])):
         assert "/home" not in text
     for text in (files.as_json([table]), files.as_csv([table]), files.as_html([table])):
@@ -681,7 +685,7 @@ def test_others_files_stay(tmp_path, monkeypatch):
 def site(tmp_path_factory) -> Path:
     """One table of five rows and a hostile one, others beside it."""
     kept = [("alpha", 0.1, 0.5), ("beta", 0.3, 0.4), ("gamma", 0.5, 0.6), ("delta", 0.7, 0.3)]
-    records = [record(name, left, own) for name, left, own in kept]
+    records = [record(name, left, own, retain_only=0.05) for name, left, own in kept]
     records += [older("no path"), unlearned(), imported(), record("m", base="org/other")]
     records += [record(name, base=name, verdict=name, signature=SIGNATURE.replace("demo", "nasty")) for name in NASTY]
     out = tmp_path_factory.mktemp("site")
@@ -689,8 +693,8 @@ def site(tmp_path_factory) -> Path:
     return out
 
 
-@pytest.fixture(scope="module")
-def chrome() -> Iterator[Any]:
+@contextlib.contextmanager
+def browser() -> Iterator[Any]:
     binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not binary or not driver:
         pytest.skip("Debian's packages chromium and chromium-driver are not installed")
@@ -701,9 +705,15 @@ def chrome() -> Iterator[Any]:
     for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    browser = webdriver.Chrome(options, webdriver.ChromeService(driver))
-    yield browser
-    browser.quit()
+    driven = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    yield driven
+    driven.quit()
+
+
+@pytest.fixture(scope="module")
+def chrome() -> Iterator[Any]:
+    with browser() as driven:
+        yield driven
 
 
 @pytest.fixture
@@ -746,15 +756,15 @@ def test_sorting(page):
     ranked = ["alpha", "beta", "gamma", "delta", "no path"]
     assert names(page) == ranked
     buttons = page.find_elements(By.CSS_SELECTOR, "section:first-of-type thead button")
-    assert len(buttons) == 9  # rank, checkpoint, residual, mean, alpha, retention, residual, two of fluency
-    by_retention = ["no path", "delta", "beta", "alpha", "gamma"]
-    buttons[5].click()
-    assert names(page) == by_retention
-    assert sorts(page)[5] == "ascending"
-    assert sum(way is not None for way in sorts(page)) == 1
-    buttons[5].send_keys(Keys.ENTER)  # by keyboard
-    assert names(page) == by_retention[::-1]
-    assert sorts(page)[5] == "descending"
+    assert len(buttons) == 6  # rank, checkpoint, residual, above retain-only, two of fluency
+    for place in (2, 3):
+        buttons[place].click()
+        assert names(page) == ranked  # what is unknown comes last, either way
+        assert sorts(page)[place] == "ascending"
+        assert sum(way is not None for way in sorts(page)) == 1
+        buttons[place].send_keys(Keys.ENTER)  # by keyboard
+        assert names(page) == ["delta", "gamma", "beta", "alpha", "no path"]
+        assert sorts(page)[place] == "descending"
     buttons[1].send_keys(Keys.SPACE)
     assert names(page) == sorted(ranked)
     buttons[0].click()

@@ -75,6 +75,10 @@ def rescore(
         sys.exit(1)
 
 
+def split(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",") if name.strip()]
+
+
 class Model(StrEnum):
     original = "original"
     unlearned = "unlearned"
@@ -162,7 +166,8 @@ def schema() -> None:
 @app.command(
     epilog="[bold]Examples[/]: unlearn-metrics leaderboard runs/ --out site\n\n"
     "unlearn-metrics leaderboard runs/ga-52 submitted/npo/record.json --out site --strict\n\n"
-    "unlearn-metrics leaderboard runs/ --out site --seeds '(.*)-seed[0-9]+'"
+    "unlearn-metrics leaderboard runs/ --out site --seeds '(.*)-seed[0-9]+'\n\n"
+    "unlearn-metrics leaderboard runs/ --out site --title 'Our methods' --order tofu_forget05,muse_news"
 )
 def leaderboard(
     records: Annotated[
@@ -183,12 +188,25 @@ def leaderboard(
             "a table of methods.",
         ),
     ] = None,
+    benchmark: Annotated[
+        str, typer.Option(help="Only these benchmarks, separated by commas.", metavar="NAME,...")
+    ] = "",
+    order: Annotated[
+        str,
+        typer.Option(
+            help="Benchmarks whose tables come first, in this order. Default: the tables with most ranked rows.",
+            metavar="NAME,...",
+        ),
+    ] = "",
+    title: Annotated[str | None, typer.Option(help="The page's title.", metavar="TEXT")] = None,
+    intro: Annotated[str | None, typer.Option(help="A sentence of yours under the answer.", metavar="TEXT")] = None,
 ) -> None:
     """Rank runs by the residual at equal retention; one table for what may be compared.
 
-    Reads record.json files alone. One that is malformed is named on stderr and left out.
+    Prints the ranking and writes a page. A malformed record is named on stderr and left out. Method, date, link,
+    submitter and "checked by" come from leaderboard.yaml beside the runs, if there is one.
     """
-    from unlearn_metrics.reports.leaderboard import files, reading, rows, words
+    from unlearn_metrics.reports.leaderboard import files, printed, reading, rows, words
 
     with status() as say:
         pattern = None if seeds is None else rows.seed_pattern(seeds)
@@ -201,8 +219,12 @@ def leaderboard(
             raise InputError(f"{len(bad)} of the records cannot be used; without --strict they are left out")
         if not found:
             raise InputError("there is no record to make a leaderboard of")
-        groups = rows.groups(found, pattern)
-        files.write(out_folder, groups, say)
+        found = reading.chosen(found, *(split(names) for names in (benchmark, order)))
+        groups = rows.groups(found, pattern, split(order))
+        given = {key: text for key, text in (("title", title), ("intro", intro)) if text is not None}
+        files.write(out_folder, groups, say, words.Head(**given))
+    for part in printed.ranking(groups):
+        out.print(part, soft_wrap=isinstance(part, Text))
     kept = sum(len(group.rows) for group in groups)
     tables = f"{kept} row{'s'[: kept > 1]} in {len(groups)} table{'s'[: len(groups) > 1]}"
     ranked = sum(group.ranked for group in groups)

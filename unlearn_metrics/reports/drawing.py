@@ -130,7 +130,7 @@ def for_page(text: str, prefix: str, label: str, names: Sequence[str]) -> str:
             for part, place in zip(drawn or [node], places, strict=True):
                 part.set("data-row", place)
                 title = ET.SubElement(part, "title")
-                title.text = f"{int(place) + 1}: {names[int(place)]}"
+                title.text = names[int(place)]
     for key in ("width", "height", "version"):
         root.attrib.pop(key, None)
     root.set("role", "img")

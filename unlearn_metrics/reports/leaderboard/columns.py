@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from unlearn_metrics.metrics import METRICS, good
 from unlearn_metrics.record import Estimate, MeasuredPath, Residual, RunRecord, Score
+from unlearn_metrics.reports import table
 from unlearn_metrics.reports.table import number
 from unlearn_metrics.scores import curve, equal_retention, stats
 from unlearn_metrics.scores.composites import COMPOSITES
@@ -14,6 +16,7 @@ from unlearn_metrics.splits import is_forget, kept_on
 
 NAME = 80  # characters of a name in a table or a sentence; it is whole in the CSV, the JSON and the page's details
 EQUAL, HELD, RAW = "at equal retention", "under control", "as published"
+ROUNDING = 1e-9  # of a retention
 SIDES = {"controlled": HELD, "unlearned": RAW}
 BARRIER = "not on a linear path (retrained or distilled?): far less is retained half-way than at both ends"
 # of the answers to the forget set: from so many repeated 4-grams on, or from a perplexity that is so high, and so many
@@ -97,6 +100,60 @@ COLUMNS = {name: column for block in (EQUAL, RAW, HELD) for name, column in COLU
 
 
 @dataclass(frozen=True)
+class Shown:
+    """A column of the tables that people read: a value, and what stands beneath it in small, which `small` names.
+
+    what: in words, where it stands.
+    """
+
+    heading: str
+    way: str
+    what: str
+    value: str
+    beneath: str | None = None
+    small: str = ""
+
+
+PUBLISHED = "published"
+SHOWN = (
+    Shown("residual", "↓", "", "residual", "residual_unlearned", PUBLISHED),
+    Shown(
+        "above retain-only",
+        "↓",
+        "the residual as a share of the way from the retain-only model (0) to the original (1)",
+        "above_floor",
+    ),
+    Shown("where all reach", "↓", "the residual at the highest retention that all rows reach", "common"),
+    Shown(
+        "retained, as published",
+        "↑",
+        "of what the original retains, the share that the checkpoint retains as it was published",
+        "own_retention",
+    ),
+    Shown(
+        "perplexity",
+        "·",
+        "of the answers to the forget set under the original model, under control; beneath, to the retain set",
+        "perplexity_forget",
+        "perplexity_retain",
+        "retain",
+    ),
+    Shown(
+        "repetition",
+        "↓",
+        "share of repeated 4-grams in the answers to the forget set, under control; beneath, to the retain set",
+        "repetition_forget",
+        "repetition_retain",
+        "retain",
+    ),
+    *(
+        Shown(heading, way, f"{what}, under control", f"{name}_controlled", f"{name}_unlearned", PUBLISHED)
+        for name, (heading, way, what, _) in COMPOSED.items()
+    ),
+)
+
+
+@dataclass(frozen=True)
 class Value:
     """A value with its 95 % interval, of n documents. why: the reason, if there is no value or no interval."""
 
@@ -136,7 +193,8 @@ def _contradiction(path: MeasuredPath, metric: str, said: Residual, keep: float)
     """Where what a record says is still there is not what its path gives, in words."""
     of = equal_retention.path_of(path, metric)
     once = curve.draw(of, 0, 0)
-    if not np.isfinite(curve.retention(of, once)).all():
+    retained = curve.retention(of, once)
+    if not np.isfinite(retained).all():
         return "retention is unknown on its path"
     points = [(said.retention, said.value), *((point.retention, point.value) for point in said.curve)]
     if said.retention != keep or [at for at, _ in points[1:]] != list(curve.GRID):
@@ -145,6 +203,8 @@ def _contradiction(path: MeasuredPath, metric: str, said: Residual, keep: float)
         points, curve.residual(of, metric, once, [at for at, _ in points]), strict=True
     ):
         stated = np.nan if estimate.value is None else estimate.value
+        if np.isnan(stated) != np.isnan(value) and np.isclose(retained.min(), at, rtol=0, atol=ROUNDING):
+            continue  # the path just reaches it: by its last bits it may and may not
         where = f"at {at:.0%} retention it says {number(stated)}"
         if not np.isclose(stated, value, rtol=1e-6, atol=1e-6, equal_nan=True):
             return f"the record contradicts its path: {where}, its path {number(value)}"
@@ -164,7 +224,22 @@ def values(record: RunRecord, metric: str) -> dict[str, Value]:
         found |= {f"{name}_{split}": _score(record, "controlled", split, name) for split in ("forget", "retain")}
     for name in COMPOSED:
         found |= {f"{name}_{side}": _composite(record, side, name) for side in SIDES}
-    return {column: found[column] for column in COLUMNS}
+    listed = {column: found[column] for column in COLUMNS}
+    return listed if "controlled" in record.scores else listed | _as_published(record, "unlearned")
+
+
+def _as_published(record: RunRecord, model: str) -> dict[str, Value]:
+    """METRIC, SPLIT -> its value, of a record that no control was measured for: in the order of `table.HEADLINE`."""
+    of = record.scores.get(model, {})
+    names = [(split, metric) for facet, split, metric in table.rows({s: list(m) for s, m in of.items()})]
+    return {f"{metric[:NAME]}, {split[:NAME]}": _known(of[split][metric], "") for split, metric in names}
+
+
+def logged(name: str) -> Shown:
+    """The column of a value as published, called METRIC, SPLIT."""
+    metric, split = name.split(", ")
+    what = f"{metric} on {split}, of the checkpoint as it was published"
+    return Shown(name, table.ARROW[good(metric, split)] if metric in METRICS else "·", what, name)
 
 
 def _at_equal_retention(record: RunRecord, metric: str) -> dict[str, Value]:
@@ -184,6 +259,23 @@ def _at_equal_retention(record: RunRecord, metric: str) -> dict[str, Value]:
     }
 
 
+def of_reference(record: RunRecord, role: str, metric: str) -> dict[str, Value]:
+    """column -> the value of a model that rows are seen beside: "original" or "retain_only", which no control moves.
+
+    Residual: what the model has of the forget set; retention: as a share of the original's.
+    """
+    found: dict[str, Value] = dict.fromkeys(COLUMNS, Value(None))
+    found["residual"] = found["residual_unlearned"] = _score(record, role, _split(record, metric), metric)
+    found["own_retention"] = _retained(record, role)
+    if found["residual"].value is not None and "retain_only" in record.scores and record.path is not None:
+        found["above_floor"] = Value(float(role == "original"))
+    for name in ("perplexity", "repetition"):
+        found |= {f"{name}_{split}": _score(record, role, split, name) for split in ("forget", "retain")}
+    for name in COMPOSED:
+        found[f"{name}_controlled"] = found[f"{name}_unlearned"] = _composite(record, role, name)
+    return found | ({} if "controlled" in record.scores else _as_published(record, role))
+
+
 def estimated(estimate: Estimate, n: int) -> Value:
     return Value(estimate.value, estimate.low, estimate.high, n, 0, estimate.why)
 
@@ -198,8 +290,13 @@ def _own_retention(record: RunRecord, metric: str) -> Value:
         of = curve.Path([0.0, 1.0], retain, of.forget)
         retained = curve.retention(of, curve.draw(of, 0, stats.RESAMPLES))[1]
         return estimated(curve.estimate(retained, len(retain.labels)), int(retain.count[0].sum()))
+    return _retained(record, "unlearned")
+
+
+def _retained(record: RunRecord, model: str) -> Value:
+    """What a model retains on the evaluation split, as a share of what the original does."""
     kept = record.control.metric or record.headline.retain
-    found, original = (_score(record, model, kept_on(kept)[:NAME], kept[:NAME]) for model in ("unlearned", "original"))
+    found, original = (_score(record, of, kept_on(kept)[:NAME], kept[:NAME]) for of in (model, "original"))
     if found.value is None or not original.value:
         return Value(None, why=found.why or original.why or "the original retains nothing, which has no shares")
     share = found.value / original.value

@@ -6,7 +6,8 @@ import contextlib
 import csv
 import io
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ from unlearn_metrics.reports.leaderboard.columns import COLUMNS
 from unlearn_metrics.reports.leaderboard.page import START, as_html
 from unlearn_metrics.reports.leaderboard.papers import LATEX, MARKDOWN, as_latex, as_markdown
 from unlearn_metrics.reports.leaderboard.rows import Group, Row
-from unlearn_metrics.reports.leaderboard.words import shown
+from unlearn_metrics.reports.leaderboard.words import Head, shown
 
-SCHEMA = "unlearn-metrics/leaderboard/2"
+SCHEMA = "unlearn-metrics/leaderboard/3"
 # file -> how it starts: what starts otherwise was not written here, and is not overwritten
 FILES = {
     "leaderboard.json": f'{{"schema":"{SCHEMA.split("/")[0]}/leaderboard/',
@@ -41,10 +42,21 @@ class Board:
     groups: list[Group]
 
 
-def write(out: Path, groups: list[Group], say: Callable[[str], None] = lambda message: None) -> list[Path]:
+def write(
+    out: Path, groups: list[Group], say: Callable[[str], None] = lambda message: None, head: Head | None = None
+) -> list[Path]:
     """Write the five files; each is replaced whole, the page last. InputError if `out` cannot take them."""
     check_out(out)
-    makers = dict(zip(FILES, (as_json, as_csv, as_markdown, as_latex, as_html), strict=True))
+    head = head or Head()
+    of_page = partial(as_html, head=head)
+    made: tuple[Callable[[list[Group]], str], ...] = (
+        as_json,
+        as_csv,
+        partial(as_markdown, head=head),
+        as_latex,
+        of_page,
+    )
+    makers = dict(zip(FILES, made, strict=True))
     try:
         out.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:  # nothing is replaced before all are on disk; the page, first in, last
@@ -113,6 +125,7 @@ def _flat(group: Group, row: Row) -> dict[str, Any]:
         if value.why:
             unknown.append(f"{column}: {value.why}")
     flat["unknown"] = "; ".join(unknown)
+    flat |= asdict(row.about)
     flat |= {"imported": row.record.imported is not None, "created": row.record.created}
     flat |= {"signature": row.record.signature, "record_sha256": row.record_sha256, "source": row.source}
     return {key: _inert(value) if isinstance(value, str) else value for key, value in flat.items()}

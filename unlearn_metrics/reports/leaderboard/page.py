@@ -6,7 +6,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Sequence
-from itertools import groupby
+from dataclasses import asdict
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
@@ -17,24 +17,31 @@ from unlearn_metrics.record import Estimate, RunRecord
 from unlearn_metrics.records import signature
 from unlearn_metrics.records.verdict import describe
 from unlearn_metrics.reports import drawing, table
-from unlearn_metrics.reports.leaderboard import plots, words
-from unlearn_metrics.reports.leaderboard.columns import COLUMNS, EQUAL, HELD, RAW
+from unlearn_metrics.reports.leaderboard import plots, samples, strips, words
+from unlearn_metrics.reports.leaderboard.about import About
+from unlearn_metrics.reports.leaderboard.answer import answer
 from unlearn_metrics.reports.leaderboard.rows import Group, Row, base_label, labels
+from unlearn_metrics.reports.leaderboard.words import Head
 from unlearn_metrics.scores.composites import COMPOSITES
 from unlearn_metrics.splits import parse
 
 START = "<!doctype html>\n<!-- unlearn-metrics leaderboard -->"
 GOOD = {"higher": "↑", "lower": "↓", "zero": "→ 0", "half": "→ ½", "neither": "·"}
-CLASSES = {EQUAL: "equal", HELD: "held", RAW: "raw"}
 CURVE = (
-    "What is still there at equal retention: less is better. Numbers and colours are those of the rows below. The "
-    "point is at the retention of the ranks; bands, if there are few rows, are 95 % intervals. Dashed, with a hollow "
-    "point: extrapolated beyond alpha 1."
+    "What is still there where all retain the same: less is better. The point is at the retention of the ranks, the "
+    "horizontal line is the retain-only model, which is the goal; bands are 95 % intervals. Dashed, with a hollow "
+    "point: extrapolated beyond the unlearned model."
 )
 PATHS = (
-    "The whole way of each row from the original (the cross) to the unlearned model (the hollow point) and, dashed, "
-    "beyond. Small points are measured; lines only join them. The dashed vertical is the retention of the ranks."
+    "The way of each row from the original (the cross) to the model as published (the hollow point) and, dashed, "
+    "beyond. Small points are measured; bands are 95 % intervals. Right is useful, down is forgotten: the retain-only "
+    "model (the diamond) is the goal."
 )
+KEY = (
+    "In the pictures: the filled dot is the residual with its 95 % interval, the hollow one the value as published; "
+    "the long green mark is the retain-only model (the goal), the grey one the original."
+)
+OTHERS = 6  # further tables whose answers are listed at the top
 
 
 def facets(record: RunRecord) -> tuple[list[str], dict[str, list[tuple[str, list[str], str]]]]:
@@ -83,15 +90,14 @@ def _alpha(alpha: float | None) -> str:
     return "—" if alpha is None else f"{alpha:.3g}" + (", extrapolated" if alpha > 1 else "")
 
 
-def as_html(groups: list[Group]) -> str:
+def as_html(groups: list[Group], head: Head | None = None) -> str:
+    head = head or Head()
     templates = PackageLoader("unlearn_metrics.reports.leaderboard")
     environment = Environment(
         loader=templates, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"shown": words.shown, "breakable": breakable, "number": table.number}
-    environment.filters |= {"base_label": base_label, "findable": findable}
-
-    environment.filters |= {"groupby_block": blocks, "block_class": CLASSES.__getitem__}
+    environment.filters |= {"base_label": base_label, "findable": findable, "fields_of": _fields}
 
     def part(name: str) -> str:
         return templates.get_source(environment, name)[0]
@@ -105,18 +111,28 @@ def as_html(groups: list[Group]) -> str:
 
     def drawn(group: Group) -> list[tuple[Markup, str]]:
         named = labels(group)
-        names = [words.shown(named[row.name]) for row in group.rows]
+        names = [f"{row.label}: {words.shown(named[row.name])}" for row in group.rows]
         pairs = [(plots.curves(group, names), CURVE), (plots.paths(group, names), PATHS)]
         return [(Markup(svg), text) for svg, text in pairs if svg]  # our own SVG; its names are escaped
 
+    full = [group for group in groups if not is_brief(group, groups)]
+    brief = [group for group in groups if is_brief(group, groups)]
+    sampled = {row.id for group in full for row in group.rows[: samples.ROWS]}
     return environment.get_template("leaderboard.html").render(
         groups=groups,
+        full=full,
+        single=[group for group in brief if len(group.rows) == 1],
+        logs=[group for group in brief if len(group.rows) > 1],
+        answers={group.id: answer(group) for group in full},
+        title=head.title,
+        intro=head.intro,
         policy=policy,
         style=Markup(style),
         script=Markup(script),
         without_script=Markup(without_script),
         start=Markup(START),
         drawn=drawn,
+        samples=lambda row: samples.samples(row) if row.id in sampled else [],
         rule=words.RULE,
         degenerate_rule=words.DEGENERATE,
         seeds_rule=words.SEEDS,
@@ -124,18 +140,35 @@ def as_html(groups: list[Group]) -> str:
         files=["leaderboard.json", "leaderboard.csv", "leaderboard.md", "leaderboard.tex"],
         version=__version__,
         fields=signature.FIELDS,
-        columns=COLUMNS,
+        roles=words.ROLES,
+        key=KEY,
+        OTHERS=OTHERS,
         model_names=table.COLUMNS,
         series=drawing.SERIES,
         words=words,
-        spell=lambda group, names: {c: f"{words.heading(group, c)}, {COLUMNS[c].block}" for c in names},
-        **{f.__name__: f for f in (facets, labels, at_equal_retention, describe)},
+        **{f.__name__: f for f in (facets, labels, at_equal_retention, describe, about_columns)},
+        scale=strips.scale,
+        strip=strips.strip,
     )
 
 
-def blocks(columns: Sequence[str]) -> list[tuple[str, list[str]]]:
-    """(block, its columns), in order."""
-    return [(block, list(names)) for block, names in groupby(columns, lambda column: COLUMNS[column].block)]
+def is_brief(group: Group, groups: Sequence[Group]) -> bool:
+    """Whether a table is listed in a compact form: nothing in it is ranked, or it is a single row beside others."""
+    return group is not groups[0] and (not group.ranked or len(group.rows) == 1)
+
+
+def about_columns(group: Group) -> list[str]:
+    """The columns that leaderboard.yaml fills for some row."""
+    said = [row.about for row in group.rows]
+    columns = {
+        "submitted": any(a.submitter or a.date or a.link for a in said),
+        "checked by": any(a.checked_by for a in said),
+    }
+    return [name for name, there in columns.items() if there]
+
+
+def _fields(about: About) -> list[tuple[str, str]]:
+    return [(name.replace("_", " "), text) for name, text in asdict(about).items() if text]
 
 
 def breakable(text: str) -> Markup:

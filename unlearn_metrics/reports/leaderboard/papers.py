@@ -6,13 +6,18 @@ import re
 import textwrap
 
 from unlearn_metrics.reports.leaderboard import words
-from unlearn_metrics.reports.leaderboard.columns import COLUMNS
-from unlearn_metrics.reports.leaderboard.rows import Group, Row, base_label, labels
+from unlearn_metrics.reports.leaderboard.about import About
+from unlearn_metrics.reports.leaderboard.answer import answer
+from unlearn_metrics.reports.leaderboard.columns import Shown, Value
+from unlearn_metrics.reports.leaderboard.rows import Group, Reference, Row, base_label, labels
 from unlearn_metrics.reports.leaderboard.words import (
     SEED_HEADINGS,
+    Head,
     about,
+    beneath,
     cell,
     counts,
+    explained,
     flag,
     heading,
     notes,
@@ -25,31 +30,74 @@ from unlearn_metrics.reports.leaderboard.words import (
 MARKDOWN, LATEX = "<!-- unlearn-metrics leaderboard -->", "% unlearn-metrics leaderboard"
 
 
-def as_markdown(groups: list[Group]) -> str:
-    blocks = [MARKDOWN, "# Unlearning leaderboard", _prose(words.RULE)]
+WIDE = 3  # columns of values that a table on GitHub has room for beside rank and name
+
+
+def as_markdown(groups: list[Group], head: Head | None = None) -> str:
+    """Tables narrow enough for a README on GitHub: what does not fit stands in a second one."""
+    head = head or Head()
+    blocks = [MARKDOWN, f"# {_prose(head.title)}", _prose(head.intro)]
     for group in groups:
-        columns, numbered, named = present(group), notes(group), labels(group)
-        heads = ["rank", "checkpoint", *(words.full_heading(group, column) for column in columns)]
-        lines = ["| " + " | ".join(heads) + " |", "|---:|---|" + "---:|" * len(columns)]
-        for row in group.rows:
-            cells = [_marked(rank(row), [row.unranked], numbered)]
-            cells.append(_marked(code(shown(named[row.name]), in_table=True), _flags(row), numbered))
-            for column in columns:
-                value = row.values[column]
-                text = " ".join(filter(None, cell(column, value)))
-                cells.append(_marked(text, [value.why], numbered))
-            lines.append("| " + " | ".join(cells) + " |")
+        columns, numbered = present(group), notes(group)
         blocks.append(f"## {_prose(group.benchmark)}, original {code(shown(base_label(group)))}")
+        found = answer(group)
+        blocks.append(f"**{_prose(found.best)}** " + _prose(f"{found.beside} {found.sure}: {found.why}".strip()))
         blocks += [_prose(text) for text in _about(group)]
-        blocks.append("\n".join(lines))
+        main, rest = columns[:WIDE], columns[WIDE:]
+        blocks.append(_markdown_table(group, main, numbered, first=True))
+        if rest:
+            blocks.append(_markdown_table(group, rest, numbered))
+        blocks.append("\n".join(f"- {_prose(heading)}: {_prose(what)}" for heading, what in explained(group)))
         if numbered:
-            blocks.append("  \n".join(f"({place}) {_prose(why)}" for why, place in numbered.items()))
+            blocks.append("  \n".join(f"{_prose(mark)} {_prose(why)}".strip() for mark, why in words.legend(numbered)))
         if group.methods:
             lines = ["| " + " | ".join(SEED_HEADINGS) + " |", "|---|" + "---:|" * (len(SEED_HEADINGS) - 1)]
             lines += [f"| {code(name, in_table=True)} | " + " | ".join(rest) + " |" for name, *rest in seed_rows(group)]
             blocks += [_prose(words.SEEDS), "\n".join(lines)]
         blocks.append("Signature:  \n" + "  \n".join(map(code, group.signatures)))
+    blocks += ["## How ranks are made", _prose(words.RULE)]
     return "\n\n".join(blocks) + "\n"
+
+
+def _markdown_table(group: Group, columns: list[Shown], numbered: dict[str, str], first: bool = False) -> str:
+    """first: with ranks, the models that rows are seen beside, and what leaderboard.yaml says."""
+    named, told = labels(group), first and any(row.about != About() for row in group.rows)
+    heads = ["rank"] * first + ["checkpoint", *(f"{heading(group, c)} {c.way}" for c in columns)]
+    lines = ["| " + " | ".join(heads + ["submitted"] * told) + " |"]
+    lines.append("|---" * (1 + first) + "|---:" * len(columns) + "|---" * told + "|")
+
+    def values(of: Row | Reference) -> list[str]:
+        cells = []
+        for column in columns:
+            value = of.values[column.value]
+            text, small, why = _in_cell(of, column, value)
+            cells.append("<br>".join(filter(None, [_marked(text, [why], numbered), *small])))
+        return cells
+
+    for row in group.rows:
+        name = _marked(code(shown(named[row.name]), in_table=True), [*_flags(row), *[row.unranked] * first], numbered)
+        cells = [rank(row)] * first + [name, *values(row)] + [_said(row.about)] * told
+        lines.append("| " + " | ".join(cells) + " |")
+    for reference in group.references:
+        cells = [""] * first + [f"*{words.ROLES[reference.role][0]}*", *values(reference)] + [""] * told
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _in_cell(of: Row | Reference, column: Shown, value: Value) -> tuple[str, list[str], str | None]:
+    """(value, what stands in small, why there is no more). Of a model that rows are seen beside: what is known."""
+    if isinstance(of, Row):
+        return cell(value)[0], beneath(of.values, column), value.why
+    text, interval = cell(value) if value.value is not None else ("", "")
+    return text, [interval] if interval else [], None
+
+
+def _said(about: About) -> str:
+    parts = [about.method, about.submitter, about.date, about.checked_by and f"checked by {about.checked_by}"]
+    said = [_prose(part) for part in parts if part]
+    if about.link:
+        said.append(f"<{about.link}>" if not set(about.link) & set("<>|\\") else "")
+    return "<br>".join(filter(None, said))
 
 
 def _about(group: Group) -> list[str]:
@@ -62,8 +110,8 @@ def _flags(row: Row) -> list[str | None]:
     return [flag(row)] if row.degenerate else []
 
 
-def _marked(text: str, whys: list[str | None], numbered: dict[str, int]) -> str:
-    return text + "".join(f" ({numbered[why]})" for why in whys if why)
+def _marked(text: str, whys: list[str | None], numbered: dict[str, str]) -> str:
+    return text + "".join(f" {_prose(numbered[why])}" for why in whys if why and numbered[why])
 
 
 def code(text: str, in_table: bool = False) -> str:
@@ -124,33 +172,29 @@ RESIZED = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{\setl
 
 
 def as_latex(groups: list[Group]) -> str:
-    """Intervals below values: beside each other they would not fit on a page."""
+    """Intervals and other values below a value: beside each other they would not fit on a page."""
     lines = [LATEX, r"% needs \usepackage{booktabs,graphicx}"]
     for group in groups:
         columns, numbered, named = present(group), notes(group), labels(group)
-        caption = f"{group.benchmark}, original {shown(base_label(group))}. " + " ".join(_about(group))
+        caption = f"{group.benchmark}, original {shown(base_label(group))}. {answer(group)} " + " ".join(_about(group))
         lines += [r"\begin{table}[tp]", r"\centering", rf"\caption{{{_broken(caption)}}}", RESIZED]
         lines += [r"\begin{tabular}{rl" + "r" * len(columns) + "}", r"\toprule"]
-        lines.append(" & ".join(["", "", *_blocks(columns)]) + r" \\")
         heads = [
-            [*textwrap.wrap(f"{heading(group, c)} {COLUMNS[c].way}", 16), *filter(None, [counts(group, c)])]
-            for c in columns
+            [*textwrap.wrap(f"{heading(group, c)} {c.way}", 16), *filter(None, [counts(group, c)])] for c in columns
         ]
         stacks = [r"\shortstack[r]{" + r"\\".join(map(tex, head)) + "}" for head in heads]
         lines += [" & ".join(["rank", "checkpoint", *stacks]) + r" \\", r"\midrule"]
         for row in group.rows:
-            found = [cell(column, row.values[column]) for column in columns]
-            values = [
-                _superscript(tex(text), [row.values[c].why], numbered)
-                for c, (text, _) in zip(columns, found, strict=True)
+            lead = [
+                tex(rank(row)),
+                _superscript(_tex_name(shown(named[row.name])), [row.unranked, *_flags(row)], numbered),
             ]
-            lead = [_superscript(tex(rank(row)), [row.unranked], numbered)]
-            lead.append(_superscript(_tex_name(shown(named[row.name])), _flags(row), numbered))
-            lines.append(" & ".join([*lead, *values]) + r" \\")
-            small = [rf"\scriptsize {tex(rest)}" if rest else "" for _, rest in found]
-            lines += [" & ".join(["", "", *small]) + r" \\", r"\addlinespace"]
+            lines += _tex_lines(row, columns, numbered, lead)
+        lines += [r"\midrule"] if group.references else []
+        for reference in group.references:
+            lines += _tex_lines(reference, columns, numbered, ["", rf"\emph{{{tex(words.ROLES[reference.role][0])}}}"])
         lines += [r"\bottomrule", r"\end{tabular}}", "", r"\smallskip\raggedright\footnotesize"]
-        lines += [rf"\textsuperscript{{{place}}} {tex(why)}\\" for why, place in numbered.items()]
+        lines += [rf"\textsuperscript{{{_tex_mark(mark)}}} {tex(why)}\\" for mark, why in words.legend(numbered)]
         if group.methods:
             lines += [tex(words.SEEDS), "", r"\begin{tabular}{l" + "r" * (len(SEED_HEADINGS) - 1) + "}", r"\toprule"]
             lines += [" & ".join(map(tex, SEED_HEADINGS)) + r" \\", r"\midrule"]
@@ -162,11 +206,27 @@ def as_latex(groups: list[Group]) -> str:
     return "\n".join(lines)
 
 
-def _superscript(text: str, whys: list[str | None], numbered: dict[str, int]) -> str:
-    return text + "".join(rf"\textsuperscript{{{numbered[why]}}}" for why in whys if why)
+def _tex_lines(of: Row | Reference, columns: list[Shown], numbered: dict[str, str], lead: list[str]) -> list[str]:
+    """A row's values, and below them what stands in small."""
+    values, smalls = [], []
+    for column in columns:
+        value = of.values[column.value]
+        text, small, why = _in_cell(of, column, value)
+        values.append(_superscript(tex(text), [why], numbered))
+        smalls.append(small)
+    lines = [" & ".join([*lead, *values]) + r" \\"]
+    for depth in range(max(map(len, smalls), default=0)):
+        small = [rf"\scriptsize {tex(lines_[depth])}" if depth < len(lines_) else "" for lines_ in smalls]
+        lines.append(" & ".join(["", "", *small]) + r" \\")
+    return [*lines, r"\addlinespace"]
 
 
-def _blocks(columns: list[str]) -> list[str]:
-    """One heading above the columns of each block."""
-    blocks = [COLUMNS[column].block for column in columns]
-    return [rf"\multicolumn{{{blocks.count(block)}}}{{c}}{{{tex(block)}}}" for block in dict.fromkeys(blocks)]
+MARKED = {"*": "*", "†": r"\dag{}", "‡": r"\ddag{}", "§": r"\S{}", "¶": r"\P{}", "‖": r"\textbar\textbar{}"}
+
+
+def _tex_mark(mark: str) -> str:
+    return "".join(MARKED[sign] for sign in mark)
+
+
+def _superscript(text: str, whys: list[str | None], numbered: dict[str, str]) -> str:
+    return text + "".join(rf"\textsuperscript{{{_tex_mark(numbered[why])}}}" for why in whys if why and numbered[why])

@@ -17,14 +17,15 @@ from unlearn_metrics.reports.drawing import INK, MUTED, PAGE, Draw, colour
 from unlearn_metrics.reports.leaderboard.rows import Group, Row
 from unlearn_metrics.scores import curve, equal_retention
 
-BARS, NUMBERS = 12, 40  # in a group of more rows: no error bars, no numbers in the points
+BARS, NUMBERS = 12, 40  # in a group of more rows: no bands, no labels in the points
+BAND_DRAWS, BAND_STEPS = 400, 40  # of the band along a whole path
 
 
 def curves(group: Group, names: Sequence[str]) -> str | None:
     """x = retention relative to the original's, from 0.9 to 1; y = the residual there, with its band.
 
-    Rows that are compared at equal retention; a numbered point at the group's retention. What lies beyond alpha 1 is
-    dashed, and a point there hollow. None if there is no curve.
+    Rows that are compared at equal retention; a labelled point at the group's retention. What lies beyond alpha 1 is
+    dashed, and a point there hollow. A horizontal line is the retain-only model. None if there is no curve.
     """
 
     def draw(axes: Axes) -> bool:
@@ -51,6 +52,11 @@ def curves(group: Group, names: Sequence[str]) -> str | None:
         if not axes.collections:
             return False
         _target(axes, group)
+        goal = _reference(group, "retain_only")
+        if goal is not None:
+            axes.axhline(goal[1], color=MUTED, lw=1.2, zorder=1, gid="goal")
+            beside: Any = {"ha": "right", "va": "bottom", "color": MUTED, "textcoords": "offset points"}
+            axes.annotate("retain-only: the goal", (1.003, goal[1]), (0, 2), **beside)
         axes.set_xlabel("retention, as a share of the original's")
         axes.set_ylabel("residual on the forget set")
         return True
@@ -61,12 +67,16 @@ def curves(group: Group, names: Sequence[str]) -> str | None:
 def paths(group: Group, names: Sequence[str]) -> str | None:
     """x = retention relative to the original's, y = the metric on the forget set, at every alpha that was measured.
 
-    From the original (cross) to the unlearned model as published (hollow), and on beyond it (dashed). Rows without a
-    path have the hollow point alone, if retention and metric are known of it. None if there is nothing to draw.
+    From the original (cross) to the unlearned model as published (hollow), and on beyond it (dashed); of ranked rows
+    with the band of what is left at each retention. Rows without a path have the hollow point alone, if retention and
+    metric are known of it. The retain-only model is a diamond. None if there is nothing to draw.
     """
 
     def draw(axes: Axes) -> bool:
         original = None
+        if len(group.rows) <= BARS:
+            bands = {place: _band(row, group.metric) for place, row in enumerate(group.rows) if row.rank is not None}
+            _bands(axes, {place: band for place, band in bands.items() if len(band) > 2})
         for places in _together(group):
             inner: dict[int, list[Point]] = {}
             beyond: dict[int, list[Point]] = {}
@@ -95,8 +105,11 @@ def paths(group: Group, names: Sequence[str]) -> str | None:
             _spots(axes, ends, group, hollow=True)
         if not axes.collections:
             return False
+        original = original or _reference(group, "original")
         if original is not None:
             axes.plot(*original, "+", color=INK, ms=9, mew=1.4, zorder=5, gid="original")
+        if (goal := _reference(group, "retain_only")) is not None:
+            axes.plot(*goal, "D", color=INK, ms=6, zorder=5, gid="goal")
         _target(axes, group)
         axes.set_xlabel("retention, as a share of the original's")
         axes.set_ylabel("on the forget set")
@@ -136,6 +149,32 @@ def _walk(row: Row, metric: str) -> list[tuple[float, Point]]:
     retained, left = curve.retention(of, once)[:, 0], curve.means(of.forget[metric], once.forget)[:, 0]
     walk = zip(path.alphas, retained.tolist(), left.tolist(), strict=True)
     return [(alpha, point) for alpha, x, y in walk for point in _finite([(x, y)])]
+
+
+def _band(row: Row, metric: str) -> list[Point]:
+    """The outline of what is left at each retention that the path reaches, with its 95 % interval."""
+    path = row.record.path
+    if path is None or metric not in path.forget:
+        return []
+    of = equal_retention.path_of(path, metric)
+    drawn = curve.draw(of, 0, BAND_DRAWS)
+    lowest = float(curve.retention(of, drawn)[:, 0].min())
+    grid = [max(lowest, 0.0) + (1 - max(lowest, 0.0)) * step / BAND_STEPS for step in range(1, BAND_STEPS + 1)]
+    found = [curve.estimate(line, of.clusters) for line in curve.residual(of, metric, drawn, grid)]
+    known = [(x, e.low, e.high) for x, e in zip(grid, found, strict=True)]
+    low = [(x, a) for x, a, b in known if a is not None and b is not None]
+    high = [(x, b) for x, a, b in known if a is not None and b is not None]
+    return _finite(low + high[::-1])
+
+
+def _reference(group: Group, role: str) -> Point | None:
+    """(retention, the metric on the forget set) of a model that rows are seen beside; retention 1 if unknown."""
+    for reference in group.references:
+        value = reference.values["residual"].value
+        if reference.role == role and value is not None:
+            retained = reference.values["own_retention"].value
+            return next(iter(_finite([(1.0 if retained is None else retained, value)])), None)
+    return None
 
 
 def _finite(points: Sequence[Point]) -> list[Point]:
@@ -192,9 +231,14 @@ def _spots(axes: Axes, points: Sequence[tuple[int, Point]], group: Group, hollow
     filling: Any = {"facecolors": PAGE, "lw": 1.2} if hollow else {"edgecolors": PAGE, "lw": 0.7}
     _points(axes, points, 9.5 if room else 4, zorder=above, **filling)
     for place, (x, y) in points if room else ():
-        inside: Any = {"ha": "center", "va": "center_baseline", "fontsize": 6.5, "clip_on": True}
+        inside: Any = {
+            "ha": "center",
+            "va": "center_baseline",
+            "fontsize": 6 if len(group.rows[place].label) < 2 else 5,
+            "clip_on": True,
+        }
         inside["color"] = colour(place) if hollow else PAGE
-        axes.text(x, y, str(place + 1), **inside, zorder=above, gid=_gid([place]))
+        axes.text(x, y, group.rows[place].label, **inside, zorder=above, gid=_gid([place]))
 
 
 def _gid(places: Iterable[int]) -> str:

@@ -7,32 +7,48 @@ import hashlib
 import math
 import os
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from unlearn_metrics.errors import InputError
 from unlearn_metrics.record import RunRecord
 from unlearn_metrics.records.folder import RECORD
 from unlearn_metrics.records.store import load_record
+from unlearn_metrics.reports.leaderboard import about
+from unlearn_metrics.reports.leaderboard.about import About
 
 TOLERANCE = 1e-6  # relative above 1: how far two records of one run may lie apart
 
 
 @dataclass(frozen=True)
 class Found:
-    """A record as it was found. source: where, starting at the folder that was given; sha256 of the file."""
+    """A record as it was found. source: where, starting at the folder that was given; sha256 of the file.
+
+    about: what leaderboard.yaml says of it. folder: of the run, where its texts are.
+    """
 
     source: str
     sha256: str
     record: RunRecord
+    about: About = field(default_factory=About)
+    folder: Path | None = None
 
 
 def read(paths: Iterable[Path]) -> tuple[list[Found], list[str]]:
-    """(the records below these files and folders, one line for each that cannot be used). Nothing else is opened."""
+    """(the records below these files and folders, one line for each that cannot be used).
+
+    Nothing is opened beside them but leaderboard.yaml, in a folder that was given or, where that is a run, beside it.
+    """
     found: dict[Path, Found] = {}
     bad: list[str] = []
+    said: dict[Path, dict[Path, About]] = {}  # folder -> what its leaderboard.yaml says
     for given in paths:
+        run = given.resolve().parent if given.is_file() else given.resolve()
+        beside = run.parent if (run / RECORD).is_file() else run
+        if beside not in said:
+            said[beside], lines = about.read(beside)
+            bad += lines
         before = len(bad)
         sources = list(_sources(given, bad))
         if not sources and len(bad) == before:
@@ -42,10 +58,23 @@ def read(paths: Iterable[Path]) -> tuple[list[Found], list[str]]:
                 if path.resolve() in found:
                     continue
                 record = load_record(path)
-                found[path.resolve()] = Found(source, hashlib.sha256(path.read_bytes()).hexdigest(), record)
+                sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+                folder = path.resolve().parent
+                words = next((told[folder] for told in said.values() if folder in told), About())
+                found[path.resolve()] = Found(source, sha256, record, words, folder)
             except (InputError, OSError) as error:
                 bad.append(" ".join(str(error).split()))
     return list(found.values()), bad
+
+
+def chosen(found: Sequence[Found], benchmarks: Sequence[str], order: Sequence[str]) -> list[Found]:
+    """The records of these benchmarks, or all. InputError for a benchmark that no record is of, also in `order`."""
+    known = {item.record.benchmark for item in found}
+    for option, names in (("--benchmark", benchmarks), ("--order", order)):
+        if unknown := [name for name in names if name not in known]:
+            there = ", ".join(sorted(known)[:10])
+            raise InputError(f"{option} {unknown[0]}: no record is of that benchmark; there are {there}")
+    return [item for item in found if not benchmarks or item.record.benchmark in benchmarks]
 
 
 def _sources(given: Path, bad: list[str]) -> Iterable[tuple[str, Path]]:
@@ -76,7 +105,8 @@ class Kept:
 def newest(found: Iterable[Found]) -> list[Kept]:
     """Of every run the newest record; of records of one run that contradict each other, each.
 
-    A run is one signature, one pair of checkpoints and one control; the same log where a log is all that is known.
+    A run is one signature, one pair of checkpoints and one control; where a log is all that is known, that log and the
+    name, since a log may hold many checkpoints.
     """
     runs: dict[object, list[Found]] = defaultdict(list)
     for item in found:
@@ -85,7 +115,7 @@ def newest(found: Iterable[Found]) -> list[Kept]:
             c.weights_sha256 if (c := record.checkpoints.get(role)) else None for role in ("original", "unlearned")
         ]
         if weights[1] is None:
-            weights.append(record.imported.sha256 if record.imported else item.sha256)
+            weights.append(f"{record.imported.sha256} {record.name}" if record.imported else item.sha256)
         given = (control.method, control.metric, control.keep, control.alpha if control.keep is None else None)
         runs[record.signature, *weights, *given, *sorted(control.parameters.items())].append(item)
     kept = []

@@ -10,14 +10,17 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import TypeVar
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
+from pydantic import Field
 
 from unlearn_metrics.errors import InputError
 from unlearn_metrics.places import ends
 from unlearn_metrics.record import MeasuredPath, RunRecord
 from unlearn_metrics.records import signature
+from unlearn_metrics.reports.leaderboard.about import About
 from unlearn_metrics.reports.leaderboard.columns import (
     BARRIER,
     NAME,
@@ -25,6 +28,7 @@ from unlearn_metrics.reports.leaderboard.columns import (
     degenerate,
     estimated,
     incomparable,
+    of_reference,
     primary,
     values,
 )
@@ -34,15 +38,17 @@ from unlearn_metrics.scores import curve, equal_retention, stats
 CROSSED = 8  # rows, from the first, whose curves are tested for crossings: as many as there are colours
 DRAWN = 4_000_000  # draws of all rows of a table together, so that thousands of rows fit in memory
 T = TypeVar("T")
+R = TypeVar("R", "Row", "Reference")
 
 
 @dataclass(frozen=True)
 class Row:
-    """A record in a table. values: column -> Value.
+    """A record in a table. values: column -> Value. label: what tables and plots call its place: see `_labelled`.
 
     Exactly one of `rank` and `unranked`, the reason for having none, is set. Of ranked rows, the true place lies
     between rank and rank_worst. degenerate: what shows that its answers are none. replaces: where older records of the
-    same run were found. contested: where records of the same run were found that contradict this one.
+    same run were found. contested: where records of the same run were found that contradict this one. about: what
+    leaderboard.yaml says of it. folder: of the run, on this machine.
     """
 
     id: str
@@ -57,6 +63,22 @@ class Row:
     replaces: list[str]
     contested: list[str]
     record: RunRecord
+    about: About
+    label: str = ""
+    folder: Annotated[Path | None, Field(exclude=True)] = None
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A model that a table's rows are seen beside: "retain_only" or "original". values: see `columns.of_reference`.
+
+    others: rows that were seen beside another one, or measured it otherwise.
+    """
+
+    role: str
+    name: str
+    values: dict[str, Value]
+    others: int
 
 
 @dataclass(frozen=True)
@@ -88,15 +110,17 @@ class Method:
 class Group:
     """Rows whose numbers may be compared: same signature but for what is free in it, same original weights.
 
-    metric: what the residual is of. retention: at which rows are ranked; None where no row can be. common: the highest
-    that all rows reach without extrapolation, where that is more; 1 where none is. crossings: of the first rows'
-    curves. methods: of rows that are seeds, where asked for. apart: what sets the group apart from the largest of its
-    benchmark, in words; empty for that one. ranked: how many rows are; they come first.
+    base_name: what pages call the original. metric: what the residual is of. retention: at which rows are ranked; None
+    where no row can be. common: the highest that all rows reach without extrapolation, where that is more; 1 where none
+    is. crossings: of the first rows' curves. references: retain-only model and original, where they are known. methods:
+    of rows that are seeds, where asked for. apart: what sets the group apart from the largest of its benchmark, in
+    words; empty for that one. ranked: how many rows are; they come first.
     """
 
     id: str
     benchmark: str
     base: str
+    base_name: str
     base_weights_sha256: str | None
     metric: str
     retention: float | None
@@ -106,6 +130,7 @@ class Group:
     signatures: list[str]
     apart: list[str]
     ranked: int
+    references: list[Reference]
     rows: list[Row]
 
 
@@ -242,18 +267,32 @@ def row(kept: Kept) -> Row:
         replaces=kept.replaces,
         contested=kept.contested,
         record=record,
+        about=item.about,
+        folder=item.folder,
     )
 
 
-def groups(found: Iterable[Found], seeds: re.Pattern[str] | None = None) -> list[Group]:
-    """All tables: by benchmark, the largest first. seeds: names of rows -> their method, see `methods`."""
+def groups(found: Iterable[Found], seeds: re.Pattern[str] | None = None, first: Sequence[str] = ()) -> list[Group]:
+    """All tables, those with the most ranked rows first, then by rows.
+
+    Args:
+        found: the records.
+        seeds: names of rows -> their method, see `methods`.
+        first: benchmarks whose tables come before all others, in this order.
+    """
     members: dict[tuple[tuple[tuple[str, str], ...], str], list[Row]] = defaultdict(list)
     for kept in newest(found):
         base = kept.found.record.checkpoints.get("original")
         known = (base.weights_sha256 or f"at {base.path}") if base else "unknown"
         members[signature.comparable(kept.found.record.signature), known].append(row(kept))
     tables = [_group(key, rows, seeds) for key, rows in members.items()]
-    tables.sort(key=lambda g: (g.benchmark, -len(g.rows), -g.ranked, g.signatures, g.base, g.id))
+    place = {benchmark: i for i, benchmark in enumerate(first)}
+
+    def order(g: Group) -> tuple[Any, ...]:
+        single = len(g.rows) == 1
+        return place.get(g.benchmark, len(place)), single, -g.ranked, -len(g.rows), g.benchmark, g.signatures, g.id
+
+    tables = _base_names(sorted(tables, key=order))
     largest: dict[str, Group] = {}
     for group in tables:
         largest.setdefault(group.benchmark, group)
@@ -271,6 +310,7 @@ def _group(key: object, rows: list[Row], seeds: re.Pattern[str] | None) -> Group
         id="g-" + hashlib.sha256(repr(key).encode()).hexdigest()[:12],
         benchmark=rows[0].record.benchmark,
         base=usual(rows, lambda row: c.path if (c := row.record.checkpoints.get("original")) else "unknown"),
+        base_name="",
         base_weights_sha256=next((base.weights_sha256 for base in bases if base), None),
         metric=metric,
         retention=retention,
@@ -280,8 +320,56 @@ def _group(key: object, rows: list[Row], seeds: re.Pattern[str] | None) -> Group
         signatures=sorted({row.record.signature for row in rows}),
         apart=[],
         ranked=len(able),
-        rows=rows,
+        references=_alike(_references(rows, metric), rows),
+        rows=_labelled(_alike(rows, rows)),
     )
+
+
+def _alike(items: Sequence[R], rows: Sequence[Row]) -> list[R]:
+    """With the values that any row has: a log need not hold what another does."""
+    every = dict.fromkeys((name for row in rows for name in row.values), Value(None, why="not in the record"))
+    return [replace(item, values=every | item.values) for item in items]
+
+
+def _references(rows: Sequence[Row], metric: str) -> list[Reference]:
+    """Of each, what most rows measured: anyone may have written one."""
+    found = []
+    for role in ("retain_only", "original"):
+        seen = [
+            (row.record, value)
+            for row in rows
+            if (value := of_reference(row.record, role, metric)["residual"].value) is not None
+        ]
+        if not seen:
+            continue
+        keys = [(_weights(record, role), f"{value:.6g}") for record, value in seen]
+        most = Counter(keys).most_common(1)[0][0]
+        record = seen[keys.index(most)][0]
+        checkpoint = record.checkpoints.get(role)
+        name = checkpoint.path if checkpoint else "unknown"
+        found.append(Reference(role, name, of_reference(record, role, metric), sum(key != most for key in keys)))
+    return found
+
+
+def _weights(record: RunRecord, role: str) -> str | None:
+    checkpoint = record.checkpoints.get(role)
+    return None if checkpoint is None else checkpoint.weights_sha256 or checkpoint.path
+
+
+def _labelled(rows: Sequence[Row]) -> list[Row]:
+    """With one numbering for tables, sentences and plots: the rank, with a letter where rows share it (2a, 2b); a
+    capital letter without one."""
+    shared = Counter(row.rank for row in rows)
+    seen: Counter[int | None] = Counter()
+    made = []
+    for row in rows:
+        letters, n = "", seen[row.rank]
+        seen[row.rank] += 1
+        while n >= 0:
+            letters, n = chr(97 + n % 26) + letters, n // 26 - 1
+        label = letters.upper() if row.rank is None else f"{row.rank}{letters if shared[row.rank] > 1 else ''}"
+        made.append(replace(row, label=label))
+    return made
 
 
 def usual(rows: Sequence[Row], say: Callable[[Row], T]) -> T:
@@ -290,20 +378,56 @@ def usual(rows: Sequence[Row], say: Callable[[Row], T]) -> T:
 
 
 def _apart(group: Group, largest: Group) -> list[str]:
-    words = signature.differences(group.signatures[0], largest.signatures[0], words=("here", "there"))
+    """What sets a group apart, in names: a hash says that something differs, not what."""
+    here, there = (dict(signature.comparable(g.signatures[0])) for g in (group, largest))
+    words = []
+    for field in signature.FIELDS:
+        a, b = here.get(field, "not stated"), there.get(field, "not stated")
+        if a == b or (field != "src" and a == "not stated"):  # an imported log states little
+            continue
+        if field == "src":
+            words.append(f"a log of {a}" if b == "not stated" else f"a log of {a} here, of {b} there")
+        elif field == "data":
+            one, two = (g.rows[0].record.data for g in (group, largest))
+            splits = [split for split in one if split in two and one[split] != two[split]]
+            words.append("other documents" + (f" ({', '.join(splits)})" if splits else ""))
+        elif field in HASHED and not {a, b} & set(NOTHING):
+            words.append(HASHED[field])
+        else:
+            a, b = ("one" if field == "tmpl" and value not in NOTHING else value for value in (a, b))
+            words.append(f"{NAMED.get(field, field)} is {a} here, {b} there")
     if (group.base_weights_sha256, group.base) != (largest.base_weights_sha256, largest.base):
         words.append(f"the original model is {base_label(group)} here, {base_label(largest)} there")
     return words
+
+
+NOTHING = ("none", "not stated")
+HASHED = {"prompt": "other prompts", "tmpl": "another chat template", "util": "other further tasks"}
+NAMED = {
+    "n": "the number of documents",
+    "tmpl": "the chat template",
+    "eos": "what probabilities are of",
+    "ctl": "the control",
+    "dtype": "the precision",
+    "v": "the version of this package",
+}
 
 
 # --- names in tables -------------------------------------------------------------------------------------------------
 
 
 def base_label(group: Group) -> str:
-    weights = group.base_weights_sha256
-    return (
-        f"{_labels({group.base})[group.base] if weights else group.base[-NAME:]} (weights {(weights or 'unknown')[:8]})"
-    )
+    """The name of a table's original model; with the start of its hash where another table's is called the same."""
+    return group.base_name
+
+
+def _base_names(tables: Sequence[Group]) -> list[Group]:
+    called = _labels({table.base for table in tables})
+    alike = Counter(base for base, _ in {(table.base, table.base_weights_sha256) for table in tables})
+    hashes = {
+        t.id: f" (weights {(t.base_weights_sha256 or 'unknown')[:8]})" if alike[t.base] > 1 else "" for t in tables
+    }
+    return [replace(table, base_name=called[table.base] + hashes[table.id]) for table in tables]
 
 
 def labels(group: Group) -> dict[str, str]:

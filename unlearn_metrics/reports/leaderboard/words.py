@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from unlearn_metrics.reports import table
 from unlearn_metrics.reports.leaderboard.columns import (
@@ -11,10 +13,14 @@ from unlearn_metrics.reports.leaderboard.columns import (
     COLUMNS,
     GARBLED,
     REPETITIVE,
+    SHOWN,
     TIMES,
+    Shown,
     Value,
+    logged,
 )
 from unlearn_metrics.reports.leaderboard.rows import Crossing, Group, Row, labels
+from unlearn_metrics.splits import is_forget
 
 RULE = (
     "Every unlearned checkpoint was put under control, which makes models between it and its original, and measured "
@@ -37,6 +43,14 @@ SEEDS = (
 SEED_HEADINGS = ("method", "seeds", "without a residual", "mean residual", "least to most", "standard deviation")
 
 
+@dataclass(frozen=True)
+class Head:
+    """What a maintainer calls the page, and says of it."""
+
+    title: str = "Unlearning leaderboard"
+    intro: str = "How much did an unlearned language model forget, once it is as useful as before?"
+
+
 def shown(text: str) -> str:
     r"""A text of a stranger on one line: control and formatting characters as \uXXXX."""
     if text.isprintable():
@@ -54,87 +68,168 @@ def percent(retention: float) -> str:
 
 
 def rank(row: Row) -> str:
-    """'1', or '1 (1–3)' where rows share it, or a dash."""
-    if row.rank is None:
-        return "—"
-    return f"{row.rank}" if row.rank == row.rank_worst else f"{row.rank} ({row.rank}–{row.rank_worst})"
+    """'1', or '2a (2–4)' where rows share it, or a dash."""
+    return "—" if row.rank is None else " ".join(filter(None, [row.label, f"({places(row)})" if places(row) else ""]))
 
 
-def present(group: Group) -> list[str]:
-    """The columns that some row of the group has a value in."""
-    return [column for column in COLUMNS if any(row.values[column].value is not None for row in group.rows)]
+def places(row: Row) -> str:
+    """'2–4': the places that a ranked row may have; nothing where it has one."""
+    return "" if row.rank == row.rank_worst else f"{row.rank}–{row.rank_worst}"
 
 
-def notes(group: Group) -> dict[str, int]:
-    """Reason -> its number under the table: for every dash, every missing interval and every row without a rank."""
+def present(group: Group) -> list[Shown]:
+    """The columns that some row of the group has a value in; what is known as published alone is said to be so."""
+    found: list[Shown] = []
+    for column in SHOWN:
+        if column.value == "own_retention" and found and found[0].value == "residual":
+            continue  # it stands beneath the residual
+        known = {name: any(row.values[name].value is not None for row in group.rows) for name in _parts(column)}
+        if known[column.value]:
+            found.append(column if column.beneath and known[column.beneath] else replace(column, beneath=None))
+        elif column.beneath and known[column.beneath]:
+            what = column.what.removesuffix(", under control")
+            heading = f"{column.heading}, {column.small}" if column.heading != "residual" else "on forget, published"
+            found.append(replace(column, heading=heading, value=column.beneath, beneath=None, what=what))
+    if any(column.value == "residual" for column in found):
+        return found
+    often = Counter(name for row in group.rows for name, value in row.values.items() if value.value is not None)
+    first = f"{group.metric}, forget"  # there already
+    more = [
+        name for name, rows in often.items() if name not in COLUMNS and name != first and 2 * rows >= len(group.rows)
+    ]
+    more.sort(key=lambda name: (-often[name], not is_forget(name.split(", ")[1])))
+    return found + [logged(name) for name in more[: max(0, LOGGED - len(found))]]
+
+
+LOGGED = 6  # columns of a table without control: more would not fit
+
+
+def _parts(column: Shown) -> list[str]:
+    return [column.value, *([column.beneath] if column.beneath else [])]
+
+
+MARKS = "*†‡§¶‖"
+
+
+def notes(group: Group, cells: bool = False) -> dict[str, str]:
+    """Reason -> its mark under the table: for every dash, every missing interval and every row without a rank.
+
+    What concerns every row has no mark. cells: only of cells, where what concerns a whole row is written into it.
+    """
     columns = present(group)
-    whys = [why for row in group.rows for why in _whys(row, columns)]
-    return {why: place for place, why in enumerate(dict.fromkeys(filter(None, whys)), 1)}
+    often: Counter[str] = Counter()
+    for row in group.rows:
+        said = (row.unranked, flag(row)) if cells else ()
+        often.update({why: 1 for why in _whys(row, columns) if why and why not in said})
+    everywhere = [why for why, rows in often.items() if rows == len(group.rows) > 1]
+    marked = [why for why in often if why not in everywhere]
+    marks = {why: MARKS[i % len(MARKS)] * (1 + i // len(MARKS)) for i, why in enumerate(marked)}
+    return dict.fromkeys(everywhere, "") | marks
 
 
-def _whys(row: Row, columns: Sequence[str]) -> Iterator[str | None]:
+def legend(numbered: Mapping[str, str]) -> list[tuple[str, str]]:
+    """(mark, reason), as it stands beneath a table."""
+    return [(mark, why if mark else f"All rows: {why}") for why, mark in numbered.items()]
+
+
+def _whys(row: Row, columns: Sequence[Shown]) -> Iterator[str | None]:
     yield row.unranked
     if row.degenerate:
         yield flag(row)
     for column in columns:
-        yield row.values[column].why
+        for name in _parts(column):
+            yield row.values[name].why
+
+
+def alone(group: Group) -> tuple[Value, str]:
+    """Of a single row in a compact list: its residual, or else its value as published; and what that is."""
+    (row,) = group.rows
+    why = f"; not ranked: {row.unranked}" if row.unranked else ""
+    if group.retention is not None and row.values["residual"].value is not None:
+        return row.values["residual"], f"{group.metric} at {percent(group.retention)} of the original's retention{why}"
+    return row.values["residual_unlearned"], f"{group.metric}, as published{why}"
+
+
+def reasons(group: Group) -> list[str]:
+    """Sentences: why the rows of a compact table have no rank."""
+    whys = dict.fromkeys(row.unranked for row in group.rows if row.unranked)
+    return [f"Not ranked: {why}." for why in whys] or ["Ranked alone, which says nothing."]
+
+
+def explained(group: Group) -> list[tuple[str, str]]:
+    """(heading, what it is) of each column, beneath the table."""
+    at = "the share asked for" if group.retention is None else percent(group.retention)
+    first = f"{group.metric} on the forget set where the model retains exactly {at} of what the original retains"
+    published = f"{group.metric} on the forget set, of the checkpoint as it was published"
+    found = []
+    for column in present(group):
+        what = column.what
+        if column.value == "residual":
+            full = (
+                f"; {column.small}: the checkpoint as it was published, and the share of the original's that it keeps"
+            )
+            what = first + (full if column.beneath else "")
+        elif column.value == "residual_unlearned":
+            what = published
+        found.append((f"{heading(group, column)} {column.way}", what))
+    return found
 
 
 def flag(row: Row) -> str:
     return f"degenerate: {row.degenerate}"
 
 
-def cell(column: str, value: Value) -> tuple[str, str]:
+def cell(value: Value) -> tuple[str, str]:
     """(a value or a dash, its interval and what is unscored, or nothing)."""
     if value.value is None:
         return "—", ""
-    if column == "alpha":
-        return f"{value.value:.4g}", "extrapolated" if value.value > 1 else ""
     ends = "" if value.ci_low is None or value.ci_high is None else f"[{number(value.ci_low)}, {number(value.ci_high)}]"
     unscored = f"({value.unscored} unscored)" if value.unscored else ""
     return number(value.value), " ".join(filter(None, [ends, unscored]))
 
 
+def beneath(values: Mapping[str, Value], column: Shown) -> list[str]:
+    """What stands in small under a value: its interval, whether it is extrapolated, another value."""
+    lines = [cell(values[column.value])[1]]
+    if column.value == "residual" and (values["alpha"].value or 0) > 1:
+        lines.append("extrapolated")
+    if column.beneath:
+        lines.append(f"{column.small} {cell(values[column.beneath])[0]}")
+        kept = values["own_retention"].value
+        if column.value == "residual" and kept is not None:
+            lines.append(f"keeping {kept:.0%}")
+    return [line for line in lines if line]
+
+
 number = table.number
 
 
-def counts(group: Group, column: str) -> str:
+def counts(group: Group, column: Shown) -> str:
     """'n = 60', or 'n = 4 to 60', of a column's documents; nothing where it is not of documents."""
-    found = {
-        n for row in group.rows if (n := row.values[column].n) is not None and row.values[column].value is not None
-    }
+    values = [row.values[column.value] for row in group.rows]
+    found = {value.n for value in values if value.n is not None and value.value is not None}
     if not found:
         return ""
     return f"n = {min(found)}" + (f" to {max(found)}" if len(found) > 1 else "")
 
 
-def heading(group: Group, column: str) -> str:
+def heading(group: Group, column: Shown) -> str:
     """With the retention that it is at."""
-    text = COLUMNS[column].heading
-    if column == "residual" and group.retention is not None:
-        text = f"residual at {percent(group.retention)}"
-    if column == "common" and group.common is not None and group.common < 1:
-        text = f"residual at {percent(group.common)}"
-    return text
-
-
-def full_heading(group: Group, column: str) -> str:
-    """For formats without headings above headings."""
-    at, said = COLUMNS[column], counts(group, column)
-    return f"{heading(group, column)} {at.way}, {at.block}" + (f" ({said})" if said else "")
+    if column.value == "residual" and group.retention is not None:
+        return f"residual at {percent(group.retention)}"
+    if column.value == "common" and group.common is not None and group.common < 1:
+        return f"residual at {percent(group.common)}"
+    return column.heading
 
 
 def about(group: Group) -> list[str]:
-    """Sentences above a table: how many rows are ranked, what of, and how far it can be relied on."""
+    """Sentences beneath the answer: how many rows are ranked, and how far the table can be relied on."""
     rows = f"{len(group.rows)} row" + ("s" if len(group.rows) > 1 else "")
     none = "none" if len(group.rows) > 1 else "not"
     sentences = [f"{rows}, {group.ranked or none} ranked."]
-    if group.retention is not None:
-        at = f"at {percent(group.retention)} of the original's retention"
-        sentences.append(f"The residual is {group.metric} on the forget set {at}.")
     if group.common is not None:
         reach = f"The highest retention that all rows reach without extrapolation is {percent(group.common)} of the "
-        reach += "original's: the column beside the mean compares them there."
+        reach += "original's: a column compares them there."
         nowhere = "Some row retains at no alpha less than the original, so nowhere do all rows retain the same."
         sentences.append(reach if group.common < 1 else nowhere)
     sentences += [crossing(group, one) for one in group.crossings]
@@ -143,7 +238,20 @@ def about(group: Group) -> list[str]:
             "Rows that are not on a linear path are scored as published and listed apart: no mixture shows what such a "
             "checkpoint still has at the retention of the others."
         )
+    others = [r for r in group.references if r.others]
+    sentences += [f"{rows_(r.others)} seen beside another {REFERENCES[r.role]} than is shown." for r in others]
     return sentences
+
+
+def rows_(n: int) -> str:
+    return f"{n} row is" if n == 1 else f"{n} rows are"
+
+
+REFERENCES = {"retain_only": "retain-only model", "original": "original"}
+ROLES = {
+    "retain_only": ("retain-only model", "the goal: never saw the forget set"),
+    "original": ("original", "the start: nothing unlearned"),
+}
 
 
 def apart(group: Group) -> str | None:
@@ -154,9 +262,8 @@ def apart(group: Group) -> str | None:
 
 def crossing(group: Group, of: Crossing) -> str:
     """A sentence."""
-    named, names = labels(group), {row.id: row.name for row in group.rows}
-    places = {row.id: place for place, row in enumerate(group.rows, 1)}
-    a, b = (f"{named[names[row]]} ({places[row]})" for row in (of.a, of.b))
+    named, rows = labels(group), {row.id: row for row in group.rows}
+    a, b = (f"{named[rows[row].name]} ({rows[row].label})" for row in (of.a, of.b))
     at = " and ".join(f"{100 * retention:.1f} %" for retention in of.retentions)
     return f"Which of {a} and {b} has less depends on the retention: their curves cross at {at}."
 

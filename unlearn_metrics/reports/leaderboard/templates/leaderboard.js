@@ -17,7 +17,7 @@
     const down = header.getAttribute("aria-sort") === "ascending";
     all("th[aria-sort]", table).forEach((th) => th.removeAttribute("aria-sort"));
     header.setAttribute("aria-sort", down ? "descending" : "ascending");
-    const place = (body) => Number(body.dataset.row);
+    const place = (body) => Number(body.dataset.place);
     const keyed = [...table.tBodies].map((body) => [key(body, Number(button.dataset.col)), body]);
     keyed.sort(([a, x], [b, y]) => {
       if (a === null || b === null) return (a === null) - (b === null) || place(x) - place(y);
@@ -54,15 +54,15 @@
     }
   }
 
-  // Filters.
+  // Filters, where there are any.
   const filter = () => {
     const words = byId("search").value.toLowerCase().split(/\s+/).filter(Boolean);
     let count = 0;
     let total = 0;
     for (const section of sections) {
-      const chosen = ["benchmark", "base"].every((id) => [section.dataset[id], ""].includes(byId(id).value));
       const shown = new Set();
       for (const body of all("tbody[data-row]", section)) {
+        const chosen = ["benchmark", "base"].every((id) => [body.dataset[id], ""].includes(byId(id).value));
         body.hidden = !(chosen && words.every((word) => body.dataset.find.includes(word)));
         if (!body.hidden) shown.add(body.dataset.row);
         total += 1;
@@ -71,12 +71,15 @@
       all("svg [data-row]", section).forEach((part) => part.classList.toggle("off", !shown.has(part.dataset.row)));
       count += shown.size;
     }
+    all(".between").forEach((part) => { part.hidden = all("section.brief").every((section) => section.hidden); });
     byId("count").value = count === total ? `${total} rows` : `${count} of ${total} rows`;
     byId("nothing").hidden = count > 0;
   };
-  for (const id of ["benchmark", "base", "search"]) {
-    for (const on of ["input", "change"]) byId(id).addEventListener(on, filter);
+  if (byId("search")) {
+    for (const id of ["benchmark", "base", "search"]) {
+      for (const on of ["input", "change"]) byId(id).addEventListener(on, filter);
+    }
+    filter();
   }
-  filter();
   follow();
 }

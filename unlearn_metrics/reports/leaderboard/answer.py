@@ -1,0 +1,112 @@
+"""What a table says, in a sentence or two: which row has forgotten most, and how sure that is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from unlearn_metrics.reports import table
+from unlearn_metrics.reports.leaderboard.columns import Value
+from unlearn_metrics.reports.leaderboard.rows import Group, Row, labels
+from unlearn_metrics.scores import equal_retention
+
+TESTED = "paired tests, 95 % for all pairs together"
+NAMED = 3  # rows that a sentence names; of more it gives the number
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Sentences. best: the answer. sure: how sure it is, in a word or two; why: what that rests on. beside: the value
+    of the first row beside those of the models that show the goal and the start."""
+
+    best: str
+    sure: str
+    beside: str
+    why: str
+
+    def __str__(self) -> str:
+        return " ".join(filter(None, [self.best, self.beside, f"{self.sure}: {self.why}"]))
+
+
+def answer(group: Group) -> Answer:
+    named = labels(group)
+    ranked = [row for row in group.rows if row.rank is not None]
+    if not ranked:
+        return _unranked(group)
+    first, names = ranked[0], [named[row.name] for row in ranked]
+    tied = [row for row in ranked if row.rank == 1]
+    rest = len(ranked) - len(tied)
+    if len(ranked) == 1:
+        best, sure = f"{names[0]} is the only row that is ranked.", "No comparison"
+        why = "a rank needs a second checkpoint under the same conditions."
+    elif len(tied) == 1:
+        best, sure = f"{names[0]} has forgotten the most.", "Sure"
+        who = f"{names[1]}, the only other one, has" if rest == 1 else f"the other {rest} ranked rows all have"
+        why = f"{who} significantly more left ({TESTED})."
+    else:
+        best, sure = f"No single best: {listed(names[: len(tied)])} cannot be told apart.", "Not decided"
+        why = f"their differences are within chance ({TESTED})"
+        why += f"; {_number(rest)} {'has' if rest == 1 else 'have'} significantly more left." if rest else "."
+    clusters = _clusters(first, group.metric)
+    if len(ranked) > 1 and clusters < table.SIMULATED:
+        sure = f"{sure}, from few documents"
+        why += f" From {clusters} independent groups of documents, fewer than {table.SIMULATED}, tests are less exact."
+    return Answer(best, sure, _beside(group, first, named[first.name]), why + _doubts(group, tied, named))
+
+
+def _beside(group: Group, first: Row, name: str) -> str:
+    left = first.values["residual"]
+    assert group.retention is not None  # of a ranked row's table
+    text = f"Held to {100 * group.retention:.4g} % of the original's usefulness, {name} still has {group.metric} "
+    text += f"{_value(left)} on the forget set"
+    said = {"retain_only": "a model that never saw it, the goal,", "original": "the original"}
+    known = {reference.role: reference.values["residual"].value for reference in group.references}
+    beside = [f"{said[role]} has {table.number(value)}" for role, value in known.items() if value is not None]
+    text += "; " + ", ".join(beside) if beside else ""
+    return text + "."
+
+
+def _doubts(group: Group, tied: list[Row], named: dict[str, str]) -> str:
+    """What makes the answer doubtful though it is established."""
+    broken = [named[row.name] for row in tied if row.degenerate]
+    text = ""
+    if broken:
+        text += f" But the answers of {listed(broken)} are degenerate: broken text, not forgetting."
+    beyond = [named[row.name] for row in tied if (row.values["alpha"].value or 0) > 1]
+    if beyond:
+        text += f" {listed(beyond)}: extrapolated, as the checkpoint itself keeps more."
+    return text
+
+
+def _unranked(group: Group) -> Answer:
+    reason, rows = Counter(row.unranked for row in group.rows).most_common(1)[0]
+    many = len(group.rows)
+    which = "The row is" if many == 1 else f"{rows} of {many} rows are" if rows < many else f"The {many} rows are"
+    return Answer(
+        "Nothing can be ranked here.", "Unknown", "", f"{which[0].lower() + which[1:]} without a rank, {reason}."
+    )
+
+
+def listed(names: list[str]) -> str:
+    """a, b and c; of many names the first, and how many more there are."""
+    shown = names if len(names) <= NAMED else names[: NAMED - 1]
+    more = [f"{len(names) - len(shown)} more"] if len(shown) < len(names) else []
+    *first, last = [*shown, *more]
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _number(rows: int) -> str:
+    return "the other one" if rows == 1 else f"the other {rows}"
+
+
+def _value(value: Value) -> str:
+    assert value.value is not None  # of a ranked row
+    ends = [end for end in (value.ci_low, value.ci_high) if end is not None]
+    return table.number(value.value) + (
+        f" [{table.number(ends[0])}, {table.number(ends[1])}]" if len(ends) == 2 else ""
+    )
+
+
+def _clusters(row: Row, metric: str) -> int:
+    assert row.record.path is not None  # of a ranked row
+    return min(map(len, equal_retention.clusters_of(row.record.path, metric)))
