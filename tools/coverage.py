@@ -141,9 +141,10 @@ def truths(path: Path, metric: str) -> np.ndarray:
     return curve.residual(path, metric, curve.draw(path, 0, 0), GRID)[:, 0]
 
 
-def holds(resampled: np.ndarray, clusters: int, truth: float, paired: bool = False) -> bool:
+def holds(resampled: np.ndarray, clusters: int, truth: float, paired: bool = False) -> float:
+    """1 or 0; NaN where there is no interval, since retention does not fall so far in too many draws."""
     found = (curve.difference if paired else curve.estimate)(resampled, clusters)
-    return found.low is not None and found.high is not None and found.low <= truth <= found.high
+    return np.nan if found.low is None or found.high is None else float(found.low <= truth <= found.high)
 
 
 def floor_of(path: Path) -> Sums:
@@ -155,8 +156,8 @@ def floor_of(path: Path) -> Sums:
 def one_and_two(
     paths: dict[str, Path], floor: Sums, sizes: tuple[int, int], datasets: int, draws: int
 ) -> dict[str, list[float]]:
-    """Row -> shares of data sets: f(.95), f(.95) of the other metric, the curve's mean, f(.95) above the floor; of
-    differences f(.95) alone.
+    """Row -> shares of data sets: f(.95), f(.95) of the other metric, the curve's mean, f(.95) above the floor, and how
+    many have no interval of the first and of the third; of differences f(.95) alone.
 
     Also, as "all ranks", how often all rows' ranges hold their true ranks.
     """
@@ -183,15 +184,16 @@ def one_and_two(
             share = curve.above_floor(f[middle], data, KEPT, drawn, weights)
             whole = curve.draw(path, 0, 0)
             hit += [holds(share, clusters, float(curve.above_floor(t[KEPT][middle], path, KEPT, floor, whole)[0]))]
-            hits.setdefault(name, []).append([t[KEPT][middle], *hit, len(data.alphas) - 2])
+            without = [float(np.isnan(hit[i])) for i in (0, 2)]
+            hits.setdefault(name, []).append([t[KEPT][middle], *hit, *without, len(data.alphas) - 2])
         for i, a in enumerate(names):
             for b in names[:i]:
                 gap = true[a][KEPT][middle] - true[b][KEPT][middle]
                 hits.setdefault(f"{a} - {b}", []).append([gap, holds(left[a] - left[b], clusters, gap, True)])
         ranges = curve.ranks(np.array(list(left.values())), clusters)
         held = all(span is not None and span[0] <= o <= span[1] for span, o in zip(ranges, order, strict=True))
-        hits.setdefault("all ranks", []).append([np.nan, held])
-    return {name: np.mean(found, axis=0).tolist() for name, found in hits.items()}
+        hits.setdefault("all ranks", []).append([0.0, held])
+    return {name: np.nanmean(found, axis=0).tolist() for name, found in hits.items()}
 
 
 def null(a: Path, b: Path, sizes: tuple[int, int], datasets: int, draws: int) -> list[float]:
@@ -237,10 +239,10 @@ def main() -> None:
         by_author, kr, kf = SIZES[title]
         paths = {name: population(given.cache / f"{name}.npz", by_author) for name in given.paths}
         floor = floor_of(population(given.cache / "floor.npz", by_author))
-        print(
-            f"\n{title}\n\n| path | true | coverage | of {OTHER} | of the curve's mean | above floor | points between |"
-        )
-        print("|---|---:|---:|---:|---:|---:|---:|")
+        print(f"\n{title}: {kr} and {kf} {'authors' if by_author else 'documents'}\n")
+        columns = ["true", "coverage", f"of {OTHER}", "of the curve's mean", "above floor"]
+        columns += ["without one", "without the mean's", "points between"]
+        print("| path | " + " | ".join(columns) + " |\n|---|" + "---:|" * len(columns))
         for name, found in one_and_two(paths, floor, (kr, kf), given.datasets, given.draws).items():
             print(f"| {name} | " + " | ".join(f"{v:.3f}" for v in found) + " |", flush=True)
         print("\n| two alike, made of | p < .05 | ranks differ |\n|---|---:|---:|")

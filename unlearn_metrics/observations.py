@@ -15,7 +15,7 @@ class Observation:
     """A field of a Document that a model is needed for.
 
     Attributes:
-        kind: TokenScores, or the type of one value: str, int, float.
+        kind: TokenScores, or the type of one value: str, int, float; list: of a number for each layer.
         request: lm-eval's request type and the function of that name in `backends` that serves it; None where a job
             adds the field afterwards.
         answer: the field of the data whose text is scored (TokenScores).
@@ -41,6 +41,8 @@ OBSERVATIONS = {
     "judged_generation": Observation(TokenScores),  # under the original
     "self_judged_generation": Observation(TokenScores),  # under the model that wrote it
     "clean_probability": Observation(float, high=1),  # see gibberish
+    "patched": Observation(list),  # what each layer lacks of the answer, see erasure_depth
+    "lens": Observation(list),  # the same by logit lens
 }
 
 

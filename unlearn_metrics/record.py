@@ -221,7 +221,8 @@ class RunRecord:
     name: what a table calls the unlearned checkpoint. composites: model -> name -> values of several splits or models.
     checkpoints: "original", "unlearned", and "retain_only" where forget quality has a reference. imported: None where
     the package measured the record itself. ability: metrics of other lm-eval tasks, TASK.METRIC -> which way is
-    good. What could not be known is None or absent, never a default.
+    good. depth: model -> what each layer lacks of the forget answers, in nats per token (see erasure_depth). What could
+    not be known is None or absent, never a default.
     """
 
     __pydantic_config__ = STRICT
@@ -249,6 +250,7 @@ class RunRecord:
     headline: Headline = field(default_factory=Headline)
     path: MeasuredPath | None = None
     residual: dict[Text, Residual] = field(default_factory=dict)
+    depth: dict[Text, list[float]] = field(default_factory=dict)
 
 
 SCHEMA = "unlearn-metrics/record/3"

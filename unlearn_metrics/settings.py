@@ -56,6 +56,8 @@ class Settings:
     retain_model: the checkpoint that never saw the forget set; or reference_record, an earlier run whose model
     reference_from stands for it. utility_tasks: lm-eval tasks beside the benchmark, from include_path too.
     gibberish_model: a text classifier for the generations. gradnorm: the attack that needs a backward pass, too.
+    depth: what the layers of the models lack, by patching them into the original; of the entities that entity_spans
+    names instead of whole answers.
     model_args: how the model is loaded, as lm-eval spells it: KEY=VALUE,... of MODEL_ARGS.
     """
 
@@ -77,6 +79,8 @@ class Settings:
     utility_limit: Count | None = None
     gibberish_model: str | None = None
     gradnorm: bool = False
+    depth: bool = False
+    entity_spans: Path | None = None
     apply_chat_template: bool = False
     batch_size: Count = 1
     model_args: Annotated[str, AfterValidator(_loadable)] = ""

@@ -359,7 +359,7 @@ def test_attacks_compare_the_same_part_of_forget_and_holdout():
 def test_what_is_missing_is_named():
     splits = benchmark(np.random.default_rng(0))
     alone = compose(splits, None, splits)
-    assert alone.keys() == {name for name, composite in COMPOSITES.items() if composite.only is None}
+    assert alone.keys() == {name for name, c in COMPOSITES.items() if c.only is None and not c.observed}
     for name in (*QUALITY, "privleak", "auc_reference", "privacy_score"):
         assert alone[name].value is None
         assert alone[name].undefined == "needs a retain-only model (--retain-model or --reference-record)"
@@ -374,7 +374,9 @@ def test_what_is_missing_is_named():
 def test_the_retain_only_model_is_not_compared_with_itself():
     splits = benchmark(np.random.default_rng(0))
     found = compose(splits, splits, splits)
-    assert {n for n in COMPOSITES if n not in found} == {n for n, c in COMPOSITES.items() if c.compares or c.only}
+    assert {n for n in COMPOSITES if n not in found} == {
+        n for n, c in COMPOSITES.items() if c.compares or c.only or c.observed
+    }
     assert found["auc_loss"].value is not None
 
 

@@ -81,6 +81,8 @@ def score(
     utility_limit: int | None = None,
     gibberish_model: str | None = None,
     gradnorm: bool = False,
+    depth: bool = False,
+    entity_spans: Place | None = None,
     name: str | None = None,
     limit: int | None = None,
     device: str | None = None,
@@ -120,6 +122,8 @@ def score(
         utility_limit: only the first documents of each of these tasks.
         gibberish_model: a text classifier, with a label "clean", that reads the generations.
         gradnorm: the membership attack by gradient norm too, at a backward pass for each document.
+        depth: how deep the forgetting reaches, by patching each layer into the original; needs retain_model.
+        entity_spans: of depth, a JSON list of {"question", "entity"}, where the entity alone is read.
         name: what tables call the unlearned checkpoint; by default as it is given.
         limit: only the first documents of each split.
         device: "cpu", "cuda", "cuda:1", ...; by default a GPU if there is one.
@@ -164,6 +168,8 @@ def score(
             "utility_limit": utility_limit,
             "gibberish_model": gibberish_model,
             "gradnorm": gradnorm,
+            "depth": depth,
+            "entity_spans": entity_spans,
             "name": name,
             "limit": limit,
             "device": device,

@@ -141,6 +141,18 @@ GradNorm = Annotated[
     bool,
     typer.Option("--gradnorm", help="The membership attack by gradient norm too: a backward pass for each document."),
 ]
+Depth = Annotated[
+    bool,
+    typer.Option(
+        "--depth",
+        help="How deep the forgetting reaches: each layer is patched into the original. Needs --retain-model, and "
+        "for each layer and model a pass over the forget set.",
+    ),
+]
+EntitySpans = Annotated[
+    Path | None,
+    typer.Option(help="Of --depth: a JSON list of {question, entity}; there the entity alone is read.", metavar="FILE"),
+]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="All metrics, and the work done.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run that --out already holds.")]
 
@@ -188,6 +200,8 @@ def score(
     gibberish: Gibberish = False,
     gibberish_model: GibberishModel = None,
     gradnorm: GradNorm = False,
+    depth: Depth = False,
+    entity_spans: EntitySpans = None,
     name: Annotated[
         str | None, typer.Option(help="What tables call the unlearned checkpoint. Default: as given.", metavar="TEXT")
     ] = None,

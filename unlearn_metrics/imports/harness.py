@@ -144,8 +144,10 @@ def _tasks(runs: Sequence[Run]) -> dict[str, Task]:
             return raw[part].get(name) if isinstance(raw.get(part), dict) else None
 
         for name, config in raw["configs"].items():
+            if not NAME.fullmatch(name) or not isinstance(config, dict):
+                continue
             samples = file.with_name(f"samples_{name}_{stamp}.jsonl")
-            if not NAME.fullmatch(name) or not isinstance(config, dict) or not samples.is_file():
+            if not samples.is_file():
                 continue
             higher = of("higher_is_better", name)
             found[name] = Task(

@@ -116,6 +116,8 @@ def resolved(lm: HFLM, settings: Settings) -> dict[str, str | int | float | bool
         "model_args": settings.model_args,
         "gibberish_model": settings.gibberish_model,
         "gradnorm": settings.gradnorm,
+        "depth": settings.depth,
+        "entity_spans": None if settings.entity_spans is None else str(settings.entity_spans),
         "seed": settings.seed,
     }
 
@@ -167,7 +169,7 @@ def requests_hash(tasks: Tasks, lm: HFLM, settings: Settings, others: other_task
 # settings that choose the control, the reference, the intervals and the name, and change no observation of a model
 AFTERWARDS = (
     *("control", "keep", "retention_metric", "alpha", "layers", "trajectory", "name", "seed"),
-    *("retain_model", "reference_record", "reference_from", "gibberish_model"),
+    *("retain_model", "reference_record", "reference_from", "gibberish_model", "depth", "entity_spans"),
 )
 
 

@@ -224,6 +224,12 @@ def open_tasks(
         given = settings.retention_metric
         metric = suites.headline(str(benchmark)).retain if given == Settings.retention_metric else given
         settings = replace(settings, utility_limit=settings.limit, retention_metric=metric)
+    if settings.entity_spans is not None and not settings.depth:
+        raise InputError("--entity-spans is about --depth")
+    if settings.depth and "forget" not in tasks:
+        raise InputError(f"--depth reads answers of a split 'forget', which {benchmark} does not have")
+    if settings.depth and settings.retain_model is None:
+        raise InputError("--depth compares with a retain-only model: pass --retain-model")
     if settings.reference_record is not None and not tasks:
         raise InputError(f"{benchmark} has no metric that needs a reference")
     names, path, folder = settings.utility_tasks, settings.include_path, data if isinstance(data, Path) else None

@@ -15,6 +15,7 @@ from unlearn_metrics.control.controls import Family
 from unlearn_metrics.documents import Observations
 from unlearn_metrics.errors import InputError
 from unlearn_metrics.jobs import identity, keep
+from unlearn_metrics.jobs.depth import observe_depth
 from unlearn_metrics.jobs.job import Job
 from unlearn_metrics.jobs.observing import Splits, judge_generations, observe, observe_as_published
 from unlearn_metrics.jobs.opening import Warm, open_job, open_tasks
@@ -23,7 +24,7 @@ from unlearn_metrics.record import Control, MeasuredPath, RunRecord
 from unlearn_metrics.records import signature
 from unlearn_metrics.records.folder import Stages
 from unlearn_metrics.scores import equal_retention
-from unlearn_metrics.scores.scoring import score_all
+from unlearn_metrics.scores.scoring import layer_drops, score_all
 from unlearn_metrics.settings import OwnData, Settings
 from unlearn_metrics.splits import halves, kept_on, parse
 
@@ -60,9 +61,12 @@ def run(
         observed["retain_only"] = observe_as_published(job, "retain_only")
     elif job.reference is not None:
         observed["retain_only"] = job.reference.documents
+    if settings.depth:
+        observe_depth(job, control, observed)
     judge_generations(job, observed)
     record = sum_up(job, observed, control, path, settings.name or unlearned)
-    return replace(record, wall_seconds=time.monotonic() - start + job.stage.seconds), observed
+    seconds = time.monotonic() - start + job.stage.seconds
+    return replace(record, depth=layer_drops(observed), wall_seconds=seconds), observed
 
 
 def check_reference(job: Job, originals: Splits) -> None:

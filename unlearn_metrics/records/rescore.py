@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from unlearn_metrics.record import Residual, RunRecord, Score
 from unlearn_metrics.records import store
 from unlearn_metrics.records.verdict import verdict
 from unlearn_metrics.scores.equal_retention import residuals, with_ends
-from unlearn_metrics.scores.scoring import score_all
+from unlearn_metrics.scores.scoring import layer_drops, score_all
 
 # Processors differ in the last bits of exp, log and sums: 1e-16 of what is added up, a few hundred times that in what
 # is computed from it. A value near 0 may be the difference of numbers near 1, so it is held against 0.001 at least: its
@@ -49,7 +49,15 @@ def rescore(folder: Path, more: Iterable[str] = ()) -> RunRecord:
     path = None if record.path is None else with_ends(record.path, observations)
     residual = {} if path is None else residuals(path, record.control.keep, seed)
     words = verdict(scores, record.control, record.headline, residual, record.imported)
-    return replace(record, scores=scores, composites=composites, path=path, residual=residual, verdict=words)
+    return replace(
+        record,
+        scores=scores,
+        composites=composites,
+        path=path,
+        residual=residual,
+        verdict=words,
+        depth=layer_drops(observations),
+    )
 
 
 def of_means(record: RunRecord) -> bool:
@@ -75,6 +83,10 @@ def changed(stored: RunRecord, again: RunRecord) -> tuple[int, list[str], float]
             for metric, found in stored.residual.items()
             if metric in again.residual
         ),
+        *(
+            (f"depth of {model}", layers(drops), layers(again.depth.get(model, [])))
+            for model, drops in stored.depth.items()
+        ),
     ]
     for where, mine, theirs in groups:
         count += len(mine)
@@ -85,6 +97,11 @@ def changed(stored: RunRecord, again: RunRecord) -> tuple[int, list[str], float]
             else:
                 differing.append(f"{where}: {name} is {score}, again {theirs.get(name)}")
     return count, differing, largest
+
+
+def layers(drops: Sequence[float]) -> dict[str, Score]:
+    """The drops of a model's layers, in the form of scores."""
+    return {f"layer {number}": Score(drop, None, None, 0, 0) for number, drop in enumerate(drops, 1)}
 
 
 def estimates(residual: Residual) -> dict[str, Score]:

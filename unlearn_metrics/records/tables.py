@@ -46,6 +46,7 @@ def load(folder: Path, foreign: Iterable[str] = ()) -> Observations:
     """The documents in both tables of a folder, in the order of their rows. foreign: metrics of other lm-eval tasks."""
     observations: Observations = {}
     by_id: dict[tuple[str, str, int], Document] = {}
+    layers: dict[str, int] = {}
     for row in _rows(read(folder / TEXTS, foreign)):
         model, split = (RENAMED.get(row[name], row[name]) for name in ("model", "split"))
         if model not in MODELS:
@@ -61,6 +62,10 @@ def load(folder: Path, foreign: Iterable[str] = ()) -> Observations:
         for name, it in OBSERVATIONS.items():
             if it.kind is float and not 0 <= document.get(name, 0) <= it.high:
                 raise InputError(f"{folder / TEXTS}: {name} is {document[name]:g}, not between 0 and {it.high:g}")
+            if it.kind is list and name in document:
+                known = all(drop is not None and math.isfinite(drop) for drop in document[name])
+                if not known or not 0 < len(document[name]) == layers.setdefault(name, len(document[name])):
+                    raise InputError(f"{folder / TEXTS}: {name} is not a finite number for each of the same layers")
         for name, value in logged.items():
             if not abs(value) <= MAX_NUMBER:
                 raise InputError(f"{folder / TEXTS}: {LOGGED}{name} is {value:g}, which is no value")
@@ -153,7 +158,7 @@ def _type(name: str, kind: type) -> pa.DataType:
 
 
 def _element(name: str) -> pa.DataType:
-    return pa.int32() if TOKEN_SCORE_FIELDS[name] is np.int32 else pa.float32()
+    return pa.int32() if TOKEN_SCORE_FIELDS.get(name) is np.int32 else pa.float32()
 
 
 def _each(observations: Observations) -> Iterable[tuple[str, str, Document]]:
@@ -188,5 +193,5 @@ def of_texts(observations: Observations) -> pa.Table:
         | {LOGGED + name: document.get("logged", {}).get(name) for name in logged}
         for model, split, document in _each(observations)
     ]
-    schema = [(n, _ARROW[kind]) for n, kind in TEXT_COLUMNS.items()] + [(LOGGED + n, pa.float64()) for n in logged]
+    schema = [(n, _type(n, kind)) for n, kind in TEXT_COLUMNS.items()] + [(LOGGED + n, pa.float64()) for n in logged]
     return pa.Table.from_pylist(rows, pa.schema(schema))

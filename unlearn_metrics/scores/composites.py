@@ -20,6 +20,7 @@ from scipy.special import expit
 
 from unlearn_metrics.documents import Document, Floats
 from unlearn_metrics.metrics import MEMBERSHIP_ATTACKS, METRICS, privacy, values
+from unlearn_metrics.metrics.depth import erased_share
 from unlearn_metrics.metrics.forget_quality import ks_distance, ks_forget_quality
 from unlearn_metrics.metrics.memorization import log_truth_ratio
 from unlearn_metrics.record import Score
@@ -340,11 +341,24 @@ def tradeoff_score(m: Model) -> Floats:
     return harmonic(memorization_score(m), utility_score(m))
 
 
+def erased(m: Model, by: str) -> Floats:
+    """How deep the forgetting reaches: mean over the forget documents of the share of the knowledge that the model's
+    layers lack. 0 = all layers still hold it, 1 = as if never trained on it.
+
+    by: "patched", activation patching (erasure_depth); "lens", logit lens. See `erased_share`.
+    Source: Lee, Kim & Jo 2026 (arXiv 2605.24614).
+    """
+    mine, base = m.documents("forget"), m.reference.documents("forget")
+    shares = [erased_share(d[by], r[by]) if by in d and by in r else math.nan for d, r in zip(mine, base, strict=True)]
+    return m.average("forget", "depth", np.array(shares))
+
+
 @dataclass(frozen=True)
 class Composite:
     """fn returns [1 + resamples] values. splits: what a benchmark must have for it to be a question at all.
 
     compares: with the retain-only model, which is not compared with itself. only: the benchmarks it is defined for.
+    observed: an observation of the first split without which it is not asked for.
     no_interval: why it has none.
     """
 
@@ -353,6 +367,7 @@ class Composite:
     better: Literal["higher", "zero", "half"] = "higher"
     compares: bool = False
     only: Collection[str] | None = None
+    observed: str | None = None
     no_interval: str = ""
 
     def interval(self, resampled: Floats, clusters: int) -> tuple[float | None, float | None]:
@@ -378,6 +393,8 @@ COMPOSITES: dict[str, Composite] = {
     "privacy_score": Composite(privacy_score, MEMBERSHIP, compares=True, no_interval=_BOUNDARY),
     "utility_score": Composite(utility_score, ("forget", *_NINE)),
     "tradeoff_score": Composite(tradeoff_score, ("forget", *_NINE)),
+    "erasure_depth": Composite(partial(erased, by="patched"), ("forget",), compares=True, observed="patched"),
+    "logit_lens": Composite(partial(erased, by="lens"), ("forget",), compares=True, observed="lens"),
     "overall_score": Composite(overall_score, (*MEMBERSHIP, *_NINE), compares=True, no_interval=_BOUNDARY),
 }
 
@@ -441,6 +458,8 @@ def applicable(model: Model, is_reference: bool) -> Iterator[tuple[str, Composit
     for name, composite in COMPOSITES.items():
         about = model.about(composite.splits)
         if not set(about) <= model.splits.keys() or (composite.compares and is_reference):
+            continue
+        if composite.observed is not None and not any(composite.observed in d for d in model.splits[about[0]]):
             continue
         if composite.only is None or model.benchmark in composite.only:
             yield name, composite, about

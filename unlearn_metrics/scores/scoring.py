@@ -50,6 +50,15 @@ def score_all(
     return scores, composites
 
 
+def layer_drops(observations: Observations) -> dict[str, list[float]]:
+    """model -> what each layer lacks of the forget answers, in nats per token: a mean over the documents."""
+    found = {
+        model: [d["patched"] for d in splits.get("forget", ()) if "patched" in d]
+        for model, splits in observations.items()
+    }
+    return {model: np.mean(drops, axis=0).tolist() for model, drops in found.items() if drops}
+
+
 def with_more(record: RunRecord, observations: Observations, names: Sequence[str], seed: int) -> RunRecord:
     """The record with the scores of further metrics, of the documents that hold their arguments."""
     scores = {
