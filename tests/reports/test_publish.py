@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+from pathlib import Path
 
 import pytest
 import yaml
@@ -14,8 +15,10 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from tests.command import Done, process
+from tests.reports.test_leaderboard import measured
 from unlearn_metrics.errors import InputError
 from unlearn_metrics.record import RECORD_TYPE, SCHEMA, CheckpointInfo, Control, RunRecord, Score
+from unlearn_metrics.reports import publish as module
 from unlearn_metrics.reports import table
 from unlearn_metrics.reports.publish import TASK_NAME, publish, updated
 
@@ -74,18 +77,84 @@ def record(value: float | None = 0.25, **changes) -> RunRecord:
 
 
 def test_the_hubs_own_library_reads_it():
-    card = ModelCard(updated(CARD, record()))
+    card = ModelCard(updated(CARD, record(), everything=True))
     others, *mine = card.data.eval_results
     assert (card.data.model_name, others.dataset_type, others.metric_value) == ("my-model", "ai2_arc", 0.5)
-    utility, raw, held = sorted(mine, key=lambda e: (e.dataset_split, e.metric_name), reverse=False)
-    assert (utility.metric_type, utility.metric_value, utility.dataset_split) == ("model_utility", 0.6, "all")
-    raw, held = sorted((raw, held), key=lambda e: e.metric_value)
     assert {e.task_name for e in mine} == {TASK_NAME}
     assert {(e.dataset_type, e.dataset_config) for e in mine} == {("locuslab/TOFU", "tofu_forget05")}
-    assert (raw.metric_name, raw.metric_value) == ("extraction_strength, as published", 0.001)
-    assert (held.metric_name, held.metric_value) == ("extraction_strength, under control", 0.25)
-    assert held.metric_args == {"ci95": [0.125, 0.5], "n": 200, "alpha": 0.3, "signature": SIGNATURE}
+    assert {e.dataset_args["signature"] for e in mine} == {SIGNATURE}
+    named = {e.metric_name: e for e in mine}
+    raw = named["extraction_strength, as published (forget)"]
+    held = named["extraction_strength, under control (forget)"]
+    assert (raw.metric_value, held.metric_value, named["model_utility, under control"].metric_value) == (
+        0.001,
+        0.25,
+        0.6,
+    )
+    assert held.metric_args == {"ci95": [0.125, 0.5], "n": 200, "alpha": 0.3}
     assert raw.metric_args["alpha"] == 1.0
+
+
+def full() -> RunRecord:
+    """A record with all that a headline can have, and more."""
+    scores = {name: Score(0.5, 0.4, 0.6, 200, 0) for name in ("extraction_strength", "probability", "rouge", "min_k")}
+    of, residual = measured((0.4, 0.3, 0.2, 0.5, 0.6, 0.4), 0.9, retain_only=0.2)
+    composed = {
+        name: Score(0.6, 0.5, 0.7, 817, 0) for name in ("model_utility", "forget_quality", "privleak", "ks_distance")
+    }
+    return record(
+        scores={model: {"forget": scores, "retain": scores} for model in ("original", "unlearned", "controlled")},
+        composites=dict.fromkeys(("unlearned", "controlled"), composed),
+        path=of,
+        residual=residual,
+        verdict="As published, it forgets; [held](http://evil.example) it does not.",
+    )
+
+
+def test_the_headline_is_short_and_all_is_all():
+    """Six values in at most 60 lines, the residual first and the verdict above them."""
+    bare = "---\nlicense: mit\n---\n\n# Mine\n"
+    new = updated(bare, full())
+    metadata, body = new.removeprefix("---\n").split("\n---\n", 1)
+    assert len(metadata.splitlines()) <= 60
+    mine = ModelCard(new).data.eval_results
+    assert [(e.metric_name, e.metric_value) for e in mine] == [
+        ("residual extraction_strength at 95 % retention (forget)", pytest.approx(0.4)),
+        ("extraction_strength above retain-only at 95 % retention (forget)", pytest.approx(0.25)),
+        ("extraction_strength, as published (forget)", 0.5),
+        ("extraction_strength, as published (retain)", 0.5),
+        ("model_utility, as published", 0.6),
+        ("forget_quality, as published", 0.6),
+    ]
+    html = MarkdownIt("commonmark").enable("table").render(body)
+    assert html.index("As published, it forgets; [held]") < html.index("<table>")
+    assert "<a " not in html
+    assert html.count("<tr>") == 7
+    every = ModelCard(updated(bare, full(), everything=True)).data.eval_results
+    assert {(e.metric_name, e.metric_value) for e in mine} < {(e.metric_name, e.metric_value) for e in every}
+    assert any(e.metric_name == "rouge, under control (retain)" for e in every)
+    assert updated(updated(bare, full(), everything=True), full()) == new  # a short one replaces a long one
+
+
+def test_what_was_written_is_read_again(tmp_path, monkeypatch):
+    card = tmp_path / "README.md"
+    card.write_text(CARD)
+    whole = Path.write_bytes
+    monkeypatch.setattr(Path, "write_bytes", lambda path, data: whole(path, data[:-40]))  # a disk that drops the end
+    with pytest.raises(InputError, match="does not hold what was written"):
+        publish(record(), card)
+    monkeypatch.undo()
+    monkeypatch.setattr(module, "entries", lambda record, everything=False: [])  # what should be there is not
+    with pytest.raises(InputError, match="no score to publish"):
+        publish(record(), card)
+    monkeypatch.undo()
+    right = module.entries
+    monkeypatch.setattr(module, "_merge", lambda *given: module.eval_results_to_model_index("x", right(record(0.5))))
+    with pytest.raises(InputError, match="reads other values"):
+        publish(full(), card)
+    monkeypatch.undo()
+    assert card.read_text() == CARD
+    assert list(tmp_path.iterdir()) == [card]
 
 
 def test_a_card_of_no_results_gets_them_and_keeps_its_bytes():
@@ -109,6 +178,9 @@ def test_nothing_else_changes():
 
 
 def test_again_is_the_same_and_a_new_run_replaces_only_its_own():
+    def updated(card: str, run: RunRecord) -> str:
+        return module.updated(card, run, everything=True)
+
     once = updated(CARD, record())
     assert updated(once, record()) == once
     other = record(signature=SIGNATURE.replace("05", "10", 1), benchmark="tofu_forget10")
@@ -121,14 +193,15 @@ def test_again_is_the_same_and_a_new_run_replaces_only_its_own():
     assert ("tofu_forget05", 0.25) not in values
     assert "| 0.750 [0.375, 1.500] (3 unscored) |" in again
     unknown = updated(again, record(None))  # no number for what is not known
-    assert ("tofu_forget05", "extraction_strength, under control") not in {
+    assert ("tofu_forget05", "extraction_strength, under control (forget)") not in {
         (e.dataset_config, e.metric_name) for e in ModelCard(unknown).data.eval_results
     }
 
 
 def test_what_the_reader_sees():
-    html = MarkdownIt("commonmark").enable("table").render(updated(CARD, record()).split("\n---\n", 1)[1])
-    assert html.count("<table>") == 1
+    text = updated(CARD, record(), everything=True).split("\n---\n", 1)[1]
+    html = MarkdownIt("commonmark").enable("table").render(text)
+    assert html.count("<table>") == 2
     assert "0.250 [0.125, 0.500] (3 unscored)" in html
     assert f"<code>{SIGNATURE}</code>" in html
     assert "ga-52, unlearned from locuslab/tofu_ft_phi; control: mix, alpha = 0.3 " in html
@@ -206,9 +279,16 @@ def test_through_the_command_line_without_a_login(tmp_path):
     def cli(*more: str) -> Done:
         return process("publish", run, "--model-card", card, *more, env=env)
 
+    dry = cli("--dry-run")
+    assert dry.returncode == 0, dry.stderr
+    assert card.read_text() == CARD
+    assert "+### Unlearning: tofu_forget05" in dry.stdout
+    assert "-    - {type: acc, value: 0.5}" in dry.stdout  # others' results are kept, in another form
+    assert "nothing to --push" in cli("--dry-run", "--push", "me/model").stderr
     done = cli()
     assert done.returncode == 0, done.stderr
     assert card.read_text() == updated(CARD, record())
+    assert cli("--dry-run").stdout == f"nothing to change in {card}\n"
     done = cli("--push", "me/model")
     assert done.returncode == 2
     assert "nothing to change" in done.stderr

@@ -140,8 +140,10 @@ def publish(
         str | None,
         typer.Option(help="Then upload it as the README.md of this model on the hub.", metavar="REPO_ID"),
     ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All scores, not the headline's six alone.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would change, and write nothing.")] = False,
 ) -> None:
-    """Write a run's results into a Hugging Face model card: metadata that the hub reads, and a table.
+    """Write a run's results into a Hugging Face model card: metadata that the hub reads, the verdict, and a table.
 
     Nothing else in the card changes; a later run on the same benchmark replaces what an earlier one wrote.
     --push needs your own login (hf auth login).
@@ -149,7 +151,16 @@ def publish(
     from unlearn_metrics.records.store import load_record
     from unlearn_metrics.reports import publish as job
 
-    changed = job.publish(load_record(run), model_card)
+    if dry_run and push is not None:
+        raise InputError("--dry-run writes nothing, so there is nothing to --push")
+    record = load_record(run)
+    if dry_run:
+        difference = job.change(record, model_card, everything).diff()
+        out.print(
+            Text(difference or f"nothing to change in {model_card}"), soft_wrap=True, end="" if difference else "\n"
+        )
+        return
+    changed = job.publish(record, model_card, everything)
     err.print(f"{'wrote' if changed else 'nothing to change in'} {model_card}")
     if push is not None:
         out.print(job.push(model_card, push))
