@@ -62,10 +62,14 @@ def task_row(task: str, config: dict[str, Any]) -> tuple[str, ...]:
     metrics = [entry["metric"] for entry in config["metric_list"]]
     if metadata.get("own"):
         data = f"your `{split}_file`"
-    else:
-        data = f"`{config['dataset_path']}`, `{config['dataset_name']}`, `{config['test_split']}`"
-    if metadata.get("packaged"):
+    elif metadata.get("packaged"):
         data = "in the package"
+    elif lines := metadata.get("lines"):
+        data = "local: " + ", ".join(f"`{file}`" for file in lines.values())
+    else:
+        parts = (config["dataset_path"], config.get("dataset_name"), config["test_split"])
+        data = ", ".join(f"`{part}`" for part in parts if part is not None)
+        data += f"; local: `{file}`" if (file := metadata.get("file")) else ""
     text = "—"
     if any("generation" in METRICS[metric].needs for metric in metrics):
         kwargs = config["generation_kwargs"]

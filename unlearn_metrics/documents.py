@@ -113,12 +113,12 @@ class MeanLoss:
 Losses: TypeAlias = TokenScores | MeanLoss | FlagScores
 
 
-# One document of a benchmark with everything that was observed of it: "id", "split", "cluster", the texts
-# ("prompt", "reference", "generation"), the token scores by role ("answer", "paraphrased_question", "true_answer",
-# "wrong_answers", "judged_generation": under the original, "self_judged_generation": under the model that wrote it;
-# MeanLoss instead where a log is all there is), "revealed" (see extraction_strength_similar), "clean_probability"
-# (see gibberish), "gradient" (see gradnorm) and "logged", metric values taken from a log that does not hold what they
-# could be computed from.
+# One document of a benchmark with everything that was observed of it: "id", "split", "cluster", the texts ("prompt",
+# "reference", "generation"), "kind" (what an aggregate counts it under, see scores/lume.py), the token scores by role
+# ("answer", "paraphrased_question", "true_answer", "wrong_answers", "judged_generation": under the original,
+# "self_judged_generation": under the model that wrote it; MeanLoss instead where a log is all there is), "revealed"
+# (see extraction_strength_similar), "clean_probability" (see gibberish), "gradient" (see gradnorm) and "logged", metric
+# values taken from a log that does not hold what they could be computed from.
 # Metrics name the fields that they need.
 Document: TypeAlias = dict[str, Any]
 

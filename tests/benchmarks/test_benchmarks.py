@@ -2,8 +2,11 @@
 
 import json
 import math
+import re
 import shutil
+import statistics
 import sys
+from collections import Counter
 from pathlib import Path
 
 import lm_eval
@@ -16,7 +19,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from rouge_score import rouge_scorer
 
-from tests import DEMO, ROOT
+from tests import DEMO, ROOT, SHARED
 from tests.command import lm_eval_run, run
 from tests.plain import LLAMA3, OFFLINE, ask, command, exact, forward, prob, read, strength, text_of, write
 from tools import benchmarks_page
@@ -30,7 +33,7 @@ from unlearn_metrics.settings import Settings
 from unlearn_metrics.splits import is_forget
 
 BIN = Path(sys.executable).parent
-DATA = Path(__file__).parent / "data"  # invented text in the form of MUSE and RWKU
+DATA = Path(__file__).parent / "data"  # invented text in the form of MUSE, RWKU, LUME and BLUR
 NUMBERS = ("01", "05", "10")
 FACTS = ["tofu_real_authors", "tofu_world_facts"]
 SUITES = {f"tofu_forget{n}": [f"tofu_forget{n}", "tofu_retain", *FACTS] for n in NUMBERS}
@@ -44,10 +47,22 @@ RWKU = ["forget_level2", "neighbor_level2", "forget_level1", "forget_level3", "n
 SUITES["rwku"] = [f"rwku_{task}" for task in [*RWKU, "mia_retain", "utility_fluency"]]
 SUITES["demo"] = ["demo_forget", "demo_retain"]
 SUITES["demo_privacy"] = [*SUITES["demo"], "demo_holdout"]
+SUITES["lume"] = ["lume_forget", "lume_retain"]
+SUITES["lume_privacy"] = [*SUITES["lume"], "lume_forget_mia", "lume_holdout_mia"]
+SUITES["tofu_forget10_paired"] = ["tofu_forget10_paired", "tofu_retain_paired"]
 LM_EVAL_OWN = {"wmdp": ["wmdp_bio", "wmdp_cyber", "wmdp_chem", "mmlu"]}
 OWN = ["custom_forget", "custom_retain", "custom_holdout"]
-HUB = {"tofu": "locuslab/TOFU", "muse_news": "muse-bench/MUSE-News", "muse_books": "muse-bench/MUSE-Books"}
-HUB |= {"rwku": "jinzhuoran/RWKU", "demo": "unlearn-metrics/demo"}
+HUB = {
+    "tofu_forget10_paired": "blur",
+    "tofu": "locuslab/TOFU",
+    "muse_news": "muse-bench/MUSE-News",
+    "muse_books": "muse-bench/MUSE-Books",
+}
+HUB |= {
+    "rwku": "jinzhuoran/RWKU",
+    "demo": "unlearn-metrics/demo",
+}
+HUB["lume"] = "llmunlearningsemeval2025organization/semeval25-unlearning-dataset-public"
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +70,8 @@ def data(tmp_path_factory) -> Path:
     """One folder with the files of all benchmarks."""
     folder = tmp_path_factory.mktemp("data")
     shutil.copytree(DATA / "muse", folder, dirs_exist_ok=True)
-    shutil.copytree(DATA / "rwku", folder, dirs_exist_ok=True)
+    for benchmark in ("rwku", "lume", "blur"):
+        shutil.copytree(DATA / benchmark, folder, dirs_exist_ok=True)
     forget, retain, holdout = (
         read(DEMO / "data" / f"{name}.json") for name in ("forget_perturbed", "retain_perturbed", "holdout")
     )
@@ -174,6 +190,8 @@ def test_stock_run_of_every_further_task_reports_every_metric_off_the_network(tm
         "muse_news_suite",
         "muse_books_suite",
         "rwku_suite",
+        "lume_privacy_suite",
+        "tofu_forget10_paired_suite",
         *(f"tofu_holdout{n}" for n in NUMBERS),
         *PARAPHRASED,
         "demo_holdout",
@@ -196,6 +214,8 @@ def test_stock_run_of_every_further_task_reports_every_metric_off_the_network(tm
         *SUITES["muse_news"],
         *SUITES["muse_books"],
         *SUITES["rwku"],
+        *SUITES["lume_privacy"],
+        *SUITES["tofu_forget10_paired"],
         *(f"tofu_holdout{n}" for n in NUMBERS),
         *PARAPHRASED,
         "demo_holdout",
@@ -372,6 +392,88 @@ def test_score_on_a_benchmark_of_several_parts(tmp_path):
     assert "forget_verbmem" in done.stdout
     again = run("rescore", "run", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
+
+
+def test_lume_asks_as_its_own_code(lm, data):
+    """The input as it is; 256 tokens; documents of one text are one cluster, and of the kind that their id says."""
+    found = suites.evaluate(lm, suites.load("lume", data))
+    rows, how = read(data / "forget.jsonl"), {"until": [], "max_gen_toks": 256, "do_sample": False}
+    for document, row in zip(found["forget"], rows, strict=True):
+        assert document["prompt"] == document["question"] == row["input"]
+        assert document["reference"] == row["output"]
+        assert document["generation"] == lm.generate_until([Instance("generate_until", {}, (row["input"], how), 0)])[0]
+    kinds = [f"Task{i} {kind}" for i in (1, 2, 3) for kind in ("sc", "qa")]
+    assert [d["kind"] for d in found["forget"]] == kinds
+    assert [d["cluster"] for d in found["retain"]] == [0, 0, 1, 1, 2, 2]
+
+
+def test_lumes_score_is_that_of_its_parts_and_is_found_again(tmp_path, data, checkpoint):
+    given = ["--original", checkpoint, "--unlearned", checkpoint, "--benchmark", "lume_privacy"]
+    done = run("score", *given, "--data", data, "--control", "none", "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    record, seen = store.load_record(tmp_path / "run"), store.load_documents(tmp_path / "run")
+    parts = []
+    for split in ("forget", "retain"):
+        for document in seen["unlearned"][split]:
+            said, wanted = document["generation"], document["reference"]
+            if document["kind"].endswith("sc"):
+                scorer = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
+                part = scorer.score(wanted, said)["rougeL"].recall
+            else:
+                part = float(said.strip().lower() == wanted.strip().lower())
+            parts.append(1 - part if split == "forget" else part)
+    found = record.composites["unlearned"]
+    expected = 0 if min(parts) == 0 else statistics.harmonic_mean(parts)
+    assert found["lume_task_aggregate"].value == pytest.approx(expected)
+    assert "--utility mmlu" in found["lume_final_score"].undefined
+    assert rescore(tmp_path / "run") == record
+
+
+def test_each_answer_of_a_pair_is_scored_after_its_own_number(lm, data):
+    found = suites.evaluate(lm, suites.load("tofu_forget10_paired", data))
+    questions = (data / "paired_forget_retain_questions.txt").read_text().splitlines()
+    answers = (data / "paired_forget_retain_answers.txt").read_text().splitlines()
+    for i, (question, answer) in enumerate(zip(questions, answers, strict=True)):
+        for number, split in ((1, "forget"), (2, "retain")):
+            document = found[split][i]
+            assert document["prompt"] == f"Question: {question}\nAnswer: {number}."
+            assert f"{number}. {document['reference']}" in answer
+            assert f"{number}. {document['question']}" in question
+        both = [f"{number}. {found[split][i]['reference']}" for number, split in ((1, "forget"), (2, "retain"))]
+        assert " ".join(both) == answer
+
+
+def test_pairs_come_from_a_folder_and_must_be_pairs(tmp_path, data):
+    with pytest.raises(InputError, match="takes its data from a local folder: --data"):
+        suites.load("tofu_forget10_paired", None)
+    with pytest.raises(InputError, match=r"paired_forget_retain_questions\.txt, which cannot be read"):
+        suites.load("tofu_forget10_paired", tmp_path)
+    shutil.copytree(DATA / "blur", tmp_path, dirs_exist_ok=True)
+    with (tmp_path / "paired_forget_retain_answers.txt").open("a") as file:
+        file.write("1. one too many. 2. Indeed.\n")
+    with pytest.raises(InputError, match="different numbers of lines"):
+        suites.load("tofu_forget10_paired", tmp_path)
+
+
+# --- the real data ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not (SHARED / "data" / "lume").is_dir(), reason="needs shared/data beside the project")
+def test_the_real_lume_and_blur():
+    """As many documents of each kind as the papers say; pairs belong to the authors of forget10."""
+    tasks = suites.load("lume", SHARED / "data" / "lume")
+    counts = {split: Counter(doc["kind"] for doc in task.eval_docs) for split, task in tasks.items()}
+    assert {split: len(task.eval_docs) for split, task in tasks.items()} == {"forget": 2732, "retain": 2734}
+    assert counts["forget"]["Task2 qa"] == counts["retain"]["Task2 qa"] == 5 * counts["forget"]["Task2 sc"] == 1250
+    assert {split: len(set(task._clusters)) for split, task in tasks.items()} == {"forget": 866, "retain": 867}
+    pairs = suites.load("tofu_forget10_paired", SHARED / "data" / "blur_tofu")
+    questions = [row["question"] for row in read(SHARED / "data" / "tofu" / "forget10.json")]
+    plain = {re.sub(r"\W", "", question.lower()): i // 20 for i, question in enumerate(questions)}
+    authors: dict[int, set[int]] = {}
+    for doc, cluster in zip(pairs["forget"].eval_docs, pairs["forget"]._clusters, strict=True):
+        authors.setdefault(cluster, set()).add(plain[re.sub(r"\W", "", doc["question"].lower())])
+    assert sorted(map(len, authors.values())) == [1] * 20
+    assert len(set.union(*authors.values())) == 20
 
 
 # --- WMDP: lm-eval's own tasks --------------------------------------------------------------------------------------

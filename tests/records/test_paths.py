@@ -17,8 +17,8 @@ from unlearn_metrics.metrics import values
 from unlearn_metrics.record import RECORD_TYPE, RunRecord
 from unlearn_metrics.records import store
 from unlearn_metrics.records.rescore import changed, rescore
-from unlearn_metrics.scores.composites import whole
 from unlearn_metrics.scores.equal_retention import MAX_CLUSTERS, measured, residuals
+from unlearn_metrics.scores.models import whole
 
 RUN = Path(__file__).parent / "data" / "record_2"
 

@@ -5,6 +5,7 @@ Files: JSON lines (.jsonl, .json), a JSON array (.json), Parquet, CSV with a hea
 
 from __future__ import annotations
 
+import bisect
 import csv
 import json
 import re
@@ -125,7 +126,22 @@ def _value(where: str, row: Any, column: str, several: bool) -> Any:
     return value
 
 
-def clusters(docs: Sequence[Document], by: int | str, places: Sequence[int] | None = None) -> list[int]:
+def lines(task: str, folder: Path, files: Mapping[str, str]) -> list[Document]:
+    """Documents of text files that have one value in each line: field -> file. InputError unless all are as long."""
+    columns: dict[str, list[str]] = {}
+    for name, file in files.items():
+        path = folder / file
+        try:
+            columns[name] = path.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{task} needs {path}, which cannot be read: {first_line(error)}") from None
+    if len({*map(len, columns.values())}) > 1:
+        raise InputError(f"{', '.join(files.values())} in {folder} have different numbers of lines")
+    found = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    return documents(str(folder), numbered(folder, found), {name: name for name in files})
+
+
+def clusters(docs: Sequence[Document], by: int | str | list[int], places: Sequence[int] | None = None) -> list[int]:
     """The cluster of each document: so many consecutive ones, or those with the same value of a field.
 
     Of one person of RWKU, all documents would be one cluster, and nothing could have an interval: there each document
@@ -133,13 +149,15 @@ def clusters(docs: Sequence[Document], by: int | str, places: Sequence[int] | No
 
     Args:
         docs: at least one; a field "cluster" of theirs comes before `by`.
-        by: how many, or the field.
+        by: how many, the field, or where each cluster begins.
         places: where they are in the data, if they are not all of it.
     """
     by = "cluster" if "cluster" in docs[0] else by
     places = range(len(docs)) if places is None else places
     if isinstance(by, int):
         return [place // by for place in places]
+    if isinstance(by, list):
+        return [bisect.bisect_right(by, place) - 1 for place in places]
     first: dict[str, int] = {}
     found = [first.setdefault(doc[by], len(first)) for doc in docs]
     return found if len(first) > 1 or by == "cluster" else list(places)

@@ -22,7 +22,7 @@ import torch.distributed as dist
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.api.task import ConfigurableTask
-from lm_eval.utils import apply_template
+from lm_eval.utils import apply_template, env
 
 from unlearn_metrics import backends
 from unlearn_metrics.attacks.attack import Around, Attack, Impossible
@@ -68,10 +68,12 @@ class TokenScoreTask(ConfigurableTask):
     metadata: split (forget, retain, holdout, ...; `forget_verbmem` for a further part of the forget set),
     fields (field -> column where the names differ; further columns that templates use; `text` alone: plain text, whose
     first part is the question and the rest the answer), prefix (how much of a text is its first part, see
-    data.split_text), cluster (this many consecutive documents, or those with the same value of this field, are not
-    independent of one another), sample (only so many documents, drawn with a fixed seed), data_dir (a local folder
-    instead of the hub, see data.local_file), packaged (as data_dir, in this package), own (the user's file at
-    metadata's <split>_file).
+    data.split_text), made (field -> template over the others, such as `cluster`, or `kind`: what an aggregate counts a
+    document under), cluster (this many consecutive documents, or those with the same value of this field, are not
+    independent of one another; a list: where clusters begin), sample (only so many documents, drawn with a fixed seed),
+    data_dir (a local folder instead of the hub, see data.local_file), file (the name there, where the hub has no such
+    configuration), lines (field -> text file there with one value in each line), packaged (as data_dir, in this
+    package), own (the user's file at metadata's <split>_file).
 
     `under` gives a task whose prompts are attacked; what an attack adds to a document is in attacks.attack.Attack.
     """
@@ -125,6 +127,9 @@ class TokenScoreTask(ConfigurableTask):
     def download(self, dataset_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         fields = self._fields()
         docs = self._read(self.config.test_split, fields, dataset_kwargs)
+        for name, template in self._setting("made", {}).items():
+            render = env.from_string(template).render
+            docs = [doc | {name: render(**doc)} for doc in docs]
         self._clusters = data.clusters(docs, self._setting("cluster", 1))
         sample = self._setting("sample")
         if sample is not None and sample < len(docs):
@@ -164,9 +169,15 @@ class TokenScoreTask(ConfigurableTask):
             folder = Path(__file__).parent.parent / self._setting("packaged")
         path = self._own()
         if path is None and folder is not None:
-            path = data.local_file(self.config.task, Path(str(folder)), self.config.dataset_name, split)
+            if lines := self._setting("lines"):
+                return data.lines(self.config.task, Path(str(folder)), lines)
+            name = self._setting("file")
+            place = (self.config.dataset_name, split) if name is None else (name, "train")
+            path = data.local_file(self.config.task, Path(str(folder)), *place)
         if path is not None:
             return data.documents(str(path), data.rows(path), fields, prefix)
+        if self._setting("lines"):
+            raise InputError(f"{self.config.task} takes its data from a local folder: --data")
         super().download(dataset_kwargs)
         source = f"{self.config.dataset_path}, {self.config.dataset_name}, {split}"
         return data.documents(source, data.numbered(source, self.dataset[split]), fields, prefix)
@@ -287,6 +298,7 @@ class TokenScoreTask(ConfigurableTask):
         """A Document for the metrics, from lm-eval's doc and the responses in request order."""
         result: Document = {"id": doc_id, "split": self.split, "cluster": self._clusters[doc_id]}
         result |= {"question": doc["question"]} | ({"reference": doc["answer"]} if "answer" in doc else {})
+        result |= {"kind": doc["kind"]} if "kind" in doc else {}
         return result | observed(self.layout(doc), responses)
 
     def process_results(self, doc: Document, results: Sequence[Any]) -> dict[str, float]:

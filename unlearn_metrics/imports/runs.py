@@ -25,7 +25,7 @@ from unlearn_metrics.metrics import METRICS, available
 from unlearn_metrics.record import SCHEMA, CheckpointInfo, Control, Imported, RunRecord, Score
 from unlearn_metrics.records import signature
 from unlearn_metrics.records.verdict import verdict
-from unlearn_metrics.scores.composites import questions
+from unlearn_metrics.scores.models import questions
 from unlearn_metrics.scores.scoring import score_all
 
 

@@ -114,20 +114,23 @@ def documents_of(task: Task, split: str, left: Left) -> tuple[list[Document], st
     return [document for document, _ in ordered], digest.hexdigest(), notes
 
 
-def _cluster(task: Task, docs: Sequence[Mapping[str, Any]], split: str) -> tuple[int | str, list[str]]:
+def _cluster(task: Task, docs: Sequence[Mapping[str, Any]], split: str) -> tuple[int | str | list[int], list[str]]:
     """(what makes clusters of the documents, see data.clusters; what to say of it)."""
     by = "cluster" if "cluster" in docs[0] else task.metadata.get("cluster", 1)
     if task.metadata.get("sample") is not None and by != "cluster":
         return 1, [f"{split}: a sample of the data; which documents share a cluster is not known, so none does"]
     if isinstance(by, int) and not isinstance(by, bool) and by > 0:
         return by, []
+    if isinstance(by, list) and all(isinstance(place, int) for place in by):
+        return sorted(by), []
     if not isinstance(by, str) or not all(isinstance(doc.get(by), (str, int)) for doc in docs):
         raise InputError(f"{task.file}: its documents lack the field that makes clusters of them")
     return by, []
 
 
 def _texts(sample: Mapping[str, Any], doc: Mapping[str, Any], where: str) -> Document:
-    found = {"question": doc.get("question"), "reference": doc.get("answer"), "prompt": _asked(sample)}
+    found = {"question": doc.get("question"), "reference": doc.get("answer"), "kind": doc.get("kind")}
+    found |= {"prompt": _asked(sample)}
     texts = {name: text(value, f"{where}, {name}") for name, value in found.items()}
     return {name: value for name, value in texts.items() if value is not None}
 

@@ -23,7 +23,7 @@ from unlearn_metrics.jobs.job import Job, Reference, Tasks
 from unlearn_metrics.record import CheckpointInfo
 from unlearn_metrics.records import store
 from unlearn_metrics.records.folder import stages
-from unlearn_metrics.scores.composites import membership, whole
+from unlearn_metrics.scores.models import membership, whole
 from unlearn_metrics.settings import OwnData, Settings
 
 T = TypeVar("T")

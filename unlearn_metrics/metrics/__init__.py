@@ -159,6 +159,7 @@ _OWN: dict[str, Metric] = {
     ),
     "rouge": Metric(retention.rouge, ("generation", "reference"), "retention"),
     "rouge_f1": Metric(retention.rouge_f1, ("generation", "reference"), "retention"),
+    "answer_match": Metric(retention.answer_match, ("generation", "reference"), "retention"),
     "repetition": Metric(fluency.repetition, ("generation",), "fluency", better="lower"),
     "distinct_1": Metric(fluency.distinct_1, ("generation",), "fluency"),
     "distinct_2": Metric(fluency.distinct_2, ("generation",), "fluency"),

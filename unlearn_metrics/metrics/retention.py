@@ -54,6 +54,17 @@ def rouge(generation: str, reference: str, stemmer: bool = True) -> float:
     return common(generated, wanted) / len(wanted) if wanted else math.nan
 
 
+def answer_match(generation: str, reference: str) -> float:
+    """1 if the whole generation is the reference answer, case and outer white space aside, else 0.
+
+    >>> answer_match(" madera\\n", "Madera"), answer_match("In Madera", "Madera")
+    (1.0, 0.0)
+
+    Source: the knowledge score of SemEval-2025 task 4 (LUME, Ramakrishna et al. 2025, arXiv 2502.15097).
+    """
+    return float(generation.strip().lower() == reference.strip().lower())
+
+
 def rouge_f1(generation: str, reference: str, stemmer: bool = False) -> float:
     """ROUGE-L F1 (harmonic mean of precision and recall), without stemmer. Empty texts as in `rouge`.
 

@@ -34,7 +34,7 @@ MAX_SPLITS = 1_000  # of documents from others: more than any benchmark has
 ROUNDING, MAX_NUMBER = 0.01, 3.5e38
 
 TEXT_COLUMNS: dict[str, type] = {"model": str, "split": str, "id": int, "cluster": int}
-TEXT_COLUMNS |= dict.fromkeys(("question", "prompt", "reference"), str)
+TEXT_COLUMNS |= dict.fromkeys(("question", "prompt", "reference", "kind"), str)
 TEXT_COLUMNS |= {name: it.kind for name, it in OBSERVATIONS.items() if it.kind is not TokenScores}
 LOGGED = "logged_"  # + a metric's name: its value in the log that a record was imported from
 TOKEN_COLUMNS: dict[str, type] = {"model": str, "split": str, "id": int, "role": str, "index": int, "loss": float}

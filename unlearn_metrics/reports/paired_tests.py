@@ -15,7 +15,8 @@ from unlearn_metrics.metrics import METRICS, available, good, values
 from unlearn_metrics.record import RunRecord, Score
 from unlearn_metrics.reports import table
 from unlearn_metrics.scores import curve, equal_retention, stats
-from unlearn_metrics.scores.composites import Model, Undefined, applicable, whole
+from unlearn_metrics.scores.composites import applicable
+from unlearn_metrics.scores.models import Model, Undefined, whole
 
 RESIDUAL = "Residual"  # the facet of what is still there at equal retention
 Pairs: TypeAlias = dict[str, list[tuple[Document, Document]]]

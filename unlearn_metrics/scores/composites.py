@@ -8,26 +8,21 @@ answered the same questions. docs/composites.md lists what each one needs.
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import expit
 
-from unlearn_metrics.documents import Document, Floats
-from unlearn_metrics.metrics import MEMBERSHIP_ATTACKS, METRICS, privacy, values
+from unlearn_metrics.documents import Floats
+from unlearn_metrics.metrics import MEMBERSHIP_ATTACKS
 from unlearn_metrics.metrics.depth import erased_share
 from unlearn_metrics.metrics.forget_quality import ks_distance, ks_forget_quality
-from unlearn_metrics.metrics.memorization import log_truth_ratio
 from unlearn_metrics.record import Score
-from unlearn_metrics.scores import stats
-from unlearn_metrics.splits import parse
-
-Splits = Mapping[str, Sequence[Document]]
+from unlearn_metrics.scores import lume, stats
+from unlearn_metrics.scores.models import MEMBERSHIP, Model, Splits, Undefined, harmonic, paired, whole
 
 UTILITY = [
     (split, metric)
@@ -38,157 +33,12 @@ UTILITY = [
     )
     for metric in (probability, "rouge", "truth_ratio")
 ]
-MEMBERSHIP = ("forget", "holdout")
 MEMORIZATION = ("extraction_strength", "exact_memorization", "probability_paraphrased_answer")
 # 1 - the AUC of forget against holdout by Min-40 % of the models that MUSE's authors retrained without the forget set
 # (Shi et al. 2024, the constants of their code; 7B models)
 PUBLISHED = {"muse_news": 0.4772, "muse_books": 0.5393}
 EQUIVALENT = 0.1  # nats of mean log truth ratio, that is R within 10 % of the retain-only model's: see `equivalence`
 SCALED_ATTACKS = ("loss", "zlib", "min_k", "min_k_plus_plus")
-
-
-class Undefined(Exception):
-    """The composite has no value here. The message is why, or what it needs."""
-
-
-class Model:
-    """One model's documents, and what composites take of them: [1 + resamples] values. Each is computed once."""
-
-    def __init__(
-        self,
-        splits: Splits,
-        seed: int,
-        reference: Model | None = None,
-        original: Model | None = None,
-        benchmark: str = "",
-    ) -> None:
-        self.splits, self.seed, self.benchmark = splits, seed, benchmark
-        self._reference, self._original = reference, original
-        self.mean, self.auc, self.weights = cache(self._mean), cache(self._auc), cache(self._weights)
-
-    @property
-    def reference(self) -> Model:
-        """The retain-only model."""
-        if self._reference is None:
-            raise Undefined("needs a retain-only model (--retain-model or --reference-record)")
-        return self._reference
-
-    @property
-    def original(self) -> Model:
-        if self._original is None:
-            raise Undefined("needs the original model")
-        return self._original
-
-    def about(self, splits: Sequence[str]) -> Sequence[str]:
-        """The splits of a composite, by the names that this benchmark has for them."""
-        return (
-            (*membership(self.splits), *(s for s in splits if s not in MEMBERSHIP)) if "holdout" in splits else splits
-        )
-
-    def clusters(self, splits: Sequence[str]) -> int:
-        """How many an interval over several splits rests on: those of the split with the fewest."""
-        return min(len({d["cluster"] for d in self.splits[split]}) for split in splits)
-
-    def documents(self, split: str) -> Sequence[Document]:
-        if not self.splits.get(split):
-            raise Undefined(f"needs {split} documents of the model compared with")
-        return self.splits[split]
-
-    def _draw(self, split: str) -> tuple[NDArray[np.integer], tuple[int, ...]]:
-        """(clusters [n], seed) of a split's resampling: another stream for every split."""
-        return np.array([d["cluster"] for d in self.documents(split)]), (self.seed, *split.encode())
-
-    def _weights(self, split: str) -> Floats:
-        """[1 + resamples, n]: every document once, then the draws."""
-        clusters, seed = self._draw(split)
-        return np.vstack([np.ones(len(clusters)), stats.bootstrap_weights(clusters, seed)])
-
-    def _values(self, split: str, metric: str) -> list[float]:
-        """[n]. Raises Undefined where no document has the metric."""
-        documents = self.documents(split)
-        if not any(METRICS[metric].can_score(d) or metric in d.get("logged", ()) for d in documents):
-            raise Undefined(f"needs {metric} on {split}")
-        return values([metric], documents)[metric]
-
-    def _mean(self, split: str, metric: str) -> Floats:
-        """[1 + resamples] aggregates of a metric. Raises Undefined where no document has it."""
-        return self.average(split, metric, np.array(self._values(split, metric)))
-
-    def average(self, split: str, what: str, values: Floats) -> Floats:
-        """[1 + resamples] means of a value of each document, [n]."""
-        if np.isnan(values).all():
-            raise Undefined(f"{what} is unscored for all {len(values)} documents of {split}")
-        (resampled,) = stats.resampled_means(values[None], *self._draw(split))
-        return np.array([stats.mean(values[~np.isnan(values)]), *resampled])
-
-    def log_ratios(self, split: str) -> dict[str, float]:
-        """question -> log truth ratio. Raises Undefined if one document has none."""
-        documents = self.documents(split)
-        there = [METRICS["truth_ratio"].can_score(d) for d in documents]
-        if not any(there):
-            raise Undefined(f"needs the losses that truth_ratio on {split} is made of")
-        ratios = [
-            log_truth_ratio(d["true_answer"], d["wrong_answers"]) if known else math.nan
-            for d, known in zip(documents, there, strict=True)
-        ]
-        return _by_question("truth_ratio", documents, ratios)
-
-    def attack(self, name: str, split: str) -> dict[str, float]:
-        """question -> attack score. Raises Undefined if one document has none: an AUC is about all of them."""
-        documents = self.documents(split)
-        if name != "reference":
-            return _by_question(name, documents, self._values(split, name))
-        mine, theirs = self.attack("loss", split), self.reference.attack("loss", split)
-        if mine.keys() != theirs.keys():
-            raise ValueError(f"the reference attack compares the same documents; those of {split} differ")
-        return _by_question(name, documents, [loss - theirs[question] for question, loss in mine.items()])
-
-    def _auc(self, attack: str) -> Floats:
-        """[1 + resamples] areas under the curve, forget against holdout."""
-        pair = membership(self.splits)
-        scores = [np.array(list(self.attack(attack, split).values())) for split in pair]
-        return privacy.weighted_aucs(*scores, *_paired(*(self.weights(split) for split in pair)))
-
-
-def membership(splits: Collection[str]) -> tuple[str, str]:
-    """The splits that attacks compare: forget and holdout, or the same part of both (`forget_privleak`, ...)."""
-    parts = sorted(split.removeprefix("holdout") for split in splits if split.startswith("holdout"))
-    return next((pair for p in parts if (pair := (f"forget{p}", f"holdout{p}"))[0] in splits), MEMBERSHIP)
-
-
-def _paired(*resampled: Floats) -> list[Floats]:
-    """As many rows of each as all have: a split of too few clusters has no resamples."""
-    return [r[: min(map(len, resampled))] for r in resampled]
-
-
-def questions(documents: Sequence[Document]) -> list[str]:
-    """What was asked, apart from how it was prompted: two models may have templates of their own, and logs rows of
-    their own. A question that comes again gets a number; where no text is known, the row stands for it."""
-    texts = [str(d.get("question") or d.get("reference", f"row {d['id']}")) for d in documents]
-    seen: Counter[str] = Counter()
-    keys = []
-    for text in texts:
-        seen[text] += 1
-        keys.append(f"{text} #{seen[text]}")
-    return keys
-
-
-def _by_question(what: str, documents: Sequence[Document], values: Sequence[float]) -> dict[str, float]:
-    """question -> value. Raises Undefined if one is NaN."""
-    unknown = int(np.isnan(values).sum())
-    if unknown:
-        raise Undefined(f"{what} is not known for {unknown} of {len(values)} documents of {documents[0]['split']}")
-    return dict(zip(questions(documents), values, strict=True))
-
-
-def harmonic(*parts: Floats) -> Floats:
-    """Harmonic mean, resample by resample; 0 where one is 0."""
-    from scipy.stats import hmean  # half a second, which records alone need not wait
-
-    return np.asarray(hmean(np.clip(_paired(*parts), 0, None), axis=0))
-
-
-# --- the composites ---------------------------------------------------------------------------------------------------
 
 
 def model_utility(m: Model, ratio: str = "truth_ratio") -> Floats:
@@ -259,7 +109,7 @@ def privleak(m: Model) -> Floats:
     under-unlearned, above: over-unlearned. Source: Shi et al. 2024 (MUSE, arXiv 2407.06460), eq. 1, in OpenUnlearning's
     orientation.
     """
-    return _leak(*_paired(m.auc("min_k"), m.reference.auc("min_k")))
+    return _leak(*paired(m.auc("min_k"), m.reference.auc("min_k")))
 
 
 def privleak_published(m: Model) -> Floats:
@@ -305,7 +155,7 @@ def privacy_score(m: Model) -> Floats:
     """
     parts = []
     for attack in SCALED_ATTACKS:
-        mine, base, start = _paired(m.auc(attack), m.reference.auc(attack), m.original.auc(attack))
+        mine, base, start = paired(m.auc(attack), m.reference.auc(attack), m.original.auc(attack))
         if start[0] == base[0]:
             raise Undefined(f"{attack} sees no difference between the original and the retain-only model")
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -319,7 +169,7 @@ def utility_score(m: Model) -> Floats:
     Source: Dorna et al. 2025, appendix F.1 for the harmonic mean. That it is relative to the model before unlearning is
     read off Table 3, where that model has 1.00; whether the mean was divided, as here, or its parts, is not stated.
     """
-    mine, start = _paired(*(harmonic(model_utility(x), 1 - x.mean("forget", "gibberish")) for x in (m, m.original)))
+    mine, start = paired(*(harmonic(model_utility(x), 1 - x.mean("forget", "gibberish")) for x in (m, m.original)))
     if start[0] == 0:
         raise Undefined("the original model's utility is 0")
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -395,6 +245,8 @@ COMPOSITES: dict[str, Composite] = {
     "tradeoff_score": Composite(tradeoff_score, ("forget", *_NINE)),
     "erasure_depth": Composite(partial(erased, by="patched"), ("forget",), compares=True, observed="patched"),
     "logit_lens": Composite(partial(erased, by="lens"), ("forget",), compares=True, observed="lens"),
+    "lume_task_aggregate": Composite(lume.task_aggregate, ("forget", "retain"), only=lume.BENCHMARKS),
+    "lume_final_score": Composite(lume.final_score, ("retain", *MEMBERSHIP), only=lume.BENCHMARKS),
     "overall_score": Composite(overall_score, (*MEMBERSHIP, *_NINE), compares=True, no_interval=_BOUNDARY),
 }
 
@@ -463,14 +315,3 @@ def applicable(model: Model, is_reference: bool) -> Iterator[tuple[str, Composit
             continue
         if composite.only is None or model.benchmark in composite.only:
             yield name, composite, about
-
-
-def whole(splits: Splits) -> dict[str, list[Document]]:
-    """Splits with one that was halved for calibration in one piece again, in the order of the benchmark."""
-    joined: dict[str, list[Document]] = {}
-    for name, documents in sorted(splits.items(), key=lambda item: parse(item[0]).calibration):
-        base = parse(name).whole
-        joined[base] = [*joined.get(base, []), *documents]
-        if parse(name).calibration:
-            joined[base].sort(key=lambda d: int(d["id"]))
-    return joined

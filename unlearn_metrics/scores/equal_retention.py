@@ -12,7 +12,7 @@ from unlearn_metrics.errors import InputError
 from unlearn_metrics.metrics import values
 from unlearn_metrics.record import ClusterSums, CurvePoint, MeasuredPath, Residual
 from unlearn_metrics.scores import curve
-from unlearn_metrics.scores.composites import whole
+from unlearn_metrics.scores.models import whole
 from unlearn_metrics.splits import CALIBRATION, EVALUATION, is_forget, kept_on
 
 MAX_CLUSTERS = 200  # that a record holds; of more, neighbours are drawn together

@@ -17,7 +17,7 @@ from unlearn_metrics.metrics.privacy import weighted_aucs
 from unlearn_metrics.record import Estimate
 from unlearn_metrics.scores import faithfulness, stability, stats
 from unlearn_metrics.scores.agreement import agreement
-from unlearn_metrics.scores.composites import harmonic
+from unlearn_metrics.scores.models import harmonic
 
 RELEARN = "relearn"  # attacks of this name, or whose name begins with it, are compared with the retain-only model
 FEWEST = 2  # models of a pool
