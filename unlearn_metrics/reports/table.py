@@ -30,6 +30,7 @@ HEADLINE: dict[str, list[tuple[str, str]]] = {
         ("*", "probability_normalised"),
         ("*", "rouge"),
         ("*", "rouge_f1"),
+        ("*", "answer_match"),
     ],
     "General ability": [],  # whatever other tasks were asked for
     "Other metrics": [],  # of a record, where nothing here knows them
@@ -40,6 +41,7 @@ HEADLINE: dict[str, list[tuple[str, str]]] = {
         ("forget", "truth_ratio"),
         ("forget", "rouge"),
         ("forget", "rouge_f1"),
+        ("forget", "answer_match"),
     ],
 }
 
