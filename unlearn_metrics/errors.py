@@ -22,5 +22,7 @@ def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
 
 
 def first_line(error: Exception) -> str:
-    """The message of a library's error, for an InputError; its type if the message is empty."""
+    """The message of a library's error, for an InputError that names the file itself; its type if it is empty."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return error.strerror
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -18,7 +18,7 @@ from unlearn_metrics.errors import InputError, did_you_mean
 
 def _known(control: str) -> str:
     if control != "none" and control not in CONTROLS:
-        raise ValueError(f"input should be {', '.join(CONTROLS)} or none")
+        raise ValueError(f"input should be {', '.join(CONTROLS)} or none, not {control!r}")
     return control
 
 
@@ -154,7 +154,7 @@ def explained(error: ValidationError, given: Mapping[str, Any], spelled: Callabl
     """The first thing that a validation found wrong, in one line: the setting, its value, the values allowed."""
     first = error.errors(include_url=False)[0]
     name, what = str(first["loc"][0]), first["msg"].removeprefix("Value error, ")
-    value = "" if first["type"] == "missing" else f", not {given.get(name)!r}"[:200]
+    value = "" if first["type"] in ("missing", "value_error") else f", not {given.get(name)!r}"[:200]
     return f"{spelled(name)}: {what[:1].lower()}{what[1:]}{value}"
 
 

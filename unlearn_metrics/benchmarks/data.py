@@ -1,6 +1,7 @@
 """Rows of a data file or dataset -> documents with the fields that a task needs. Errors name file, line and field.
 
-Files: JSON lines (.jsonl, .json), a JSON array (.json), Parquet, CSV with a header, or a folder that `datasets` saved.
+Files: JSON lines (.jsonl, .json), a JSON array (.json), Parquet, CSV with a header (whose columns commas, semicolons or
+tabs part), or a folder that `datasets` saved.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from unlearn_metrics import tasks_path
 from unlearn_metrics.documents import MAX_TEXT, Document
-from unlearn_metrics.errors import InputError, first_line
+from unlearn_metrics.errors import InputError, did_you_mean, first_line
 from unlearn_metrics.settings import PREFIX, OwnData
 
-SUFFIXES = (".json", ".jsonl", ".parquet", ".csv")
+SUFFIXES = (".json", ".jsonl", ".parquet", ".csv", ".tsv")
 LIST_FIELD = "perturbed_answer"  # the one field that is a list: wrong answers
 SUBJECTS = 10  # tasks in a group of lm-eval's, at least, whose documents are redrawn together
 OWN = "custom"  # what a benchmark of the user's own data is called
@@ -49,9 +51,12 @@ def rows(path: Path) -> Iterator[tuple[str, Any]]:
             yield from numbered(path, _saved(path))
         elif path.suffix == ".parquet":
             yield from numbered(path, pq.read_table(path).to_pylist())
-        elif path.suffix == ".csv":
+        elif path.suffix in (".csv", ".tsv"):
             with path.open(encoding="utf-8-sig", newline="") as file:
-                reader = csv.DictReader(file, strict=True)
+                header = file.readline()
+                file.seek(0)
+                between = "\t" if path.suffix == ".tsv" else max(",;\t", key=header.count)
+                reader = csv.DictReader(file, strict=True, delimiter=between)
                 for row in reader:
                     yield f"{path}, line {reader.line_num}", row
         else:
@@ -115,7 +120,8 @@ def _value(where: str, row: Any, column: str, several: bool) -> Any:
         raise InputError(f"{where}: not a JSON object")
     value = row.get(column)
     if value is None:
-        raise InputError(f"{where}: field '{column}' is missing")
+        there = ", ".join(str(name) for name, found in row.items() if found is not None)[:300]
+        raise InputError(f"{where}: field '{column}' is missing; the columns are {there or 'none'}")
     items = value if several else [value]
     if not isinstance(items, list) or not items or not all(isinstance(item, str) for item in items):
         raise InputError(f"{where}: field '{column}' is not {'a list of strings' if several else 'a string'}")
@@ -185,6 +191,19 @@ def parse_fields(text: str, option: str = "--fields") -> dict[str, str]:
     if not all(pairs.values()) or pairs.keys() - {"cluster"} not in ({"question", "answer"}, {"text"}):
         raise InputError(f"{option} {text!r} is neither question=COLUMN,answer=COLUMN nor text=COLUMN")
     return pairs
+
+
+def names() -> list[str]:
+    """The benchmarks of this package: each has a file NAME_suite.yaml."""
+    return sorted(path.name.removesuffix("_suite.yaml") for path in tasks_path().glob("*/*_suite.yaml"))
+
+
+def check_known(benchmark: str) -> str:
+    """The name without _suite. InputError for an unknown benchmark, with near names."""
+    name = benchmark.removesuffix("_suite")
+    if name not in (known := names()):
+        raise InputError(f"unknown benchmark '{benchmark}'; {did_you_mean(name, known)}")
+    return name
 
 
 def to_score(

@@ -15,12 +15,12 @@ from lm_eval.tasks import TaskManager
 
 from unlearn_metrics import tasks_path
 from unlearn_metrics.backends.encoding import Pair
-from unlearn_metrics.benchmarks.data import OWN
+from unlearn_metrics.benchmarks.data import OWN, check_known
 from unlearn_metrics.benchmarks.task import (
     TokenScoreTask as TokenScoreTask,  # the YAML and the entry point name it here
 )
 from unlearn_metrics.documents import Document, TokenScores
-from unlearn_metrics.errors import InputError, did_you_mean, first_line
+from unlearn_metrics.errors import InputError, first_line
 from unlearn_metrics.record import Headline
 from unlearn_metrics.settings import OwnData
 
@@ -84,10 +84,7 @@ def load(benchmark: str, source: Path | OwnData | None) -> dict[str, TokenScoreT
     """
     if isinstance(source, OwnData):
         return _load_own(source)
-    known = list(benchmarks())
-    name = benchmark.removesuffix("_suite")
-    if name not in known:
-        raise InputError(f"unknown benchmark '{benchmark}'; {did_you_mean(name, known)}")
+    name = check_known(benchmark)
     if foreign(name):
         return {}
     manager = _manager({} if source is None else {"data_dir": str(source)})
@@ -164,10 +161,12 @@ def alone(lm: LM) -> Iterator[None]:
 @contextlib.contextmanager
 def quiet(level: int = logging.ERROR) -> Iterator[None]:
     """lm-eval narrates every step at INFO, and warns of unscored documents; `score` reports what matters itself."""
-    logger = logging.getLogger("lm_eval")
-    before = logger.level
-    logger.setLevel(level)
+    loggers = [logging.getLogger(name) for name in ("lm_eval", "unlearn_metrics")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(level)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        for logger, was in zip(loggers, before, strict=True):
+            logger.setLevel(was)

@@ -13,7 +13,7 @@ import logging
 import math
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +115,11 @@ class TokenScoreTask(ConfigurableTask):
         return {need for name in metrics for need in METRICS[name].needs if need in REQUESTS}
 
     # --- data
+
+    @property
+    def clusters(self) -> list[int]:
+        """The cluster of each document, in order."""
+        return self._clusters
 
     @cached_property
     def data_sha256(self) -> str:
@@ -314,6 +319,8 @@ class TokenScoreTask(ConfigurableTask):
 
     def aggregation(self) -> dict[str, Any]:
         """Beside the metrics NAME_unscored, how many documents have no value."""
+        if len({*self._clusters}) < len(self._clusters):
+            _warn_of_standard_errors()
         known = dict.fromkeys(self.metrics, mean_scored) | self._aggregation_list
         if dist.is_initialized() and dist.get_world_size() > 1:  # where another process may have unscored documents
             known |= dict.fromkeys([name for name in known if name in METRICS], mean_scored)
@@ -328,6 +335,15 @@ class _These:
 
     def sample(self, n: int, eval_doc: Document | None = None) -> Sequence[Document]:
         return self.examples
+
+
+@cache
+def _warn_of_standard_errors() -> None:
+    """Once, where lm-eval is about to print them."""
+    log.warning(
+        "lm-eval's standard errors (+/-) take every document for independent. Questions about one author are not: "
+        "`unlearn-metrics score` has intervals that resample them together."
+    )
 
 
 def _before_answer(chat_template: Any, task: str) -> tuple[str, str, str]:

@@ -20,6 +20,7 @@ from huggingface_hub.errors import OfflineModeIsEnabled
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from unlearn_metrics.checkpoints import adapters
+from unlearn_metrics.checkpoints.names import repository
 from unlearn_metrics.checkpoints.tensors import LazyTensor, bin_file, one_thread, safetensors_file, write_safetensors
 from unlearn_metrics.errors import InputError, first_line
 from unlearn_metrics.record import CheckpointInfo
@@ -138,14 +139,11 @@ def weight_files(name: str, present: Collection[str], read: Callable[[str], dict
 
 
 def _locate(name: str) -> tuple[Path, str | None]:
-    folder = Path(name)
-    if folder.is_dir():
-        return folder, None
-    repo, _, revision = name.partition("@")
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo) or repo.startswith(("./", "../")) or folder.exists():
-        raise InputError(f"checkpoint {name} is not a folder")
+    if (hub := repository(name)) is None:
+        return Path(name), None
+    repo, revision = hub
     try:
-        found = _download(name, repo, revision or None)
+        found = _download(name, repo, revision)
     except InputError:
         raise
     except Exception as error:  # the hub's, HTTP's and the file system's errors have no base of their own
@@ -181,7 +179,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from None
+        raise InputError(f"{path} cannot be read: {first_line(error)}") from None
     if not isinstance(value, dict):
         raise InputError(f"{path} is not a JSON object")
     return value

@@ -5,23 +5,30 @@ from __future__ import annotations
 import codecs
 import io
 import sys
-from typing import Annotated
+from functools import partial
+from typing import Annotated, Any
 
 import typer
 from rich.text import Text
+from typer.main import get_command
 
 from unlearn_metrics import __version__
 from unlearn_metrics.cli import attacks, import_logs, judging, models, records, sweeps
-from unlearn_metrics.cli.console import err
+from unlearn_metrics.cli.console import asked, be, err, out
+from unlearn_metrics.cli.help import show as show_help
 from unlearn_metrics.errors import InputError
 
 app = typer.Typer(
     name="unlearn-metrics",
     help="Evaluate unlearned language models, under control.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
+    # lm-eval spells its options with _, which does as well here
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "token_normalize_func": lambda name: name.replace("_", "-"),
+    },
 )
 app.add_typer(models.app)
 app.add_typer(attacks.app)
@@ -40,10 +47,55 @@ def _version(show: bool) -> None:
 @app.callback()
 def _main(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", "-V", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     pass
+
+
+_common = typer.Typer()
+
+
+@_common.command()
+def _options(
+    quiet: Annotated[
+        bool,
+        typer.Option(
+            "--quiet",
+            "-q",
+            callback=lambda given: be("quiet", given),
+            expose_value=False,
+            help="No steps and no bar on stderr.",
+        ),
+    ] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json",
+            callback=lambda given: be("json", given),
+            expose_value=False,
+            help="Print JSON instead of tables and sentences.",
+        ),
+    ] = False,
+) -> None:
+    """What every command takes."""
+
+
+def command() -> Any:
+    """The whole command: each command with the options of all, and our help."""
+    shared = [param for param in get_command(_common).params if param.name in ("quiet", "as_json")]
+    whole = get_command(app)
+
+    def adapt(part: Any) -> None:
+        part.format_help = partial(show_help, part)
+        for member in getattr(part, "commands", {}).values():
+            adapt(member)
+        own = part.context_settings.get("help_option_names", ()) == []  # lm-eval's own options, not ours
+        if not hasattr(part, "commands") and not own:
+            part.params.extend(shared)
+
+    adapt(whole)
+    return whole
 
 
 # for terminals and pipes that are not UTF-8
@@ -63,8 +115,10 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="spelled")
+    asked.clear()
+    out.quiet = False
     try:
-        app()
+        command()(prog_name="unlearn-metrics")
     except (InputError, OSError) as error:
         if isinstance(error, OSError) and error.errno is None:  # not the system's: a library's, or a bug
             raise

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
@@ -21,11 +22,37 @@ if TYPE_CHECKING:
 
 out = Console()
 err = Console(stderr=True)
+asked: set[str] = set()  # of --quiet and --json, what the command was given
 
 
-def tell(text: str | Text, style: str = "") -> None:
+def be(option: str, given: bool) -> None:
+    """Take note of --quiet or --json. With --json nothing else is printed on stdout."""
+    if given:
+        asked.add(option)
+        out.quiet = "json" in asked
+
+
+def emit(result: Any) -> None:
+    """Print what a command found as JSON, if that was asked for."""
+    if "json" in asked:
+        print(json.dumps(result, indent=2, default=str))
+
+
+def as_json(record: RunRecord) -> Any:
+    from unlearn_metrics.record import RECORD_TYPE
+
+    return RECORD_TYPE.dump_python(record, mode="json")
+
+
+def tell(text: str, style: str = "") -> None:
     """A sentence: folded at words on a terminal; one line in a pipe or a file, for who searches it."""
-    out.print(Text(text, style=style) if isinstance(text, str) else text, soft_wrap=not out.is_terminal)
+    out.print(Text(text, style=style), soft_wrap=not out.is_terminal)
+
+
+def wrote(what: object) -> None:
+    """Say on stderr where something lies now."""
+    if "quiet" not in asked:
+        err.print(Text(f"wrote {what}"), soft_wrap=True)
 
 
 def show(record: RunRecord, everything: bool) -> None:
@@ -43,16 +70,41 @@ def show(record: RunRecord, everything: bool) -> None:
     out.print(Text(record.signature, style="dim"), soft_wrap=True)
 
 
+def explain(record: RunRecord, verbose: bool) -> None:
+    """A record's table, and what is to be said of it."""
+    from unlearn_metrics.records.verdict import describe
+    from unlearn_metrics.reports import table
+    from unlearn_metrics.reports.leaderboard.columns import degenerate
+
+    show(record, verbose)
+    for line in table.undefined(record):
+        tell(f"unknown: {line}", "dim")
+    tell(describe(record.control))
+    for line in table.residual_reading(record):
+        tell(line, "dim")
+    tell(record.verdict, "bold")
+    if (seen := degenerate(record)) is not None:
+        tell(f"degenerate answers to the forget set: {seen}", "bold red")
+    if verbose:
+        counts = ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in record.work.items())
+        seconds = "" if record.wall_seconds is None else f"; {record.wall_seconds:.1f} s"
+        tell(f"work: {counts}{seconds}")
+
+
 @contextlib.contextmanager
 def status(out_folder: Path | None = None) -> Iterator[Callable[[str], None]]:
-    """A line for every step, on stderr, and below them one bar on a terminal. out_folder: where stages are kept."""
+    """A line for every step, on stderr, and below them one bar on a terminal; neither with --quiet.
+
+    out_folder: where stages are kept.
+    """
     from unlearn_metrics import progress  # imports tqdm, which `hush` comes before
 
     def line(message: str) -> None:
         err.print(Text.assemble(("· ", "dim"), message), soft_wrap=True)
 
+    quiet = "quiet" in asked
     try:
-        with progress.shown(line=line) as say:
+        with progress.shown(visible=False if quiet else None, line=None if quiet else line) as say:
             yield say
     except KeyboardInterrupt:
         resumes = out_folder is not None and unfinished(out_folder)

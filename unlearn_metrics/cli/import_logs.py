@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from unlearn_metrics.cli.console import err, show, tell
+from unlearn_metrics.cli.console import as_json, emit, show, tell, wrote
 
 if TYPE_CHECKING:
     from unlearn_metrics.record import RunRecord
@@ -136,13 +136,15 @@ def _import(
         store.save(place, record, observations, overwrite)
     if len(found) == 1:
         _show(found[0][0], verbose)
-        err.print(f"wrote {out_folder}")
+        emit(as_json(found[0][0]))
+        wrote(out_folder)
         return
     for record, _ in found:
         tell(f"{record.name}: {record.verdict}")
     for note in dict.fromkeys(n for record, _ in found if record.imported for n in record.imported.notes):
         tell(f"note: {note}")
-    err.print(f"wrote {len(found)} runs to {out_folder}")
+    emit([as_json(record) for record, _ in found])
+    wrote(f"{len(found)} runs to {out_folder}")
 
 
 def _show(record: RunRecord, verbose: bool) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from unlearn_metrics.cli.console import err, out, tell
+from unlearn_metrics.cli.console import emit, out, tell, wrote
 
 app = typer.Typer()
 
@@ -33,7 +34,6 @@ def meta(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of resampling.", min=0)] = 0,
     out_folder: Annotated[Path | None, typer.Option("--out", help="Folder for meta.json, .csv and .svg.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Judge metrics by models of which it is known whether they know: do they tell, and does it last under attack?
 
@@ -45,10 +45,8 @@ def meta(
     found = judged.evaluate(plan, names, against, seed)
     if out_folder is not None:
         pictures.write(out_folder, "meta", found.to_json(), found.to_pandas(), pictures.faithfulness(found))
-        err.print(f"wrote {out_folder}")
-    if as_json:
-        print(found.to_json())
-        return
+        wrote(out_folder)
+    emit(json.loads(found.to_json()))
     for table in found.tables():
         out.print(table)
     for note in found.notes():
@@ -70,7 +68,6 @@ def robustness(
     ] = "",
     seed: Annotated[int, typer.Option(help="Of resampling.", min=0)] = 0,
     out_folder: Annotated[Path | None, typer.Option("--out", help="Folder for robustness.json, .csv and .svg.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Does a metric say the same of models after an attack? Pearson's and Kendall's correlation over the models."""
     from unlearn_metrics.reports.meta import lasting, pictures
@@ -80,10 +77,8 @@ def robustness(
     if out_folder is not None:
         draw = pictures.correlations(found)
         pictures.write(out_folder, "robustness", found.to_json(), found.to_pandas(), draw)
-        err.print(f"wrote {out_folder}")
-    if as_json:
-        print(found.to_json())
-        return
+        wrote(out_folder)
+    emit(json.loads(found.to_json()))
     for table in found.tables():
         out.print(table)
     for note in found.notes():

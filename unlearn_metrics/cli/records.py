@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from unlearn_metrics.cli.console import err, out, show, status, tell
+from unlearn_metrics.cli.console import as_json, emit, err, out, show, status, tell, wrote
 from unlearn_metrics.errors import InputError
 
 app = typer.Typer()
@@ -63,14 +63,15 @@ def rescore(
     elif job.of_means(stored):
         out.print(f"nothing is computed again: the log had no documents, only the {compared} values")
     else:
-        out.print(f"all {compared} stored scores are what the documents give (largest deviation: {deviation:.1g})")
+        tell(f"all {compared} stored scores are what the documents give (largest deviation: {deviation:.1g})")
     if stored.verdict != record.verdict:
         err.print(Text(f"note: the stored verdict is not what the scores say today: {stored.verdict}"), soft_wrap=True)
     if unknown := store.unknown_metrics(stored):
         err.print(Text(f"not computed again, since these metrics are unknown: {', '.join(unknown)}"), soft_wrap=True)
+    emit({"compared": compared, "differing": differing, "largest deviation": deviation, "record": as_json(record)})
     if out_folder is not None:
         store.save(out_folder, record, store.load_documents(run))
-        err.print(f"wrote {out_folder}")
+        wrote(out_folder)
     if differing:
         sys.exit(1)
 
@@ -101,7 +102,6 @@ def compare(
     all_pairs: Annotated[bool, typer.Option("--all-pairs", help="Every two runs, not only with the first.")] = False,
     anyway: Annotated[bool, typer.Option("--anyway", help="Also where signatures differ in what matters.")] = False,
     seed: Annotated[int, typer.Option(help="Of resampling and sign flips.", min=0)] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Compare runs on the documents that they share: paired differences, intervals, tests, and a summary.
 
@@ -111,9 +111,7 @@ def compare(
 
     names = [name.strip() for name in metrics.split(",") if name.strip()]
     result = job.compare([*map(_folder, folders)], model.value if model else None, names, all_pairs, anyway, seed)
-    if as_json:
-        print(json.dumps(asdict(result), indent=2))
-        return
+    emit(asdict(result))
     for table in result.tables():
         out.print(table)
     for run, paired in result.paired.items():
@@ -159,11 +157,17 @@ def publish(
         out.print(
             Text(difference or f"nothing to change in {model_card}"), soft_wrap=True, end="" if difference else "\n"
         )
+        emit({"card": str(model_card), "changed": False, "pushed": None, "difference": difference})
         return
     changed = job.publish(record, model_card, everything)
-    err.print(f"{'wrote' if changed else 'nothing to change in'} {model_card}")
-    if push is not None:
-        out.print(job.push(model_card, push))
+    if changed:
+        wrote(model_card)
+    else:
+        tell(f"nothing to change in {model_card}")
+    pushed = None if push is None else job.push(model_card, push)
+    if pushed is not None:
+        tell(pushed)
+    emit({"card": str(model_card), "changed": changed, "pushed": pushed})
 
 
 @app.command()
@@ -241,3 +245,4 @@ def leaderboard(
     ranked = sum(group.ranked for group in groups)
     older = f"; {len(found) - kept} older records of the same runs left out" if len(found) > kept else ""
     out.print(Text(f"{tables}, {ranked} ranked{older}: {out_folder / 'index.html'}"), soft_wrap=True)
+    emit(json.loads((out_folder / "leaderboard.json").read_text(encoding="utf-8")))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from unlearn_metrics.cli.console import err, hush, out
+from unlearn_metrics.cli.console import asked, emit, err, hush, out
 from unlearn_metrics.errors import InputError
 
 if TYPE_CHECKING:
@@ -47,9 +47,11 @@ def sweep(
 
     The same command goes on where it was interrupted, and tries again what failed. Exit code 1 if a cell failed.
     """
-    from unlearn_metrics.jobs import plan
+    from unlearn_metrics.jobs import early, plan
 
     cells = plan.read(plan_file)
+    for cell in cells:
+        early.check(cell.original, None, cell.benchmark, cell.data, cell.settings)
     if ray is not None and shard is not None:
         raise InputError("--ray and --shard exclude each other")
     part = plan.parse_shard(shard) if shard is not None else None
@@ -69,6 +71,7 @@ def sweep(
         _list(mine, out_folder)
         return
     failed = _run(mine, out_folder, warm, ray, verbose, part)
+    _emit(mine, out_folder)
     if launched is not None:
         launched[2]()
     if failed:
@@ -80,6 +83,13 @@ def _list(cells: list[Cell], out_folder: Path) -> None:
 
     for cell in cells:
         out.print(Text(f"{cell.folder}: {plan.state(out_folder, cell)}"), soft_wrap=True)
+    _emit(cells, out_folder)
+
+
+def _emit(cells: list[Cell], out_folder: Path) -> None:
+    from unlearn_metrics.jobs import plan
+
+    emit([{"folder": str(cell.folder), "state": plan.state(out_folder, cell)} for cell in cells])
 
 
 def _run(
@@ -88,16 +98,19 @@ def _run(
     """How many cells failed."""
     from tqdm import tqdm
 
+    from unlearn_metrics.jobs import ahead
     from unlearn_metrics.jobs import sweep as job
 
     shown = "" if part is None else f"shard {part[0]} of {part[1]}: "
-    err.print(f"{shown}{len(cells)} cells")
+    quiet = "quiet" in asked
+    if not quiet:
+        err.print(f"{shown}{len(cells)} cells")
     done, failures, scored, seconds = 0, [], 0, 0.0
-    bar = tqdm(total=len(cells), desc="Sweep", unit="cell", disable=None, smoothing=0)
+    bar = tqdm(total=len(cells), desc="Sweep", unit="cell", disable=quiet or None, smoothing=0)
 
     def say(cell: Cell, message: str) -> None:
         bar.set_postfix_str(f"{cell.folder}: {message}"[:100])
-        if verbose:
+        if verbose and not quiet:
             with tqdm.external_write_mode(file=sys.stderr):
                 err.print(Text(f"· {cell.folder}: {message}"), soft_wrap=True)
 
@@ -115,9 +128,10 @@ def _run(
                 what = f"{outcome.seconds:.0f} s"
             left = ""
             if scored and done < len(cells):
-                left = f", about {_time(seconds / scored * (len(cells) - done) / (ray or 1))} left"
-            with tqdm.external_write_mode(file=sys.stderr):
-                err.print(Text(f"[{done}/{len(cells)}{left}] {outcome.cell.folder}: {what}"), soft_wrap=True)
+                left = f", about {ahead.spoken(seconds / scored * (len(cells) - done) / (ray or 1))} left"
+            if not quiet or outcome.error is not None:
+                with tqdm.external_write_mode(file=sys.stderr):
+                    err.print(Text(f"[{done}/{len(cells)}{left}] {outcome.cell.folder}: {what}"), soft_wrap=True)
             bar.update()
     except KeyboardInterrupt:
         bar.close()
@@ -130,9 +144,3 @@ def _run(
     if failures:
         err.print(f"{len(failures)} failed; what stands above is also beside the folder of each, in .CONTROL.json")
     return len(failures)
-
-
-def _time(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min" if minutes > 1 else f"{60 * minutes + rest} s"

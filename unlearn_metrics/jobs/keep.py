@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from lm_eval.models.huggingface import HFLM
@@ -16,7 +16,6 @@ from unlearn_metrics.documents import Document
 from unlearn_metrics.errors import InputError
 from unlearn_metrics.metrics import METRICS, good, values
 from unlearn_metrics.record import Control, Headline, MeasuredPath, TracePoint
-from unlearn_metrics.records.folder import Stages
 from unlearn_metrics.scores import curve, equal_retention, stats
 from unlearn_metrics.settings import Settings
 from unlearn_metrics.splits import CALIBRATION, EVALUATION, halves, is_forget, kept_on
@@ -135,7 +134,7 @@ def calibrated(
     known: Mapping[float, Mapping[str, Sequence[Document]]],
     observe: Callable[[], dict[str, list[Document]]],
     say: Callable[[str], None],
-    stage: Stages,
+    stage: Callable[[str, Callable[[], Any]], Any],
 ) -> tuple[Control, MeasuredPath]:
     """Measure the path of a control, and find the largest strength on it that keeps settings.keep of the retention.
 

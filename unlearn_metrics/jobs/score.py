@@ -14,7 +14,7 @@ from unlearn_metrics.benchmarks import suites
 from unlearn_metrics.control.controls import Family
 from unlearn_metrics.documents import Observations
 from unlearn_metrics.errors import InputError
-from unlearn_metrics.jobs import identity, keep
+from unlearn_metrics.jobs import ahead, identity, keep
 from unlearn_metrics.jobs.depth import observe_depth
 from unlearn_metrics.jobs.job import Job
 from unlearn_metrics.jobs.observing import Splits, judge_generations, observe, observe_as_published
@@ -46,19 +46,27 @@ def run(
     """
     start = time.monotonic()
     job = open_job(original, unlearned, benchmark, data, settings, say, partial, warm or Warm())
+    if (cost := ahead.cost_of_limit(job)) is not None:
+        say(cost)
+    clock = ahead.clock(job)
     say("evaluating the original")
-    observed: Observations = {"original": observe_as_published(job, "original")}
+    with clock.step("whole"):
+        observed: Observations = {"original": observe_as_published(job, "original")}
     check_reference(job, observed["original"])
     if settings.keep is not None and job.models is not None:
         keep.target_of(job.settings, observed["original"])  # its refusals come before the rest of the work
-    say("evaluating the unlearned model")
-    observed["unlearned"] = observe_as_published(job, "unlearned")
-    control, path = choose_control(job, observed)
+    say(f"evaluating the unlearned model{clock.left()}")
+    with clock.step("whole"):
+        observed["unlearned"] = observe_as_published(job, "unlearned")
+    control, path = choose_control(job, observed, clock)
+    clock.to_come["mix"] = 0
     if job.models is not None:
-        observed["controlled"] = observe_controlled(job, control, observed)
+        with clock.step("whole"):
+            observed["controlled"] = observe_controlled(job, control, observed)
     if "retain_only" in job.published:
         say("evaluating the retain-only model")
-        observed["retain_only"] = observe_as_published(job, "retain_only")
+        with clock.step("whole"):
+            observed["retain_only"] = observe_as_published(job, "retain_only")
     elif job.reference is not None:
         observed["retain_only"] = job.reference.documents
     if settings.depth:
@@ -79,7 +87,7 @@ def check_reference(job: Job, originals: Splits) -> None:
         raise InputError(f"{where}: {'; '.join(differing)}")
 
 
-def choose_control(job: Job, observed: Observations) -> tuple[Control, MeasuredPath | None]:
+def choose_control(job: Job, observed: Observations, clock: ahead.Clock) -> tuple[Control, MeasuredPath | None]:
     """No control, one at the strength that was given, or one that was calibrated along a path."""
     models, settings = job.models, job.settings
     if models is None:
@@ -90,7 +98,11 @@ def choose_control(job: Job, observed: Observations) -> tuple[Control, MeasuredP
     wanted = keep.wanted(job.tasks, job.others, settings, job.headline)
     observe = keep.observer(job.lm, job.tasks, job.others, settings, wanted)
     known = {0.0: observed["original"], 1.0: observed["unlearned"]}
-    return keep.calibrated(job.lm, models, settings, wanted, known, observe, job.say, job.stage)
+
+    def say(message: str) -> None:
+        job.say(message + clock.left())
+
+    return keep.calibrated(job.lm, models, settings, wanted, known, observe, say, clock.stage(job.stage))
 
 
 def observe_controlled(job: Job, control: Control, observed: Observations) -> Splits:

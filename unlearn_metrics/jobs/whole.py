@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,8 +19,9 @@ from unlearn_metrics.control.controls import steps
 from unlearn_metrics.control.mixing import write_mix
 from unlearn_metrics.documents import Observations
 from unlearn_metrics.errors import InputError
+from unlearn_metrics.jobs import ahead, early
 from unlearn_metrics.jobs import score as main_job
-from unlearn_metrics.jobs.opening import build_lm, family_of, open_pair
+from unlearn_metrics.jobs.opening import Warm, build_lm, family_of, open_job, open_pair
 from unlearn_metrics.metrics import METRICS
 from unlearn_metrics.progress import Say
 from unlearn_metrics.record import Control, RunRecord
@@ -49,6 +51,7 @@ def score(
     InputError for bad input.
     """
     _check_alone()
+    early.check(original, unlearned, benchmark, data, settings)
     given = (original, _latest(unlearned, settings), benchmark, data, settings, say)
     _check_more(more, benchmark, data, settings)
     with contextlib.nullcontext() if out is None else claim(out, overwrite) as kept:
@@ -58,6 +61,19 @@ def score(
             store.put(out, record, observations)
             figures.put(out, record)
     return record, observations
+
+
+def dry_run(
+    original: str, unlearned: str | None, benchmark: str, data: Path | OwnData | None, settings: Settings, say: Say
+) -> dict[str, Any]:
+    """Open and check all that `score` needs, and say what it would do, and for how long: see `ahead.plan`."""
+    _check_alone()
+    early.check(original, unlearned, benchmark, data, settings)
+    job = open_job(original, _latest(unlearned, settings), benchmark, data, settings, say, None, Warm())
+    if (cost := ahead.cost_of_limit(job)) is not None:
+        say(cost)
+    say("observing a few documents, to see how long they take")
+    return ahead.plan(job)
 
 
 def _check_more(names: Sequence[str], benchmark: str, data: Path | OwnData | None, settings: Settings) -> None:
@@ -97,6 +113,7 @@ def control(
         raise InputError(
             f"control {settings.control} needs --alpha, or --benchmark or --retain (with --keep) to calibrate it"
         )
+    early.check(original, unlearned, benchmark, data, settings)
     if out is not None:
         check_free(out)
     say(f"checking {original} and {unlearned}")

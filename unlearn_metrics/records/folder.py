@@ -23,7 +23,7 @@ import numpy as np
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from unlearn_metrics.documents import TOKEN_SCORE_FIELDS, TokenScores
-from unlearn_metrics.errors import InputError
+from unlearn_metrics.errors import InputError, first_line
 
 T = TypeVar("T")
 RECORD, TOKENS, TEXTS = "record.json", "token_scores.parquet", "generations.parquet"
@@ -108,7 +108,7 @@ def _hold(partial: Path) -> BaseFileLock:
             problem = error
             if not isinstance(error, FileNotFoundError):  # else its holder was done just now, and removed the folder
                 break
-    raise InputError(f"{partial.parent} cannot be written to: {problem}")
+    raise InputError(f"{partial.parent} cannot be written to: {first_line(problem)}")
 
 
 def _clear(out: Path) -> None:

@@ -95,13 +95,24 @@ def changed(stored: RunRecord, again: RunRecord) -> tuple[int, list[str], float]
             if off <= TOLERANCE:
                 largest = max(largest, off)
             else:
-                differing.append(f"{where}: {name} is {score}, again {theirs.get(name)}")
+                differing.append(f"{where}: {name} is {_said(score)}, again {_said(theirs.get(name))}")
     return count, differing, largest
 
 
 def layers(drops: Sequence[float]) -> dict[str, Score]:
     """The drops of a model's layers, in the form of scores."""
     return {f"layer {number}": Score(drop, None, None, 0, 0) for number, drop in enumerate(drops, 1)}
+
+
+def _said(score: Score | None) -> str:
+    """'0.25 [0.1, 0.5], 40 documents', with the digits in which scores differ."""
+    if score is None:
+        return "not there"
+    known = "unknown" if score.value is None else f"{score.value:.10g}"
+    if score.ci_low is not None and score.ci_high is not None:
+        known += f" [{score.ci_low:.10g}, {score.ci_high:.10g}]"
+    counts = f", {score.n} documents" if score.n else ""
+    return known + counts + (f" and {score.unscored} unscored" if score.unscored else "")
 
 
 def estimates(residual: Residual) -> dict[str, Score]:
