@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,6 +19,8 @@ from unlearn_metrics.records import store
 from unlearn_metrics.records.verdict import describe
 from unlearn_metrics.reports import figures, table
 from unlearn_metrics.reports.console import html, plain
+from unlearn_metrics.reports.showing import examples as showing
+from unlearn_metrics.reports.showing import paper
 from unlearn_metrics.scores.composites import COMPOSITES
 from unlearn_metrics.settings import in_python
 
@@ -151,6 +154,73 @@ class Run:
                     row |= {name: document.get(name) for name in TEXTS}
                     rows.append(row | {name: column[i] for name, column in found.items()})
         return DataFrame(rows)
+
+    def examples(self, split: str = "forget", count: int = 5, metric: str | None = None) -> DataFrame:
+        """What the models said, side by side: the worst and the best documents of a split for unlearning.
+
+        Args:
+            split: on the forget set, worst is what the model under control remembers most (without control, the
+                unlearned one); on others, what was lost most.
+            count: of the worst, and of the best.
+            metric: which orders them; by default the benchmark's primary one.
+
+        Returns:
+            A row for each document: place ("worst 1", ..., "best 1", ...), id, question, reference, and for each model
+            what it said (its name as column) and its value ("unlearned extraction_strength", ...; NaN: it has none).
+
+        Raises:
+            InputError: a split or metric that the run does not have, or no texts.
+        """
+        from pandas import DataFrame
+
+        by, found = showing.examples(self.record, self.observations, split, count, metric)
+        rows = [
+            {"place": one.place, "id": one.id, "question": one.question, "reference": one.reference}
+            | one.said
+            | {f"{model} {by}": math.nan if value is None else value for model, value in one.scored.items()}
+            for one in found
+        ]
+        return DataFrame(rows)
+
+    def report(self, path: str | Path, split: str = "forget", count: int = 5, metric: str | None = None) -> Path:
+        """Write the run as one HTML page that needs no network: verdict, plots, texts side by side, all scores.
+
+        Args:
+            path: the file; one that this wrote before is replaced.
+            split, count, metric: of the texts, as in `examples`.
+
+        Returns:
+            The path.
+
+        Raises:
+            InputError: what `examples` raises, and a file of others.
+        """
+        from unlearn_metrics.reports.showing import page
+
+        by, found = showing.examples(self.record, self.observations, split, count, metric)
+        page.save(Path(path), page.as_html(self.record, self.observations, by, found))
+        return Path(path)
+
+    def figures(self, folder: str | Path) -> list[Path]:
+        """Write the run's plots for a paper, each as SVG, PDF and PNG: its path, and how its documents differ.
+
+        Args:
+            folder: where to; it is made.
+
+        Returns:
+            The files.
+        """
+        from unlearn_metrics.reports.showing import plots
+
+        return plots.save(Path(folder), self.record, self.observations)
+
+    def to_latex(self) -> str:
+        """The table and the residuals in LaTeX; they need the package booktabs.
+
+        Returns:
+            LaTeX.
+        """
+        return paper.as_latex(self.record)
 
     def save(self, out: str | Path, overwrite: bool = False) -> Run:
         """Write the run to a folder: record.json and two Parquet tables.
