@@ -124,7 +124,7 @@ class Tags(HTMLParser):
         self.attributes += attrs
 
     def handle_data(self, data: str) -> None:
-        self.text += data
+        self.text += f"{data} "
 
 
 def html(of: RunRecord, texts: Observations) -> str:
@@ -160,6 +160,12 @@ def test_the_page_says_what_the_record_says():
     for said in ("npo on demo", "About npo", "0.500 [0.400, 0.600]", "worst 1", "best 2", REFERENCE, "0.250"):
         assert said in text
     assert "What attacks bring back" not in text
+
+
+def test_what_layers_lack_is_a_row_for_each(tmp_path):
+    of = dataclasses.replace(record(), depth={"unlearned": [0.25, -1.5], "retain_only": [0.5, 2.0]})
+    text = " ".join(Tags(html(of, observations())).text.split())
+    assert "layer as published retain-only 1 0.250 0.500 2 -1.500 2.000" in text
 
 
 def test_the_page_replaces_none_of_others(tmp_path):

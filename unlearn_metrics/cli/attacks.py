@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from unlearn_metrics.attacks import ON_WEIGHTS
-from unlearn_metrics.cli.console import hush, out, status
+from unlearn_metrics.cli.console import emit, hush, out, status
 
 app = typer.Typer()
 
@@ -27,3 +27,4 @@ def attack(
     with status() as say:
         whole.attack(name, model, original, out_folder, say)
     out.print(f"{name}: wrote {out_folder}")
+    emit({"attack": name, "out": str(out_folder)})

@@ -125,10 +125,16 @@ def _attacks(record: RunRecord) -> dict[str, Any] | None:
     return {"sentence": attacks.sentence, "rows": rows, "made": {name: of.what for name, of in attacks.made.items()}}
 
 
-def _depth(record: RunRecord) -> Any:
-    """What layers still hold, of records that have it."""
-    depth: Any = getattr(record, "depth", None)
-    return depth if isinstance(depth, dict) else None
+def _depth(record: RunRecord) -> tuple[list[str], list[list[str]]] | None:
+    """(models, a row of drops for each layer, the first first) of records that have it."""
+    if not record.depth:
+        return None
+    models = [model for model in table.COLUMNS if model in record.depth]
+    count = max(len(record.depth[model]) for model in models) if models else 0
+    drops = [
+        [table.number(d[i]) if i < len(d := record.depth[model]) else "—" for model in models] for i in range(count)
+    ]
+    return [table.COLUMNS[model] for model in models], drops
 
 
 def _lines(text: str) -> str:
