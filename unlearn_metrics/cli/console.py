@@ -49,10 +49,15 @@ def tell(text: str, style: str = "") -> None:
     out.print(Text(text, style=style), soft_wrap=not out.is_terminal)
 
 
-def wrote(what: object) -> None:
-    """Say on stderr where something lies now."""
+def note(text: str) -> None:
+    """A line on stderr, but with --quiet."""
     if "quiet" not in asked:
-        err.print(Text(f"wrote {what}"), soft_wrap=True)
+        err.print(Text(text), soft_wrap=True)
+
+
+def wrote(what: object) -> None:
+    """Say where something lies now."""
+    note(f"wrote {what}")
 
 
 def show(record: RunRecord, everything: bool) -> None:

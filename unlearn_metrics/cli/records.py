@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from unlearn_metrics.cli.console import as_json, emit, err, out, show, status, tell, wrote
+from unlearn_metrics.cli.console import as_json, emit, err, note, out, show, status, tell, wrote
 from unlearn_metrics.errors import InputError
 
 app = typer.Typer()
@@ -160,10 +160,7 @@ def publish(
         emit({"card": str(model_card), "changed": False, "pushed": None, "difference": difference})
         return
     changed = job.publish(record, model_card, everything)
-    if changed:
-        wrote(model_card)
-    else:
-        tell(f"nothing to change in {model_card}")
+    note(f"{'wrote' if changed else 'nothing to change in'} {model_card}")
     pushed = None if push is None else job.push(model_card, push)
     if pushed is not None:
         tell(pushed)
