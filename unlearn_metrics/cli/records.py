@@ -119,8 +119,8 @@ def compare(
         tell(f"{run}: {pairs} documents paired; model: {result.model}")
     for line in dict.fromkeys(result.signatures.values()):
         out.print(Text(line, style="dim"), soft_wrap=True)
-    for note in result.notes:
-        tell(f"note: {note}")
+    for said in result.notes:
+        tell(f"note: {said}")
     for line in result.sentences:
         tell(line, "bold")
 
