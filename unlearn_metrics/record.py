@@ -210,6 +210,67 @@ class Headline:
     chance: Share = 0.0
 
 
+@dataclass(frozen=True)
+class AttackInfo:
+    """An attack as it was made. on: "weights", "prompts", or "checkpoint" where somebody else's stands for it. what: it
+    does; source: whose definition that is; checkpoints: of others, by the model that they are of."""
+
+    __pydantic_config__ = STRICT
+
+    on: Literal["weights", "prompts", "checkpoint"]
+    what: Text
+    source: Text = ""
+    checkpoints: dict[Text, CheckpointInfo] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What an attack brings back of the forget set by one metric: after it minus before, paired by document.
+
+    net: value minus what the same attack brings back of the retain-only model, on the same documents; None where that
+    was not attacked. p: two-sided, that net (value, where there is none) is 0; p_corrected: held over all attacks.
+    """
+
+    __pydantic_config__ = STRICT
+
+    value: Estimate
+    net: Estimate | None = None
+    p: Share | None = None
+    p_corrected: Share | None = None
+
+
+@dataclass(frozen=True)
+class Worst:
+    """The worst case of a metric over all attacks. attack, value: under which it is largest, and what it is then.
+
+    net_attack, net: the same of the net recovery. Intervals are of the maximum, taken anew in each draw.
+    """
+
+    __pydantic_config__ = STRICT
+
+    attack: Text
+    value: Estimate
+    net_attack: Text | None = None
+    net: Estimate | None = None
+
+
+@dataclass(frozen=True)
+class Attacks:
+    """What attacks bring back of the forget set.
+
+    made: by name. recovery: model -> metric -> attack -> Recovery; worst: model -> metric -> Worst; models are
+    "unlearned" and "controlled". sentence: the same in words. Scores under an attack are among the run's, of the model
+    MODEL+ATTACK.
+    """
+
+    __pydantic_config__ = STRICT
+
+    made: dict[Text, AttackInfo]
+    recovery: dict[Text, dict[Text, dict[Text, Recovery]]]
+    worst: dict[Text, dict[Text, Worst]]
+    sentence: Text
+
+
 # model -> split -> metric -> Score
 Scores: TypeAlias = dict[Text, dict[Text, dict[Text, Score]]]
 
@@ -251,11 +312,23 @@ class RunRecord:
     path: MeasuredPath | None = None
     residual: dict[Text, Residual] = field(default_factory=dict)
     depth: dict[Text, list[float]] = field(default_factory=dict)
+    attacks: Attacks | None = None
 
 
 SCHEMA = "unlearn-metrics/record/3"
 RECORD_TYPE = TypeAdapter(RunRecord)
 MODELS = ("original", "unlearned", "controlled", "retain_only")
+
+
+def under(model: str, attack: str) -> str:
+    """The name of a model under an attack, in scores and tables: unlearned+int4."""
+    return f"{model}+{attack}"
+
+
+def attack_of(name: str) -> tuple[str, str | None]:
+    """(model, attack) of such a name; None: the model as it is."""
+    model, found, attack = name.partition("+")
+    return model, attack if found else None
 
 
 def record_schema() -> dict[str, Any]:

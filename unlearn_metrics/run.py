@@ -14,10 +14,10 @@ from rich.text import Text
 from unlearn_metrics.documents import Observations
 from unlearn_metrics.errors import InputError, did_you_mean
 from unlearn_metrics.metrics import METRICS, available, good, values
-from unlearn_metrics.record import Control, Residual, RunRecord, Score
+from unlearn_metrics.record import Attacks, Control, Residual, RunRecord, Score
 from unlearn_metrics.records import store
 from unlearn_metrics.records.verdict import describe
-from unlearn_metrics.reports import figures, table
+from unlearn_metrics.reports import attacked, figures, table
 from unlearn_metrics.reports.console import html, plain
 from unlearn_metrics.reports.showing import examples as showing
 from unlearn_metrics.reports.showing import paper
@@ -69,6 +69,12 @@ class Run:
         Empty where the control was not calibrated, so that no path was measured.
         """
         return self.record.residual
+
+    @property
+    def attacks(self) -> Attacks | None:
+        """What attacks bring back of the forget set; None where none was made. Scores under an attack are among
+        `scores`, of the model "unlearned+int4" and the like."""
+        return self.record.attacks
 
     @cached_property
     def scores(self) -> dict[tuple[str, str, str], Score]:
@@ -260,6 +266,8 @@ class Run:
         lines = [Text(note, style="dim") for note in notes]
         lines += [Text(f"unknown: {line}", style="dim") for line in table.undefined(self.record)]
         lines += [Text(describe(self.control)), Text(self.verdict, style="bold")]
+        lines += [Text(self.attacks.sentence, style="bold")] if self.attacks is not None else []
         tables = [table.table(self.record, self.everything), table.residual_table(self.record)]
+        tables += attacked.tables(self.record, self.everything)
         lines = [Text(in_python(line.plain), line.style) for line in lines]
         return html(*(shown for shown in tables if shown is not None), *lines)

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from annotated_types import Ge, Gt, Le
 from pydantic import AfterValidator, TypeAdapter, ValidationError
 
+from unlearn_metrics.attacks import ATTACKS
 from unlearn_metrics.control import CONTROLS
 from unlearn_metrics.errors import InputError, did_you_mean
 
@@ -39,6 +40,25 @@ def _loadable(model_args: str) -> str:
     return model_args
 
 
+RELEARN = ("relearn", "relearn_retain")
+
+
+def _attackable(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        kind, found, place = name.partition("=")
+        if kind in RELEARN or found:
+            if kind not in RELEARN:
+                raise ValueError(f"only {' and '.join(RELEARN)} take a checkpoint, {name} does not")
+            if not place:
+                raise ValueError(f"'{kind}' has no checkpoint; it is written {kind}=CHECKPOINT")
+        elif name != "all" and name not in ATTACKS:
+            raise ValueError(f"unknown attack '{name}'; {did_you_mean(name, (*ATTACKS, *RELEARN, 'all'))}")
+    kinds = [name.partition("=")[0] for name in names]
+    if "relearn_retain" in kinds and "relearn" not in kinds:
+        raise ValueError("'relearn_retain' goes with 'relearn'")
+    return names
+
+
 DType: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
 Model: TypeAlias = Literal["retain_only", "unlearned", "original"]
 Count: TypeAlias = Annotated[int, Ge(1)]
@@ -55,6 +75,7 @@ class Settings:
     retention_metric: what calibration keeps: a metric of the retain split, or TASK.METRIC of one of utility_tasks.
     retain_model: the checkpoint that never saw the forget set; or reference_record, an earlier run whose model
     reference_from stands for it. utility_tasks: lm-eval tasks beside the benchmark, from include_path too.
+    attacks: names in attacks.ATTACKS, "all" of them, and relearn=CHECKPOINT and relearn_retain=CHECKPOINT.
     gibberish_model: a text classifier for the generations. gradnorm: the attack that needs a backward pass, too.
     depth: what the layers of the models lack, by patching them into the original; of the entities that entity_spans
     names instead of whole answers.
@@ -77,6 +98,7 @@ class Settings:
     utility_tasks: tuple[str, ...] = ()
     include_path: Path | None = None
     utility_limit: Count | None = None
+    attacks: Annotated[tuple[str, ...], AfterValidator(_attackable)] = ()
     gibberish_model: str | None = None
     gradnorm: bool = False
     depth: bool = False

@@ -3,8 +3,8 @@
 Everything here is in the package's top level, which imports it when it is first used.
 """
 
-from unlearn_metrics.api.extending import register_control, register_metric
-from unlearn_metrics.api.models import calibrate, list_benchmarks, mix, score, token_scores
+from unlearn_metrics.api.extending import register_attack, register_control, register_metric
+from unlearn_metrics.api.models import attack, calibrate, list_benchmarks, mix, score, token_scores
 from unlearn_metrics.api.records import compare, load, meta, rescore, robustness
 from unlearn_metrics.documents import TokenScores
 from unlearn_metrics.errors import InputError
@@ -27,12 +27,14 @@ __all__ = [
     "Run",
     "Score",
     "TokenScores",
+    "attack",
     "calibrate",
     "compare",
     "list_benchmarks",
     "load",
     "meta",
     "mix",
+    "register_attack",
     "register_control",
     "register_metric",
     "rescore",

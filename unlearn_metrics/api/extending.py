@@ -1,4 +1,4 @@
-"""Metrics and controls of one's own, for this session; a package brings them by entry points."""
+"""Metrics, controls and attacks of one's own, for this session; a package brings them by entry points."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from unlearn_metrics.api.parameters import listed, python_names
+from unlearn_metrics.attacks import ATTACKS
+from unlearn_metrics.attacks.attack import Attack
 from unlearn_metrics.control import CONTROLS
 from unlearn_metrics.errors import InputError, did_you_mean
 from unlearn_metrics.metrics import METRICS, Metric
+from unlearn_metrics.settings import RELEARN
 
 if TYPE_CHECKING:
     from unlearn_metrics.checkpoints.files import Checkpoint
@@ -87,3 +90,29 @@ def register_control(
     if name == "none":
         raise InputError("'none' is the name for no control; choose another name")
     CONTROLS.register(name, Method(fn, help, what or f"what the control {name} gives at {{alpha}}"))
+
+
+@python_names
+def register_attack(name: str, fn: Callable[..., Any], on: Literal["weights", "prompts"], what: str = "") -> None:
+    """Add an attack of your own, to be used by name in `score` and `attack`.
+
+    A package brings one by an entry point of the group "unlearn_metrics.attacks", whose object is a
+    `unlearn_metrics.attacks.attack.Attack`.
+
+    Args:
+        name: a letter, then at most 63 letters, digits and underscores.
+        fn: on weights, checkpoint -> checkpoint (`unlearn_metrics.attacks.weights.attacked` makes one of a function
+            of a matrix); on prompts, (document, around) -> document (see docs/api.md).
+        on: which of the two.
+        what: it does, in a line.
+
+    Raises:
+        InputError: a name that is taken or none.
+
+    >>> import unlearn_metrics as um
+    >>> um.register_attack("loud", lambda doc, around: doc | {"question": doc["question"].upper()}, on="prompts")
+    >>> del ATTACKS["loud"]
+    """
+    if name in (*RELEARN, "all"):
+        raise InputError(f"'{name}' has a meaning of its own among attacks; choose another name")
+    ATTACKS.register(name, Attack(fn, on, what or f"what the attack {name} does"))

@@ -16,6 +16,7 @@ from unlearn_metrics.errors import InputError, did_you_mean
 from unlearn_metrics.metrics import METRICS
 from unlearn_metrics.progress import Say
 from unlearn_metrics.record import Control
+from unlearn_metrics.records.folder import RECORD
 from unlearn_metrics.run import Run
 from unlearn_metrics.settings import DType, Model, OwnData, chosen
 
@@ -79,6 +80,7 @@ def score(
     utility_tasks: str | Iterable[str] = (),
     include_path: Place | None = None,
     utility_limit: int | None = None,
+    attacks: str | Iterable[str] = (),
     gibberish_model: str | None = None,
     gradnorm: bool = False,
     depth: bool = False,
@@ -120,6 +122,8 @@ def score(
         utility_tasks: lm-eval tasks or groups beside the benchmark: general ability.
         include_path: folder with task YAML of your own, for utility_tasks.
         utility_limit: only the first documents of each of these tasks.
+        attacks: names of attacks (docs/attacks.md) under which the forget set is scored too, "all" of them, and
+            "relearn=CHECKPOINT", "relearn_retain=CHECKPOINT" for those that somebody else fine-tuned again.
         gibberish_model: a text classifier, with a label "clean", that reads the generations.
         gradnorm: the membership attack by gradient norm too, at a backward pass for each document.
         depth: how deep the forgetting reaches, by patching each layer into the original; needs retain_model.
@@ -166,6 +170,7 @@ def score(
             "utility_tasks": listed(utility_tasks),
             "include_path": include_path,
             "utility_limit": utility_limit,
+            "attacks": listed(attacks),
             "gibberish_model": gibberish_model,
             "gradnorm": gradnorm,
             "depth": depth,
@@ -197,6 +202,50 @@ def score(
             listed(metrics),
         )
     return Run(record, folder, bool(metrics), observations)
+
+
+@python_names
+def attack(
+    run: Run | Place,
+    attacks: str | Iterable[str] = "all",
+    *,
+    data: Place | OwnData | None = None,
+    original: Place | None = None,
+    unlearned: Place | None = None,
+    retain_model: Place | None = None,
+    device: str | None = None,
+    progress: Progress = True,
+) -> Run:
+    """Attack the models of a run that lies in a folder, and add what comes back of the forget set to it.
+
+    Args:
+        run: the run, or its folder, which is written anew. An interrupted call goes on where it was.
+        attacks: as in `score`.
+        data: as `score` was given it: the benchmark's folder, or your own data; None: from the hub.
+        original, unlearned, retain_model: where these checkpoints lie now, if not where the record says.
+        device: by default the run's.
+        progress: as in `score`.
+
+    Returns:
+        The run, with `Run.attacks`.
+
+    Raises:
+        InputError: bad input, and checkpoints, data or software that are not the run's.
+
+    Source: Wang et al. 2024, "Unlearning with Control" (arXiv 2406.09179), robustness under attacks.
+    """
+    folder = run.folder if isinstance(run, Run) else Path(run)
+    if folder is None:
+        raise InputError("attack needs a run in a folder: save it first")
+    wanted = chosen({"attacks": listed(attacks)}).attacks
+    source = _source(data, None, "forget")[1] if isinstance(data, OwnData) else None if data is None else Path(data)
+    places = {"original": text(original), "unlearned": text(unlearned), "retain_only": text(retain_model)}
+    from unlearn_metrics.jobs import whole
+
+    folder = folder.parent if folder.name == RECORD else folder
+    with _shown(progress) as say:
+        record, observations = whole.attack_run(folder, wanted, source, places, device, say)
+    return Run(record, folder, False, observations)
 
 
 @python_names

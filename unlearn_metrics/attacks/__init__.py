@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from unlearn_metrics.attacks.attack import Attack
 
 ON_WEIGHTS = ("int8", "int4", "nf4", "fp4", "prune_10", "prune_30", "prune_50", "noise_1", "noise_5")
-ON_PROMPTS = ("prefix", "fewshot_1", "fewshot_3", "fewshot_5", "character_noise", "token_noise", "paired", "paraphrase")
+ON_PROMPTS = (
+    *("prefix", "fewshot_1", "fewshot_3", "fewshot_5"),
+    *("character_noise", "token_noise", "paired", "paraphrase"),
+)
 ATTACKS: Registry[Attack] = Registry(
     "attack",
     "unlearn_metrics.attacks",

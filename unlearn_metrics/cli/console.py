@@ -62,7 +62,7 @@ def wrote(what: object) -> None:
 
 def show(record: RunRecord, everything: bool) -> None:
     """A record's table, and under it the signature, in one line that can be copied."""
-    from unlearn_metrics.reports import table
+    from unlearn_metrics.reports import attacked, table
 
     out.print(table.table(record, everything))
     for note in table.composite_notes(record):
@@ -72,6 +72,10 @@ def show(record: RunRecord, everything: bool) -> None:
         if everything:
             for note in table.residual_notes(record):
                 tell(note)
+    for attacks in attacked.tables(record, everything):
+        out.print(attacks)
+    if record.attacks is not None:
+        tell(record.attacks.sentence)
     out.print(Text(record.signature, style="dim"), soft_wrap=True)
 
 

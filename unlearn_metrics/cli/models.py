@@ -59,6 +59,7 @@ def score(
     utility_tasks: of.UtilityTasks = "",
     include_path: of.IncludePath = None,
     utility_limit: of.UtilityLimit = None,
+    attacks: of.Attacks = "",
     gibberish: of.Gibberish = False,
     gibberish_model: of.GibberishModel = None,
     gradnorm: of.GradNorm = False,
@@ -79,13 +80,14 @@ def score(
     given = locals()  # parameters are called as the settings are
     names = {name: given[name] for name in Settings.__dataclass_fields__ if name in given}
     names |= {
-        "utility_tasks": _names(utility_tasks),
+        "utility_tasks": of.listed(utility_tasks),
+        "attacks": of.listed(attacks),
         "gibberish_model": gibberish_model or (of.GIBBERISH if gibberish else None),
     }
-    settings = chosen(names, _option)
+    settings = chosen(names, of.option)
     check_out(out_folder, overwrite)
     files = {"forget": forget, "retain": retain, "holdout": holdout}
-    benchmark, source = to_score(benchmark, data, files, fields, prefix, _option)
+    benchmark, source = to_score(benchmark, data, files, fields, prefix, of.option)
     early.check(original, unlearned, benchmark, source, settings)
     if dry_run:
         hush()
@@ -143,10 +145,10 @@ def control(
     """Control an unlearned checkpoint: write one that keeps its usefulness, for transformers and lm-eval to load."""
     given = locals()
     names = {name: given[name] for name in Settings.__dataclass_fields__ if name in given}
-    settings = chosen(names | {"control": method, "utility_tasks": _names(utility_tasks)}, _option)
+    settings = chosen(names | {"control": method, "utility_tasks": of.listed(utility_tasks)}, of.option)
     source: Path | OwnData | None = None
     if alpha is None and (benchmark is not None or retain is not None):
-        benchmark, source = to_score(benchmark, data, {"retain": retain}, fields, prefix, _option)
+        benchmark, source = to_score(benchmark, data, {"retain": retain}, fields, prefix, of.option)
     early.check(original, unlearned, benchmark, source, settings)
     hush()
     from unlearn_metrics.jobs import whole
@@ -245,14 +247,6 @@ def _ahead(found: Mapping[str, Any]) -> None:
         tell("time: unknown with lm-eval's tasks beside, which are not measured beforehand")
     else:
         tell(f"time: about {spoken(found['seconds'])} by a few documents on this machine, as busy as it is now")
-
-
-def _option(setting: str) -> str:
-    return "--" + setting.replace("_", "-")
-
-
-def _names(listed: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in listed.split(",") if name.strip())
 
 
 def _score(

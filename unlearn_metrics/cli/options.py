@@ -115,6 +115,15 @@ IncludePath = Annotated[
 UtilityLimit = Annotated[
     int | None, typer.Option(help="Only the first N documents of each of these tasks.", min=1, rich_help_panel=WHAT)
 ]
+Attacks = Annotated[
+    str,
+    typer.Option(
+        help="Attack the models, and score the forget set under each: names (docs/attacks.md), all, "
+        "relearn=CHECKPOINT, relearn_retain=CHECKPOINT.",
+        metavar="NAME,...",
+        rich_help_panel=RUN,
+    ),
+]
 Keep = Annotated[
     float | None,
     typer.Option(
@@ -258,3 +267,12 @@ EntitySpans = Annotated[
         rich_help_panel=WHAT,
     ),
 ]
+
+
+def option(setting: str) -> str:
+    """A setting as it is written on the command line."""
+    return "--" + setting.replace("_", "-")
+
+
+def listed(names: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in names.split(",") if name.strip())

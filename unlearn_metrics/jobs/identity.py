@@ -143,7 +143,7 @@ def fingerprint(
         "other tasks": [task.dump_config() for loaded in others.values() for task in loaded["tasks"].values()],
         "requests": requests,
         "settings": asdict(settings)
-        | dict.fromkeys(("name", "retain_model", "reference_record"))
+        | dict.fromkeys(("name", "retain_model", "reference_record", "attacks"))
         | resolved(lm, settings),
         "software": software() | {"code": short_hash(code)},
     }
@@ -169,7 +169,7 @@ def requests_hash(tasks: Tasks, lm: HFLM, settings: Settings, others: other_task
 # settings that choose the control, the reference, the intervals and the name, and change no observation of a model
 AFTERWARDS = (
     *("control", "keep", "retention_metric", "alpha", "layers", "trajectory", "name", "seed"),
-    *("retain_model", "reference_record", "reference_from", "gibberish_model", "depth", "entity_spans"),
+    *("retain_model", "reference_record", "reference_from", "gibberish_model", "attacks", "depth", "entity_spans"),
 )
 
 

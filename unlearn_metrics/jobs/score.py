@@ -14,7 +14,7 @@ from unlearn_metrics.benchmarks import suites
 from unlearn_metrics.control.controls import Family
 from unlearn_metrics.documents import Observations
 from unlearn_metrics.errors import InputError
-from unlearn_metrics.jobs import ahead, identity, keep
+from unlearn_metrics.jobs import ahead, attacking, identity, keep
 from unlearn_metrics.jobs.depth import observe_depth
 from unlearn_metrics.jobs.job import Job
 from unlearn_metrics.jobs.observing import Splits, judge_generations, observe, observe_as_published
@@ -49,6 +49,7 @@ def run(
     if (cost := ahead.cost_of_limit(job)) is not None:
         say(cost)
     clock = ahead.clock(job)
+    prepared = attacking.prepare(job, settings.attacks)
     say("evaluating the original")
     with clock.step("whole"):
         observed: Observations = {"original": observe_as_published(job, "original")}
@@ -72,7 +73,10 @@ def run(
     if settings.depth:
         observe_depth(job, control, observed)
     judge_generations(job, observed)
+    attacked = attacking.observe(job, prepared, control)
     record = sum_up(job, observed, control, path, settings.name or unlearned)
+    observed |= attacked
+    record = attacking.summed_up(record, observed, attacked, prepared, settings.seed)
     seconds = time.monotonic() - start + job.stage.seconds
     return replace(record, depth=layer_drops(observed), wall_seconds=seconds), observed
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 
 from unlearn_metrics import attacks
+from unlearn_metrics.backends import hf
 from unlearn_metrics.benchmarks import suites
 from unlearn_metrics.checkpoints.files import check_finite, check_free, open_checkpoint, write_checkpoint
 from unlearn_metrics.control import CONTROLS
@@ -19,18 +21,18 @@ from unlearn_metrics.control.controls import steps
 from unlearn_metrics.control.mixing import write_mix
 from unlearn_metrics.documents import Observations
 from unlearn_metrics.errors import InputError
-from unlearn_metrics.jobs import ahead, early
+from unlearn_metrics.jobs import ahead, attacking, early, identity
 from unlearn_metrics.jobs import score as main_job
 from unlearn_metrics.jobs.opening import Warm, build_lm, family_of, open_job, open_pair
 from unlearn_metrics.metrics import METRICS
 from unlearn_metrics.progress import Say
 from unlearn_metrics.record import Control, RunRecord
-from unlearn_metrics.records import store
+from unlearn_metrics.records import signature, store
 from unlearn_metrics.records.folder import claim
 from unlearn_metrics.records.verdict import describe
 from unlearn_metrics.reports import figures
 from unlearn_metrics.scores.scoring import with_more
-from unlearn_metrics.settings import OwnData, Settings
+from unlearn_metrics.settings import OwnData, Settings, chosen
 
 
 def score(
@@ -156,6 +158,69 @@ def attack(name: str, model: str, base: str | None, out: Path, say: Say) -> None
     readme = f"# Attacked checkpoint\n\n{opened.name} after the attack {name}: {done.what}.\n"
     tokenizer = opened if base is None else open_checkpoint(base)
     write_checkpoint(out, after, tokenizer, f"{readme}\nMade by unlearn-metrics, `attack`.\n")
+
+
+def attack_run(
+    run: Path,
+    names: Sequence[str],
+    data: Path | OwnData | None,
+    places: Mapping[str, str | None],
+    device: str | None,
+    say: Say,
+) -> tuple[RunRecord, Observations]:
+    """Add attacks to a run: the forget set of its models under each. An interrupted call goes on where it was.
+
+    Args:
+        run: the folder of the run, which is written anew once all is done.
+        names: of attacks, "all", relearn=CHECKPOINT, relearn_retain=CHECKPOINT.
+        data: as the run was given it.
+        places: model -> where its checkpoint lies now; None: where the record says.
+        device: by default the run's.
+        say: is told each step.
+
+    Returns:
+        The record and all of the run's documents, those under attacks too.
+
+    Raises:
+        InputError: bad input; checkpoints, data or software that are not the run's.
+    """
+    _check_alone()
+    record, observed = store.load_record(run), store.load_documents(run)
+    there = {model: places.get(model) or info.path for model, info in record.checkpoints.items()}
+    if record.imported is not None or "unlearned" not in there or "original" not in there:
+        raise InputError(f"{run} was imported or is of no checkpoints: there is nothing to attack")
+    settings = _of_record(record, names, there.get("retain_only"), device)
+    with claim(run, overwrite=True) as kept:
+        given = (there["original"], there["unlearned"], record.benchmark, data, settings, say, kept, Warm())
+        job = open_job(*given)
+        for model, info in job.checkpoints.items():
+            if info.weights_sha256 != record.checkpoints[model].weights_sha256:
+                raise InputError(f"{info.path} is not the {model} model of {run}: its weights are others")
+        mine = identity.signature_of(
+            job, {split: observed["original"][split][:1] for split in job.tasks}, record.control
+        )
+        if differing := signature.differences(record.signature, mine, words=("in the run", "now")):
+            raise InputError(f"{run} can't be attacked as it was scored: {'; '.join(differing)}")
+        prepared = attacking.prepare(job, names)
+        attacked = attacking.observe(job, prepared, record.control)
+        observed |= attacked
+        work = Counter(record.work) + hf.work(job.lm)
+        record = replace(record, work=dict(work))
+        record = attacking.summed_up(record, observed, attacked, prepared, settings.seed)
+        store.put(run, record, observed)
+        figures.put(run, record)
+    return record, observed
+
+
+def _of_record(record: RunRecord, names: Sequence[str], retain: str | None, device: str | None) -> Settings:
+    """The settings of a run as far as they say how its models are asked, with its control at the strength it had."""
+    kept = ("limit", "device", "dtype", "apply_chat_template", "batch_size", "model_args", "seed")
+    given: dict[str, Any] = {name: record.settings.get(name) for name in kept}
+    control = record.control
+    given |= {"attacks": tuple(names), "retain_model": retain, "control": control.method}
+    if control.method != "none":
+        given |= {"alpha": control.alpha} | {k: control.parameters.get(k) for k in ("layers", "trajectory")}
+    return chosen(given | ({} if device is None else {"device": device}))
 
 
 def _check_alone() -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from unlearn_metrics.errors import InputError, did_you_mean
 from unlearn_metrics.metrics import METRICS, available
-from unlearn_metrics.record import Residual, RunRecord, Score
+from unlearn_metrics.record import Estimate, Residual, RunRecord, Score
 from unlearn_metrics.records import store
+from unlearn_metrics.records.attacked import with_recovery
 from unlearn_metrics.records.verdict import verdict
 from unlearn_metrics.scores.equal_retention import residuals, with_ends
 from unlearn_metrics.scores.scoring import layer_drops, score_all
@@ -49,7 +50,7 @@ def rescore(folder: Path, more: Iterable[str] = ()) -> RunRecord:
     path = None if record.path is None else with_ends(record.path, observations)
     residual = {} if path is None else residuals(path, record.control.keep, seed)
     words = verdict(scores, record.control, record.headline, residual, record.imported)
-    return replace(
+    again = replace(
         record,
         scores=scores,
         composites=composites,
@@ -58,6 +59,7 @@ def rescore(folder: Path, more: Iterable[str] = ()) -> RunRecord:
         verdict=words,
         depth=layer_drops(observations),
     )
+    return again if record.attacks is None else with_recovery(again, observations, record.attacks.made, seed)
 
 
 def of_means(record: RunRecord) -> bool:
@@ -78,6 +80,7 @@ def changed(stored: RunRecord, again: RunRecord) -> tuple[int, list[str], float]
             for s, metrics in x.items()
         ),
         *((m, names, again.composites.get(m, {})) for m, names in stored.composites.items()),
+        *((f"{where}, attacks", mine, recovered(again).get(where, {})) for where, mine in recovered(stored).items()),
         *(
             (f"residual {metric}", estimates(found), estimates(again.residual[metric]))
             for metric, found in stored.residual.items()
@@ -121,7 +124,28 @@ def estimates(residual: Residual) -> dict[str, Score]:
     named |= {f"at {point.retention:g}": point.value for point in residual.curve}
     if residual.above_floor is not None:
         named["above_floor"] = residual.above_floor
-    return {name: Score(it.value, it.low, it.high, 0, 0, it.why) for name, it in named.items()}
+    return {name: _as_score(it) for name, it in named.items()}
+
+
+def _as_score(it: Estimate) -> Score:
+    return Score(it.value, it.low, it.high, 0, 0, it.why)
+
+
+def recovered(record: RunRecord) -> dict[str, dict[str, Score]]:
+    """What is stored of attacks: "model, metric" -> name -> estimate, in the form of scores."""
+    if record.attacks is None:
+        return {}
+    found: dict[str, dict[str, Estimate]] = {}
+    for model, metrics in record.attacks.recovery.items():
+        for metric, of in metrics.items():
+            named = found.setdefault(f"{model}, {metric}", {})
+            for attack, it in of.items():
+                named |= {attack: it.value} | ({} if it.net is None else {f"{attack}, net": it.net})
+    for model, worsts in record.attacks.worst.items():
+        for metric, worst in worsts.items():
+            named = found.setdefault(f"{model}, {metric}", {})
+            named |= {"worst": worst.value} | ({} if worst.net is None else {"worst, net": worst.net})
+    return {where: {name: _as_score(it) for name, it in named.items()} for where, named in found.items()}
 
 
 def deviation(stored: Score, again: Score) -> float:

@@ -14,16 +14,18 @@ from pydantic import ValidationError
 from unlearn_metrics.documents import Observations
 from unlearn_metrics.errors import InputError, first_line
 from unlearn_metrics.metrics import METRICS
-from unlearn_metrics.record import MODELS, RECORD_TYPE, SCHEMA, RunRecord, Score
+from unlearn_metrics.record import MODELS, RECORD_TYPE, SCHEMA, RunRecord, Score, attack_of
 from unlearn_metrics.records import signature, tables
 from unlearn_metrics.records.folder import CURVE, RECORD, TEXTS, TOKENS, claim, prepared
 from unlearn_metrics.registry import NAME
+from unlearn_metrics.scores import recovery
 from unlearn_metrics.scores.composites import COMPOSITES
 from unlearn_metrics.scores.equal_retention import MAX_CLUSTERS
 
 T = TypeVar("T")
 ABILITY = re.compile(r"[\w-]{1,100}\.[\w.,@=-]{1,100}", re.ASCII)  # a metric of another lm-eval task: TASK.METRIC
 MAX_RECORD_BYTES = 1 << 26
+MAX_MODELS = 500  # with those under attacks
 MAX_UNKNOWN = 100  # metrics of a record that are not installed here
 MAX_STRENGTHS = 64  # of a path
 MAX_SUM = 1e12  # of a metric over documents: products of such sums are still numbers
@@ -142,8 +144,14 @@ def _from_1(raw: dict[str, Any]) -> dict[str, Any]:
 
 def _check(path: Path, record: RunRecord) -> None:
     """What the types can't express: names that exist here, and claims that do not contradict each other."""
+    for name in record.scores:
+        if not is_model(name):
+            raise InputError(f"{path} has an unknown model '{name[:80]}'; a newer version may know it")
+    if len(record.scores) > MAX_MODELS:
+        raise InputError(
+            f"{path} has scores of {len(record.scores):,} models and attacks; at most {MAX_MODELS} are read"
+        )
     named: list[tuple[str, Iterable[str], Iterable[str]]] = [
-        ("model", record.scores, MODELS),
         ("model", record.composites, MODELS),
         ("composite", [name for names in record.composites.values() for name in names], COMPOSITES),
     ]
@@ -162,6 +170,12 @@ def _check(path: Path, record: RunRecord) -> None:
             raise InputError(f"{path} is not a valid record: '{name[:80]}' is no TASK.METRIC of another lm-eval task")
     for contradiction in _contradictions(record):
         raise InputError(f"{path} is not a valid record: {contradiction}")
+
+
+def is_model(name: str) -> bool:
+    """Whether it names a model of a run, as it is or under an attack."""
+    model, attack = attack_of(name)
+    return model in MODELS and (attack is None or NAME.fullmatch(attack) is not None)
 
 
 def unknown_metrics(record: RunRecord) -> list[str]:
@@ -189,6 +203,7 @@ def _contradictions(record: RunRecord) -> Iterable[str]:
     if control.method == "none" and (control.alpha != 1 or "controlled" in record.scores):
         yield "it has no control, but a controlled model"
     yield from _path_contradictions(record)
+    yield from _attack_contradictions(record)
     groups: list[tuple[str, bool, Mapping[str, Score]]] = [
         *((f"{m}, {split}", True, scores) for m, splits in record.scores.items() for split, scores in splits.items()),
         *((m, False, scores) for m, scores in record.composites.items()),
@@ -209,6 +224,21 @@ def _contradictions(record: RunRecord) -> Iterable[str]:
                 yield f"{where[:80]}: of how many documents {name} is, is not known"
         if one_split and len({score.documents for score in scores.values()}) > 1:
             yield f"{where[:80]}: its metrics count different documents"
+
+
+def _attack_contradictions(record: RunRecord) -> Iterable[str]:
+    block = record.attacks
+    if block is None:
+        if any(attack_of(name)[1] for name in record.scores):
+            yield "it has scores under attacks, but says nothing of the attacks"
+        return
+    named = {attack for name in record.scores if (attack := attack_of(name)[1])}
+    named |= {attack for metrics in block.recovery.values() for of in metrics.values() for attack in of}
+    named |= {w.attack for metrics in block.worst.values() for w in metrics.values()}
+    if not named <= block.made.keys():
+        yield f"it has numbers of the attack '{min(named - block.made.keys())[:80]}', which was not made"
+    if not {*block.recovery, *block.worst} <= {*recovery.ATTACKED}:
+        yield f"attacks bring something back of other models than {' and '.join(recovery.ATTACKED)}"
 
 
 def _path_contradictions(record: RunRecord) -> Iterable[str]:

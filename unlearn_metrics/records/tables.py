@@ -22,7 +22,7 @@ from unlearn_metrics.documents import (
 from unlearn_metrics.errors import InputError
 from unlearn_metrics.metrics import METRICS
 from unlearn_metrics.observations import OBSERVATIONS
-from unlearn_metrics.record import MODELS
+from unlearn_metrics.record import MODELS, attack_of
 from unlearn_metrics.records import parquet
 from unlearn_metrics.records.folder import TEXTS, TOKENS
 
@@ -49,7 +49,7 @@ def load(folder: Path, foreign: Iterable[str] = ()) -> Observations:
     layers: dict[str, int] = {}
     for row in _rows(read(folder / TEXTS, foreign)):
         model, split = (RENAMED.get(row[name], row[name]) for name in ("model", "split"))
-        if model not in MODELS:
+        if attack_of(model)[0] not in MODELS:
             raise InputError(f"{folder / TEXTS} has an unknown model '{model[:80]}'")
         del row["model"]
         row["split"] = split

@@ -164,12 +164,12 @@ def residual_rows(record: RunRecord) -> list[list[str]]:
     rows = []
     for metric, found in record.residual.items():
         alpha = "—" if found.alpha is None else f"{found.alpha:.3f}" + (" (extrapolated)" if found.alpha > 1 else "")
-        values = [_estimate(found.value), _estimate(found.average)]
-        rows.append([metric, *values, "—" if found.above_floor is None else _estimate(found.above_floor), alpha])
+        values = [estimate(found.value), estimate(found.average)]
+        rows.append([metric, *values, "—" if found.above_floor is None else estimate(found.above_floor), alpha])
     return rows
 
 
-def _estimate(estimate: Estimate) -> str:
+def estimate(estimate: Estimate) -> str:
     if estimate.value is None:
         return "—"
     if estimate.low is None or estimate.high is None:

@@ -10,7 +10,7 @@ import numpy as np
 from unlearn_metrics.documents import Document, Observations
 from unlearn_metrics.errors import InputError
 from unlearn_metrics.metrics import METRICS, available, values
-from unlearn_metrics.record import RunRecord, Score, Scores
+from unlearn_metrics.record import RunRecord, Score, Scores, attack_of
 from unlearn_metrics.scores import stats
 from unlearn_metrics.scores.composites import compose
 
@@ -44,7 +44,11 @@ def score_all(
             scores[model][split], valued[model][split] = score_split(documents, metrics[model][split], seed)
     reference, original = valued.get("retain_only"), valued.get("original")
     try:
-        composites = {model: compose(valued[model], reference, original, seed, benchmark) for model in valued}
+        composites = {
+            model: compose(valued[model], reference, original, seed, benchmark)
+            for model in valued
+            if attack_of(model)[1] is None
+        }
     except ValueError as error:
         raise InputError(f"the retain-only model answered other questions: {error}") from None
     return scores, composites

@@ -1,0 +1,77 @@
+"""What an attacker gets, as a person reads it: a report card, and what each attack brings back."""
+
+from __future__ import annotations
+
+from unlearn_metrics.record import Estimate, RunRecord, Score, under
+from unlearn_metrics.records.attacked import SAMPLED
+from unlearn_metrics.reports import table
+from unlearn_metrics.reports.grid import Grid
+from unlearn_metrics.scores.recovery import ATTACKED, SPLIT
+
+CARD = ("as it is", "after the worst attack", "in 1,000 samples", "net recovery", "n")
+
+
+def tables(record: RunRecord, everything: bool = False) -> list[Grid]:
+    """The report card and, if everything is wanted, all attacks. None where a record has no attacks."""
+    metric = _metric(record)
+    if metric is None:
+        return []
+    return [_card(record, metric), *([_each(record, metric)] if everything else [])]
+
+
+def _metric(record: RunRecord) -> str | None:
+    """The headline's metric that was attacked."""
+    if record.attacks is None:
+        return None
+    return next((metric for metrics in record.attacks.recovery.values() for metric in metrics), None)
+
+
+def card_rows(record: RunRecord, metric: str) -> list[list[str]]:
+    """A row for each model: its name, and CARD."""
+    assert record.attacks is not None
+    rows = []
+    for model in ATTACKED:
+        worst = record.attacks.worst.get(model, {}).get(metric)
+        if worst is None:
+            continue
+        base = _score(record, model, metric)
+        rows.append(
+            [
+                table.COLUMNS[model],
+                table.cell(base),
+                f"{table.estimate(worst.value)} ({worst.attack})",
+                table.cell(_score(record, model, SAMPLED)),
+                "—" if worst.net is None else f"{table.estimate(worst.net)} ({worst.net_attack})",
+                "—" if base is None else str(base.n),
+            ]
+        )
+    return rows
+
+
+def _card(record: RunRecord, metric: str) -> Grid:
+    result = Grid(f"report card: what an attacker gets of the forget set ({metric})", ["model", *CARD], words=1)
+    for row in card_rows(record, metric):
+        result.add(*row)
+    return result
+
+
+def _each(record: RunRecord, metric: str) -> Grid:
+    assert record.attacks is not None
+    models = [model for model in ATTACKED if model in record.attacks.recovery]
+    named = [table.COLUMNS[model] for model in models]
+    heads = ["attack", *(head for name in named for head in (name, f"net, {name}")), "retain-only"]
+    result = Grid(
+        f"{metric} of the forget set under attacks; net of what an attack gives the retain-only model", heads, words=1
+    )
+    for attack in record.attacks.made:
+        cells = []
+        for model in models:
+            found = record.attacks.recovery[model].get(metric, {}).get(attack)
+            net = found.net if found is not None else None
+            cells += [table.cell(_score(record, under(model, attack), metric)), table.estimate(net or Estimate(None))]
+        result.add(attack, *cells, table.cell(_score(record, under("retain_only", attack), metric)))
+    return result
+
+
+def _score(record: RunRecord, model: str, metric: str) -> Score | None:
+    return record.scores.get(model, {}).get(SPLIT, {}).get(metric)
