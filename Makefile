@@ -52,10 +52,14 @@ fidelity: .venv/installed-test
 benchmarks-page: .venv/installed-test
 	.venv/bin/python -m tools.benchmarks_page docs/benchmarks.md
 
+# Real checkpoints ranked, and the field's published logs, into build/example/site: 15 minutes on one core, LIMIT=140 less.
+site: .venv/installed-test
+	.venv/bin/python -m tools.example_site $(SHARED) build/example $(if $(LIMIT),--limit $(LIMIT))
+
 bench: .venv/installed-test
 	.venv/bin/python -m tools.bench $(SHARED) | tee .performance.md
 
 clean:
 	rm -rf .venv .versions dist build .mypy_cache .ruff_cache .pytest_cache
 
-.PHONY: demo test test-all test-versions docs fidelity benchmarks-page bench clean
+.PHONY: demo test test-all test-versions docs fidelity benchmarks-page site bench clean

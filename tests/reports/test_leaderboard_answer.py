@@ -69,13 +69,13 @@ def test_rows_that_cannot_be_told_apart_are_no_single_best():
 def test_what_makes_an_answer_doubtful_is_said():
     few = said(record("a", [0.1] * 7), record("b", [0.8] * 7))
     assert few.sure == "Sure, from few documents"
-    assert "7 independent groups" in few.why
+    assert "7 independent groups" in few.doubts
     beyond = said(record("a", 0.1, own=0.96), record("b", 0.8))
-    assert "a: extrapolated" in beyond.why
+    assert "a: extrapolated" in beyond.doubts
     broken = record("a", 0.1)
     scores = {model: {split: dict(of) for split, of in splits.items()} for model, splits in broken.scores.items()}
     scores["controlled"]["forget"]["repetition"] = score(0.9)
-    assert "degenerate: broken text" in said(dataclasses.replace(broken, scores=scores), record("b", 0.8)).why
+    assert "degenerate: broken text" in said(dataclasses.replace(broken, scores=scores), record("b", 0.8)).doubts
 
 
 def test_nothing_to_rank_is_said_with_its_reason():

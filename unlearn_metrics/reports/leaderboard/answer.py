@@ -17,15 +17,20 @@ NAMED = 3  # rows that a sentence names; of more it gives the number
 @dataclass(frozen=True)
 class Answer:
     """Sentences. best: the answer. sure: how sure it is, in a word or two; why: what that rests on. beside: the value
-    of the first row beside those of the models that show the goal and the start."""
+    of the first row beside those of the models that show the goal and the start. doubts: what else to bear in mind."""
 
     best: str
     sure: str
     beside: str
     why: str
+    doubts: str = ""
+
+    @property
+    def rest(self) -> str:
+        return " ".join(filter(None, [self.beside, f"{self.sure}: {self.why}", self.doubts]))
 
     def __str__(self) -> str:
-        return " ".join(filter(None, [self.best, self.beside, f"{self.sure}: {self.why}"]))
+        return f"{self.best} {self.rest}"
 
 
 def answer(group: Group) -> Answer:
@@ -47,11 +52,12 @@ def answer(group: Group) -> Answer:
         best, sure = f"No single best: {listed(names[: len(tied)])} cannot be told apart.", "Not decided"
         why = f"their differences are within chance ({TESTED})"
         why += f"; {_number(rest)} {'has' if rest == 1 else 'have'} significantly more left." if rest else "."
-    clusters = _clusters(first, group.metric)
+    clusters, doubts = _clusters(first, group.metric), _doubts(tied, named)
     if len(ranked) > 1 and clusters < table.SIMULATED:
         sure = f"{sure}, from few documents"
-        why += f" From {clusters} independent groups of documents, fewer than {table.SIMULATED}, tests are less exact."
-    return Answer(best, sure, _beside(group, first, named[first.name]), why + _doubts(group, tied, named))
+        less = f"From {clusters} independent groups of documents, fewer than {table.SIMULATED}, tests are less exact."
+        doubts = [less, *doubts]
+    return Answer(best, sure, _beside(group, first, named[first.name]), why, " ".join(doubts))
 
 
 def _beside(group: Group, first: Row, name: str) -> str:
@@ -66,16 +72,14 @@ def _beside(group: Group, first: Row, name: str) -> str:
     return text + "."
 
 
-def _doubts(group: Group, tied: list[Row], named: dict[str, str]) -> str:
+def _doubts(tied: list[Row], named: dict[str, str]) -> list[str]:
     """What makes the answer doubtful though it is established."""
-    broken = [named[row.name] for row in tied if row.degenerate]
-    text = ""
-    if broken:
-        text += f" But the answers of {listed(broken)} are degenerate: broken text, not forgetting."
-    beyond = [named[row.name] for row in tied if (row.values["alpha"].value or 0) > 1]
-    if beyond:
-        text += f" {listed(beyond)}: extrapolated, as the checkpoint itself keeps more."
-    return text
+    found = []
+    if broken := [named[row.name] for row in tied if row.degenerate]:
+        found.append(f"The answers of {listed(broken)} are degenerate: broken text, not forgetting.")
+    if beyond := [named[row.name] for row in tied if (row.values["alpha"].value or 0) > 1]:
+        found.append(f"{listed(beyond)}: extrapolated, as the checkpoint itself keeps more.")
+    return found
 
 
 def _unranked(group: Group) -> Answer:

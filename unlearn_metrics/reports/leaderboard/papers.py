@@ -41,7 +41,7 @@ def as_markdown(groups: list[Group], head: Head | None = None) -> str:
         columns, numbered = present(group), notes(group)
         blocks.append(f"## {_prose(group.benchmark)}, original {code(shown(base_label(group)))}")
         found = answer(group)
-        blocks.append(f"**{_prose(found.best)}** " + _prose(f"{found.beside} {found.sure}: {found.why}".strip()))
+        blocks.append(f"**{_prose(found.best)}** " + _prose(found.rest))
         blocks += [_prose(text) for text in _about(group)]
         main, rest = columns[:WIDE], columns[WIDE:]
         blocks.append(_markdown_table(group, main, numbered, first=True))

@@ -21,7 +21,7 @@ def ranking(groups: list[Group]) -> Iterator[Table | Text]:
         found = answer(group)
         yield Text(f"\n{group.benchmark}, original {base_label(group)}", style="dim")
         yield Text(found.best, style="bold")
-        yield Text(" ".join(filter(None, [found.beside, f"{found.sure}: {found.why}"])))
+        yield Text(found.rest)
         if group.ranked:
             yield _table(group)
     if rest := len(groups) - len(shown):

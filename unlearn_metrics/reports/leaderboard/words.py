@@ -88,8 +88,11 @@ def present(group: Group) -> list[Shown]:
             found.append(column if column.beneath and known[column.beneath] else replace(column, beneath=None))
         elif column.beneath and known[column.beneath]:
             what = column.what.removesuffix(", under control")
-            heading = f"{column.heading}, {column.small}" if column.heading != "residual" else "on forget, published"
-            found.append(replace(column, heading=heading, value=column.beneath, beneath=None, what=what))
+            found.append(
+                replace(
+                    column, heading=f"{column.heading}, {column.small}", value=column.beneath, beneath=None, what=what
+                )
+            )
     if any(column.value == "residual" for column in found):
         return found
     often = Counter(name for row in group.rows for name, value in row.values.items() if value.value is not None)
@@ -147,7 +150,10 @@ def alone(group: Group) -> tuple[Value, str]:
     why = f"; not ranked: {row.unranked}" if row.unranked else ""
     if group.retention is not None and row.values["residual"].value is not None:
         return row.values["residual"], f"{group.metric} at {percent(group.retention)} of the original's retention{why}"
-    return row.values["residual_unlearned"], f"{group.metric}, as published{why}"
+    known = [column for column in present(group) if row.values[column.value].value is not None]
+    if not known:
+        return Value(None), f"nothing that this package knows{why}"
+    return row.values[known[0].value], f"{heading(group, known[0])}, as published{why}"
 
 
 def reasons(group: Group) -> list[str]:
@@ -217,6 +223,8 @@ def heading(group: Group, column: Shown) -> str:
     """With the retention that it is at."""
     if column.value == "residual" and group.retention is not None:
         return f"residual at {percent(group.retention)}"
+    if column.value == "residual_unlearned":
+        return f"{group.metric}, forget"
     if column.value == "common" and group.common is not None and group.common < 1:
         return f"residual at {percent(group.common)}"
     return column.heading
