@@ -41,6 +41,9 @@ OBSERVATIONS = {
     "judged_generation": Observation(TokenScores),  # under the original
     "self_judged_generation": Observation(TokenScores),  # under the model that wrote it
     "clean_probability": Observation(float, high=1),  # see gibberish
+    "similarity": Observation(float, high=1),  # this and the next two: see metrics/semantic.py
+    "entailed": Observation(float, high=1),
+    "judged": Observation(float, high=1),
     "patched": Observation(list),  # what each layer lacks of the answer, see erasure_depth
     "lens": Observation(list),  # the same by logit lens
 }

@@ -544,6 +544,9 @@ FIELDS = {
     "revealed",
     "clean_probability",
     "gradient",
+    "similarity",
+    "entailed",
+    "judged",
 }
 
 
@@ -569,6 +572,9 @@ def test_every_metric_reads_its_own_fields():
         "revealed": 2,
         "clean_probability": 3 / 7,
         "gradient": 5 / 7,
+        "similarity": 1 / 11,
+        "entailed": 1 / 13,
+        "judged": 1 / 17,
     }
     expected = {
         "extraction_strength": 2 / 5,
@@ -585,6 +591,10 @@ def test_every_metric_reads_its_own_fields():
         "truth_ratio_arithmetic": 11 / 16,  # two wrong answers of one probability
         "rouge": 1 / 3,  # a b of six; precision would be 2/5
         "rouge_f1": 4 / 11,  # 2 x 2 / (5 + 6)
+        "answer_match": 0,
+        "cosine": 1 / 11,
+        "entailment": 1 / 13,
+        "judge": 1 / 17,
         "repetition": 0,  # abab, baba
         "distinct_1": 2 / 5,
         "distinct_2": 1 / 2,
@@ -617,7 +627,7 @@ def test_every_metric_names_fields_that_its_function_takes(name: str):
     metric = METRICS[name]
     assert set(metric.needs) <= FIELDS
     inspect.signature(metric.fn).bind(*metric.needs)  # TypeError: too few or too many
-    assert (name in JUDGED) == bool(re.search("judged_generation|clean_probability", " ".join(metric.needs)))
+    assert (name in JUDGED) == bool(re.search("judged|clean_probability|similarity|entailed", " ".join(metric.needs)))
     bare = name.removesuffix("_paraphrased").removeprefix("self_")
     assert bare.startswith(metric.fn.__name__)  # one name, one spelling
     assert metric.geometric == ("perplexity" in name)  # what has no upper bound must not let one document rule
@@ -638,6 +648,7 @@ def test_better_is_where_a_model_that_knows_and_speaks_stands(name: str):
         "revealed": 0,
         "clean_probability": 0.9,
         "gradient": 0.1,
+        **dict.fromkeys(("similarity", "entailed", "judged"), 0.9),
         "wrong_answers": [answered("0011", 0.1)],
         "reference": text,
         "generation": text,
@@ -649,6 +660,7 @@ def test_better_is_where_a_model_that_knows_and_speaks_stands(name: str):
         "revealed": 4,
         "clean_probability": 0.2,
         "gradient": 5.0,
+        **dict.fromkeys(("similarity", "entailed", "judged"), 0.2),
         "wrong_answers": [answered("0011", 0.2)],
         "reference": text,
         "generation": "I do not know, the the the the the the the",

@@ -19,13 +19,12 @@ MAX_TOKENS, ROWS = 512, 32  # as OpenUnlearning's
 
 
 @dataclass(frozen=True)
-class Classifier:
-    """clean: the index of the label for clean text."""
+class Loaded:
+    """A model that reads texts, and its tokenizer."""
 
     name: str
     model: Any
     tokenizer: Any
-    clean: int
 
     @property
     def sha256(self) -> str:
@@ -37,22 +36,35 @@ class Classifier:
         return digest.hexdigest()
 
 
-def open_classifier(name: str) -> Classifier:
+@dataclass(frozen=True)
+class Classifier(Loaded):
+    """clean: the index of the label for clean text."""
+
+    clean: int
+
+
+def opened(name: str, kind: Any, what: str, form: str) -> Loaded:
     """Load a local folder, or a hub id with an optional @revision. Weights are never unpickled, code never run.
 
-    Raises InputError for what is no classifier, or has no label "clean".
+    kind: one of transformers' Auto classes; what, form: to call it in an error. Raises InputError for what is no such model.
     """
     repo, _, revision = (name, "", "") if Path(name).is_dir() else name.partition("@")
     given = {"revision": revision or "main", "trust_remote_code": False}
     try:
         tokenizer = AutoTokenizer.from_pretrained(repo, **given)
-        model = AutoModelForSequenceClassification.from_pretrained(repo, dtype=torch.float32, **given)
+        model = kind.from_pretrained(repo, dtype=torch.float32, **given)
     except (OSError, ValueError, KeyError, AttributeError, RuntimeError, ImportError, UnpicklingError) as error:
-        raise InputError(f"gibberish model {name} cannot be loaded as a text classifier: {first_line(error)}") from None
-    labels = [str(model.config.id2label[i]) for i in range(model.config.num_labels)]
+        raise InputError(f"{what} {name} cannot be loaded as {form}: {first_line(error)}") from None
+    return Loaded(name, model.eval(), tokenizer)
+
+
+def open_classifier(name: str) -> Classifier:
+    """The classifier of a folder or hub id, see `opened`. InputError for what is none, or has no label "clean"."""
+    found = opened(name, AutoModelForSequenceClassification, "gibberish model", "a text classifier")
+    labels = [str(found.model.config.id2label[i]) for i in range(found.model.config.num_labels)]
     if CLEAN not in map(str.lower, labels):
         raise InputError(f"gibberish model {name} has the labels {', '.join(labels)[:200]}; one must be '{CLEAN}'")
-    return Classifier(name, model.eval(), tokenizer, [label.lower() for label in labels].index(CLEAN))
+    return Classifier(name, found.model, found.tokenizer, [label.lower() for label in labels].index(CLEAN))
 
 
 def clean_probabilities(classifier: Classifier, texts: Sequence[str], device: torch.device) -> list[float | None]:

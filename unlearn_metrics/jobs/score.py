@@ -19,7 +19,7 @@ from unlearn_metrics.jobs.depth import observe_depth
 from unlearn_metrics.jobs.job import Job
 from unlearn_metrics.jobs.observing import Splits, judge_generations, observe, observe_as_published
 from unlearn_metrics.jobs.opening import Warm, open_job, open_tasks
-from unlearn_metrics.metrics import JUDGED
+from unlearn_metrics.metrics import JUDGED, READ
 from unlearn_metrics.record import Control, MeasuredPath, RunRecord
 from unlearn_metrics.records import signature
 from unlearn_metrics.records.folder import Stages
@@ -141,7 +141,7 @@ def sum_up(job: Job, observed: Observations, control: Control, path: MeasuredPat
 
 
 def _judged(job: Job, task: suites.TokenScoreTask) -> list[str]:
-    unread = set() if job.reader is not None else {"gibberish"}
+    unread = {*READ} | (set() if job.reader is not None else {"gibberish"})
     return sorted(JUDGED - unread) if "generation" in task.needs else []
 
 

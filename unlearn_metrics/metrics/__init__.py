@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from unlearn_metrics.documents import Document, FlagScores, MeanLoss
-from unlearn_metrics.metrics import fluency, leakage, memorization, privacy, retention
+from unlearn_metrics.metrics import fluency, leakage, memorization, privacy, retention, semantic
 from unlearn_metrics.metrics.fluency import (
     distinct_1,
     distinct_2,
@@ -160,6 +160,9 @@ _OWN: dict[str, Metric] = {
     "rouge": Metric(retention.rouge, ("generation", "reference"), "retention"),
     "rouge_f1": Metric(retention.rouge_f1, ("generation", "reference"), "retention"),
     "answer_match": Metric(retention.answer_match, ("generation", "reference"), "retention"),
+    "cosine": Metric(semantic.cosine, ("similarity",), "retention"),
+    "entailment": Metric(semantic.entailment, ("entailed", "generation", "reference"), "retention"),
+    "judge": Metric(semantic.judge, ("judged",), "retention"),
     "repetition": Metric(fluency.repetition, ("generation",), "fluency", better="lower"),
     "distinct_1": Metric(fluency.distinct_1, ("generation",), "fluency"),
     "distinct_2": Metric(fluency.distinct_2, ("generation",), "fluency"),
@@ -193,7 +196,8 @@ _OWN |= {
 METRICS: Registry[Metric] = Registry("metric", "unlearn_metrics.metrics", _OWN)
 MEMBERSHIP_ATTACKS = tuple(name for name, metric in _OWN.items() if metric.facet == "privacy")
 # What needs a look at the generation once it is there; a stock lm-eval run has no second round.
-_LATER = {"judged_generation", "self_judged_generation", "clean_probability"}
+READ = {"cosine": "similarity", "entailment": "entailed", "judge": "judged"}  # by models that the user names
+_LATER = {"judged_generation", "self_judged_generation", "clean_probability", *READ.values()}
 TRUTH_RATIOS = ("truth_ratio", "truth_ratio_arithmetic")
 JUDGED = frozenset(name for name, metric in _OWN.items() if _LATER & {*metric.needs})
 

@@ -25,6 +25,7 @@ FIELDS = {
     "data": "the documents (hash)",
     "util": "other lm-eval tasks, their documents and number (hash)",
     "seed": "the resampling of the intervals",
+    "sem": "the models that read generations for cosine, entailment and judge (names and hashes)",
     "src": "the evaluator whose log was imported",
     "lm-eval": "its version",
     "v": "the version of this package",

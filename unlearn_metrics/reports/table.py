@@ -31,6 +31,9 @@ HEADLINE: dict[str, list[tuple[str, str]]] = {
         ("*", "rouge"),
         ("*", "rouge_f1"),
         ("*", "answer_match"),
+        ("*", "cosine"),
+        ("*", "entailment"),
+        ("*", "judge"),
     ],
     "General ability": [],  # whatever other tasks were asked for
     "Other metrics": [],  # of a record, where nothing here knows them
@@ -42,6 +45,9 @@ HEADLINE: dict[str, list[tuple[str, str]]] = {
         ("forget", "rouge"),
         ("forget", "rouge_f1"),
         ("forget", "answer_match"),
+        ("forget", "cosine"),
+        ("forget", "entailment"),
+        ("forget", "judge"),
     ],
 }
 
