@@ -46,7 +46,7 @@ class Classifier(Loaded):
 def opened(name: str, kind: Any, what: str, form: str) -> Loaded:
     """Load a local folder, or a hub id with an optional @revision. Weights are never unpickled, code never run.
 
-    kind: one of transformers' Auto classes; what, form: to call it in an error. Raises InputError for what is no such model.
+    kind: one of transformers' Auto classes; what, form: to call it in an error. InputError for what is no such model.
     """
     repo, _, revision = (name, "", "") if Path(name).is_dir() else name.partition("@")
     given = {"revision": revision or "main", "trust_remote_code": False}

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from unlearn_metrics.cli.console import err, hush, show, status, tell
+from unlearn_metrics.cli.console import as_json, emit, hush, show, status, tell, wrote
 
 app = typer.Typer()
 
@@ -48,4 +48,5 @@ def semantic(
     show(record, verbose)
     if unparsed := record.settings.get("judge_unparsed"):
         tell(f"judge: {unparsed} replies were neither yes nor no, and are unscored")
-    err.print(f"wrote {out_folder}")
+    emit(as_json(record))
+    wrote(out_folder)
