@@ -20,14 +20,29 @@ MAX_TEXT = 1_000_000
 OTHER, UNKNOWN = -1, -2
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How a text is drawn from a model: temperature, then the top_k likeliest tokens, then of those the fewest whose
+    probability is at least top_p. None: all tokens."""
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float = 1.0
+
+
+# one setting changed at a time; each is a field of TokenScores, a stored column, and the end of a metric's name
+SAMPLINGS = {"temp80": Sampling(temperature=0.8), "top40": Sampling(top_k=40), "nucleus90": Sampling(top_p=0.9)}
+
+
 @dataclass(frozen=True, eq=False)
 class TokenScores:
     """What one teacher-forced pass observes of an answer y_1..y_n and of the end-of-sequence token after it.
 
     Every array has shape [n + 1]; position i < n is answer token i + 1, position n is end-of-sequence.
     Log-probabilities are in nats. `mean` and `variance` are those of log p(v) over the vocabulary, v drawn
-    from the model's own distribution at that position (what Min-K%++ needs). What a backend does not return is NaN, an
-    arg-max OTHER or UNKNOWN.
+    from the model's own distribution at that position (what Min-K%++ needs). `temp80`, `top40` and `nucleus90` are the
+    log-probability of the token under those settings of SAMPLINGS, -inf where it is never drawn. What a backend does
+    not return is NaN, an arg-max OTHER or UNKNOWN.
     """
 
     tokens: NDArray[np.int32]
@@ -35,6 +50,14 @@ class TokenScores:
     logprob: Floats
     mean: Floats
     variance: Floats
+    temp80: Floats = None  # type: ignore[assignment]  # NaN, where it is not given
+    top40: Floats = None  # type: ignore[assignment]
+    nucleus90: Floats = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        for name in SAMPLINGS:
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, np.full(len(self.tokens), np.nan, np.float32))
 
     def __len__(self) -> int:
         """n, the number of answer tokens, end-of-sequence not counted."""
@@ -56,12 +79,13 @@ class TokenScores:
         return -fmean(self.logprob.tolist())
 
     def to_lists(self) -> list[list[float]]:
-        """[tokens, argmax, logprob, mean, variance]: lm-eval turns what is not a list into a string in its samples."""
+        """The arrays of TOKEN_SCORE_FIELDS: lm-eval turns what is not a list into a string in its samples."""
         return [getattr(self, name).tolist() for name in TOKEN_SCORE_FIELDS]
 
     @classmethod
     def from_lists(cls, lists: Sequence[Any]) -> TokenScores:
-        dtypes = TOKEN_SCORE_FIELDS.values()
+        """The inverse of `to_lists`; the lists of SAMPLINGS may be missing."""
+        dtypes = [*TOKEN_SCORE_FIELDS.values()][: max(len(lists), len(TOKEN_SCORE_FIELDS) - len(SAMPLINGS))]
         return cls(*(np.asarray(values, dtype) for values, dtype in zip(lists, dtypes, strict=True)))
 
 
@@ -71,6 +95,7 @@ TOKEN_SCORE_FIELDS: dict[str, type[np.generic]] = {
     "logprob": np.float32,
     "mean": np.float32,
     "variance": np.float32,
+    **dict.fromkeys(SAMPLINGS, np.float32),
 }
 
 
@@ -93,7 +118,7 @@ class FlagScores:
 
 def scores_from_lists(lists: Sequence[Any]) -> TokenScores | FlagScores:
     """The inverse of `to_lists`."""
-    if len(lists) == len(TOKEN_SCORE_FIELDS):
+    if len(lists) > 4:
         return TokenScores.from_lists(lists)
     (loss,), (units,), (revealed,), (unit,) = lists
     return FlagScores(loss, units, revealed, unit)

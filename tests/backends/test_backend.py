@@ -247,7 +247,7 @@ def test_results_do_not_depend_on_what_is_beside(
 )
 def test_reduction_of_any_logits(logits: list[list[float]], target: int) -> None:
     x = torch.tensor(logits)
-    argmax, logprob, mean, variance = hf.reduce(x.clone(), torch.full((len(x),), target))
+    argmax, logprob, mean, variance, *_ = hf.reduce(x.clone(), torch.full((len(x),), target))
     logp = x.double().log_softmax(-1)
     p = logp.exp()
     want = (p * logp).sum(-1)
@@ -267,7 +267,7 @@ def test_the_largest_logit_and_the_first_of_equals(seed: int, vocabulary: int, v
 
 
 def test_tokens_that_a_model_rules_out() -> None:
-    _, logprob, mean, variance = hf.reduce(torch.tensor([[0.0, 0.0, float("-inf")]]), torch.tensor([2]))
+    _, logprob, mean, variance, *_ = hf.reduce(torch.tensor([[0.0, 0.0, float("-inf")]]), torch.tensor([2]))
     assert logprob.item() == float("-inf")
     assert mean.item() == pytest.approx(-np.log(2))
     assert variance.item() == pytest.approx(0, abs=1e-6)

@@ -10,7 +10,7 @@ import pytest
 from lm_eval.models.huggingface import HFLM
 
 from unlearn_metrics.backends import decoding, encoding, hf
-from unlearn_metrics.documents import UNKNOWN
+from unlearn_metrics.documents import TOKEN_SCORE_FIELDS, UNKNOWN
 from unlearn_metrics.errors import InputError
 from unlearn_metrics.metrics import METRICS
 
@@ -32,7 +32,7 @@ def test_all_but_the_end_is_known(lm, endless):
     assert hf.end_of_sequence(endless) is None
     pairs = [encoding.encode(lm, prompt, " A friend of mine.") for prompt in (*PROMPTS, PROMPTS[0] * 40)]
     for one, other in zip(hf.token_scores(lm, pairs), hf.token_scores(endless, pairs), strict=True):
-        for field in ("tokens", "argmax", "logprob", "mean", "variance"):
+        for field in TOKEN_SCORE_FIELDS:
             np.testing.assert_allclose(getattr(other, field)[:-1], getattr(one, field)[:-1], rtol=1e-5)
         assert (other.tokens[-1], other.argmax[-1]) == (-1, UNKNOWN)
         assert math.isnan(METRICS["probability"]({"answer": other}))

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from unlearn_metrics.documents import TokenScores
+from unlearn_metrics.backends import hf
+from unlearn_metrics.documents import SAMPLINGS, TokenScores
+from unlearn_metrics.metrics import METRICS
 from unlearn_metrics.metrics.leakage import (
     expected_prefix,
     extracted_within,
@@ -105,3 +110,83 @@ def test_what_must_always_hold(logs: list[float]):
     if 1 < queries < 1e9:
         assert leak_at(answer, int(queries) - 1) < 0.5 + 1e-9
         assert leak_at(answer, int(queries)) >= 0.5 - 1e-9
+
+
+# --- other settings of sampling
+
+
+def test_a_setting_reads_its_own_log_probabilities():
+    plain, cooler = scores(0.5, 0.5), np.log(np.array([0.8, 0.8, 1.0]))
+    known = replace(plain, temp80=cooler, top40=np.array([-math.inf, 0.0, 0.0]))
+    assert (leak_at(known, 1), leak_at(known, 1, "temp80")) == pytest.approx((0.25, 0.64))
+    assert sampled_extraction_strength(known, 1) == 0.5
+    assert sampled_extraction_strength(known, 1, sampling="temp80") == 1
+    # a token that is never drawn: no number of queries gives the answer, unless it is revealed
+    assert (leak_at(known, 1_000_000, "top40"), queries_to_extract(known, 0.5, "top40")) == (0, math.inf)
+    assert (expected_prefix(known, "top40"), sampled_extraction_strength(known, 1, sampling="top40")) == (0, 0.5)
+    assert math.isnan(leak_at(known, 1, "nucleus90"))  # the backend did not return it
+    named = {name: METRICS[name]({"answer": known}) for name in ("leak_at_1_temp80", "leak_at_1000_top40")}
+    assert named == pytest.approx({"leak_at_1_temp80": 0.64, "leak_at_1000_top40": 0})
+    assert math.isnan(METRICS["sampled_extraction_strength_1000_nucleus90"]({"answer": known}))
+
+
+WARPERS = {
+    "temp80": TemperatureLogitsWarper(0.8),
+    "top40": TopKLogitsWarper(40),
+    "nucleus90": TopPLogitsWarper(0.9),
+}
+
+
+@pytest.mark.parametrize("name", SAMPLINGS)
+@pytest.mark.parametrize("spread", [0.0, 0.3, 3.0, 30.0])
+@pytest.mark.parametrize("vocabulary", [7, 500])
+def test_log_probabilities_are_those_that_transformers_samples_from(name, spread, vocabulary):
+    """Against transformers' own warpers, for every token as the target: flat, peaked and small vocabularies."""
+    torch.manual_seed(vocabulary)
+    logits = (torch.randn(4, vocabulary) * spread).repeat_interleave(vocabulary, 0)
+    target = torch.arange(vocabulary).repeat(4)
+    found = hf.reduce(logits.clone(), target)[4 + list(SAMPLINGS).index(name)]
+    warped = WARPERS[name](None, logits.double())  # type: ignore[arg-type]
+    expected = warped.log_softmax(-1).gather(-1, target[:, None])[:, 0]
+    if (
+        not spread
+    ):  # where all are alike, transformers' nucleus is of whichever come first; here equal ones are together
+        expected = torch.full_like(expected, -math.log(vocabulary))
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_likeliest_are_found_by_blocks():
+    torch.manual_seed(0)
+    logits = torch.randn(3, 64 * 200)
+    logits[0, 64 * 7 : 64 * 7 + 40] = 9.0  # all in one block
+    assert torch.equal(hf.likeliest_of(logits, 40), logits.sort(-1, descending=True).values[:, :40])
+
+
+def test_other_settings_against_really_sampling():
+    """A model of 90 tokens drawn from as transformers does, 200,000 times: how often two tokens are the answer."""
+    rng = np.random.default_rng(0)
+    logits, n = torch.tensor(rng.normal(0, 1.5, (90, 90))), 200_000
+    first = int(logits[0].topk(2).indices[1])  # likely enough to be seen
+    answer = [first, int(logits[first].topk(3).indices[2])]
+    rows = torch.stack([logits[0], logits[answer[0]], logits[answer[1]]])
+    reduced = hf.reduce(rows.clone(), torch.tensor([*answer, 0]))
+    known = TokenScores(np.array([*answer, 0]), *(values.numpy() for values in reduced))
+    for name, warper in WARPERS.items():
+        p = [warper(None, row[None]).softmax(-1)[0].numpy() for row in rows[:2]]  # type: ignore[arg-type]
+        drawn = [rng.choice(90, n, p=each / each.sum()) for each in p]
+        hits = [(draw == token) for draw, token in zip(drawn, answer, strict=True)]
+        share = (hits[0] & hits[1]).mean()
+        assert share == pytest.approx(leak_at(known, 1, name), abs=5 * math.sqrt(share / n))
+        assert (hits[0].mean() + share) / 2 == pytest.approx(expected_prefix(known, name), abs=0.006)
+
+
+@given(st.lists(st.floats(-20, 20), min_size=2, max_size=60), st.integers(0, 59))
+def test_a_set_only_raises_what_it_holds(logits, token):
+    target = torch.tensor([token % len(logits)])
+    _, logprob, _, _, *drawn = (float(v) for v in hf.reduce(torch.tensor([logits]), target))
+    cooler, *sets = drawn
+    for value in sets:
+        assert value == -math.inf or value >= logprob - 1e-4
+    if target.item() == int(np.argmax(logits)):
+        assert cooler >= logprob - 1e-5
+        assert all(value > -math.inf for value in sets)

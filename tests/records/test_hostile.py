@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from tests.command import process, run
 from tests.imports.test_imports import tofu_log, write
 from tools import fuzz
 from unlearn_metrics.cli.console import plain
-from unlearn_metrics.documents import MAX_TEXT
+from unlearn_metrics.documents import MAX_TEXT, SAMPLINGS
 from unlearn_metrics.errors import InputError
 from unlearn_metrics.imports import runs as imports
 from unlearn_metrics.records import rescore, signature, store
@@ -248,6 +249,9 @@ def first_list(table: pa.Table, name: str, value: Any) -> pa.Table:
         (store.TOKENS, lambda t: column(t, "id", [2**31 - 1] * len(t)), "no known document"),
         (store.TOKENS, lambda t: column(t, "role", ["x"] * len(t)), "no known document or role"),
         (store.TOKENS, lambda t: first_list(t, "logprob", 5.0), "above 0"),
+        (store.TOKENS, lambda t: first_list(t, "top40", 5.0), "above 0"),
+        (store.TOKENS, lambda t: first_list(t, "top40", -math.inf), None),  # a token that is never drawn
+        (store.TOKENS, lambda t: t.drop_columns([*SAMPLINGS]), None),  # of an older version
         (store.TOKENS, lambda t: first_list(t, "mean", float("inf")), "infinite"),
         (store.TOKENS, lambda t: first_list(t, "logprob", None), "a null"),
         (store.TEXTS, lambda t: column(t, "logged_min_k", [float("inf")] * len(t)), "no value"),

@@ -338,6 +338,10 @@ def test_a_run_written_by_version_2_of_the_schema_loads_and_rescores():
     assert stored.schema == SCHEMA
     assert set(stored.scores) == {"original", "unlearned", "controlled"} == set(store.load_documents(run))
     assert rescore.changed(stored, rescore.rescore(run))[1] == []
+    # it was observed before other settings of sampling were: those are not known, and that is no 0
+    again = rescore.rescore(run, ["leak_at_1", "leak_at_1_temp80"]).scores["original"]["forget"]
+    assert again["leak_at_1"].value == pytest.approx(1, abs=0.1)
+    assert again["leak_at_1_temp80"] == Score(None, None, None, 0, 3)
 
 
 @pytest.mark.parametrize("schema", ["unlearn-metrics/record/99", 2, None])

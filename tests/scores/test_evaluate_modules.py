@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tests import ROOT
-from unlearn_metrics.documents import TokenScores
+from unlearn_metrics.documents import SAMPLINGS, TokenScores
 from unlearn_metrics.errors import InputError
 from unlearn_metrics.metrics import METRICS
 from unlearn_metrics.scores.evaluate_modules import INPUTS, load
@@ -25,7 +25,8 @@ def token_scores(seed: int, n: int) -> TokenScores:
     tokens = random.integers(0, 200_000, n + 1).astype(np.int32)
     argmax = np.where(random.random(n + 1) < 0.7, tokens, 0).astype(np.int32)
     logp = [-random.random(n + 1).astype(np.float32) for _ in range(2)]
-    return TokenScores(tokens, argmax, *logp, random.random(n + 1).astype(np.float32))
+    drawn = [-random.random(n + 1).astype(np.float32) for _ in SAMPLINGS]
+    return TokenScores(tokens, argmax, *logp, random.random(n + 1).astype(np.float32), *drawn)
 
 
 ROLES = ("answer", "paraphrased_question", "true_answer", "judged_generation", "self_judged_generation")

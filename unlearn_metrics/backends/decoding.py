@@ -361,7 +361,7 @@ def _found(lm: HFLM, logits: Tensor, lines: Sequence[_Line]) -> list[list[tuple[
     for part in torch.split(logits.flatten(0, 1), max(1, hf.REDUCE_LOGITS // logits.shape[-1])):
         chosen = hf.largest(part)[0]
         below = part[:, eos].float() - part.gather(-1, chosen[:, None])[:, 0].float()
-        _, logprob, mean, variance = hf.reduce(part, chosen)
+        _, logprob, mean, variance = hf.reduce(part, chosen, drawn=False)
         table = torch.stack([logprob, mean, variance, below + logprob], -1).tolist()
         found += zip(chosen.tolist(), (_Scored(*row) for row in table), strict=True)
     width = logits.shape[1]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from unlearn_metrics.backends import batching
 from unlearn_metrics.backends.encoding import Pair
-from unlearn_metrics.documents import UNKNOWN, TokenScores
+from unlearn_metrics.documents import SAMPLINGS, UNKNOWN, Sampling, TokenScores
 from unlearn_metrics.errors import InputError
 from unlearn_metrics.progress import Bar
 
@@ -33,6 +34,10 @@ T = TypeVar("T")
 
 CHUNK_LOGITS = 1 << 22  # logits held at once (16 MiB of float32), or CHUNK_POSITIONS rows of them if that is more
 CHUNK_POSITIONS = 256
+REDUCED = 4 + len(SAMPLINGS)  # numbers that `reduce` makes of a position
+LEAST = -87.0  # nats below the largest logit: e to that is the smallest normal float32
+TOP = 40  # likeliest tokens of a position that are put in order; their nucleus mostly lies among them
+HALVINGS = 16  # of where the logits of a nucleus may end
 REDUCE_LOGITS = 1 << 18  # logits reduced at once on a CPU: they stay in its cache
 
 
@@ -63,9 +68,7 @@ class _Flat:
 
     tokens: Tensor
     argmax: NDArray[np.int32]
-    logprob: NDArray[np.float32]
-    mean: NDArray[np.float32]
-    variance: NDArray[np.float32]
+    values: list[NDArray[np.float32]]  # what else `reduce` gives, in its order
 
 
 def work(lm: HFLM) -> Counter[str]:
@@ -105,7 +108,7 @@ def token_scores(lm: HFLM, pairs: Sequence[Pair], share_prompts: bool = True) ->
     flat = _Flat(
         torch.from_numpy(tokens).to(lm.device),
         np.empty(len(tokens), np.int32),
-        *(np.empty(len(tokens), np.float32) for _ in range(3)),
+        [np.empty(len(tokens), np.float32) for _ in range(REDUCED - 1)],
     )
     whole: list[_Row] = []
     by_prompt: dict[tuple[int, ...], list[int]] = {}
@@ -147,7 +150,7 @@ def token_scores(lm: HFLM, pairs: Sequence[Pair], share_prompts: bool = True) ->
         for batch in batching.batches(whole, lambda row: len(row.ids), batching.budget(lm), batching.max_rows(lm)):
             _forward(lm, batch, flat, bar)
 
-    if np.isnan(flat.logprob).any():
+    if np.isnan(flat.values[0]).any():
         dtype = str(lm.model.dtype).removeprefix("torch.")
         raise InputError(
             f"the model gives NaN log-probabilities in {dtype}: an overflow, or broken weights; try float32"
@@ -155,12 +158,10 @@ def token_scores(lm: HFLM, pairs: Sequence[Pair], share_prompts: bool = True) ->
     if eos is None:  # nothing ends a sequence, so nothing is known of its end
         ends = offsets[1:] - 1
         tokens[ends], flat.argmax[ends] = -1, UNKNOWN
-        for result in (flat.logprob, flat.mean, flat.variance):
+        for result in flat.values:
             result[ends] = np.nan
     scores = {
-        pair: TokenScores(
-            tokens[a:b].astype(np.int32), flat.argmax[a:b], flat.logprob[a:b], flat.mean[a:b], flat.variance[a:b]
-        )
+        pair: TokenScores(tokens[a:b].astype(np.int32), flat.argmax[a:b], *(values[a:b] for values in flat.values))
         for pair, a, b in zip(distinct, offsets[:-1], offsets[1:], strict=True)
     }
     return [scores[pair] for pair in pairs]
@@ -299,7 +300,8 @@ def _score_positions(lm: HFLM, inputs: dict[str, Any], index: Tensor, out: NDArr
     step = max(CHUNK_POSITIONS, CHUNK_LOGITS // vocabulary)
     target = flat.tokens[torch.from_numpy(out).to(flat.tokens.device)].to(output.logits.device)
     # written at once: small tensors that outlive the large ones around them would fragment the CPU's heap
-    results = [torch.empty(len(hidden), dtype=d, device=target.device) for d in (torch.int32, *[torch.float32] * 3)]
+    dtypes = (torch.int32, *[torch.float32] * (REDUCED - 1))
+    results = [torch.empty(len(hidden), dtype=dtype, device=target.device) for dtype in dtypes]
     for i in range(0, len(hidden), step):
         if bare:
             with autocast(lm):
@@ -314,7 +316,7 @@ def _score_positions(lm: HFLM, inputs: dict[str, Any], index: Tensor, out: NDArr
             for result, values in zip(results, reduced, strict=True):
                 result[here] = values
         del logits
-    for array, result in zip((flat.argmax, flat.logprob, flat.mean, flat.variance), results, strict=True):
+    for array, result in zip((flat.argmax, *flat.values), results, strict=True):
         array[out] = result.cpu().numpy()
     return getattr(output, cache_name(lm), None)
 
@@ -327,8 +329,9 @@ def _head_is_bare(lm: HFLM, head: torch.nn.Module) -> bool:
         return torch.equal(head(caught[0]).to(logits.device).float().nan_to_num(), logits.float().nan_to_num())
 
 
-def reduce(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """[positions, vocabulary] -> arg-max, log p(target), mean and variance of log p under the model: [positions].
+def reduce(logits: Tensor, target: Tensor, drawn: bool = True) -> tuple[Tensor, ...]:
+    """[positions, vocabulary] -> arg-max, log p(target), mean and variance of log p under the model, and, if `drawn`,
+    log p(target) under each of SAMPLINGS: [positions].
 
     Few passes over the logits: one exponential, below the largest logit, serves the normaliser and both moments.
     Overwrites the logits.
@@ -336,13 +339,74 @@ def reduce(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor, Tens
     argmax, top = largest(logits)
     below = logits.float().sub_(top.float())
     score = below.gather(-1, target[:, None])[:, 0]
-    # e^-87 is the smallest normal float32: less weighs nothing, is slow to compute with, and 0 * -inf would be NaN
-    weight = below.clamp_(min=-87).exp()
+    below.clamp_(min=LEAST)  # less weighs nothing, is slow to compute with, and 0 * -inf would be NaN
+    found: list[Tensor] = []
+    if drawn:
+        likeliest = likeliest_of(below, min(TOP, below.shape[-1]))
+        found = [sampled(below, score, likeliest, sampling) for sampling in SAMPLINGS.values()]
+    weight = below.exp()
     total = weight.sum(-1)
     log_total = total.log()
     first = weight.mul_(below).sum(-1) / total
     second = weight.mul_(below).sum(-1) / total
-    return argmax, score - log_total, first - log_total, (second - first.square()).clamp_(min=0)
+    return argmax, score - log_total, first - log_total, (second - first.square()).clamp_(min=0), *found
+
+
+def sampled(below: Tensor, score: Tensor, likeliest: Tensor, sampling: Sampling) -> Tensor:
+    """log p of tokens when texts are drawn so: [n]; -inf where a token is never drawn.
+
+    below: [n, vocabulary] logits less the largest; score: [n] those of the tokens; likeliest: [n, TOP] the largest of
+    below, descending. Tokens as likely as the last of a set are in it.
+    """
+    every, kept = below / sampling.temperature, likeliest / sampling.temperature
+    own, least = score / sampling.temperature, torch.full_like(score, -torch.inf)
+    if sampling.top_k is not None:
+        kept = kept[:, : sampling.top_k]
+        least = kept[:, -1]
+        alike = (every == least[:, None]).sum(-1) - (kept == least[:, None]).sum(-1)
+        total = kept.exp().sum(-1) + alike * least.exp()
+    else:
+        total = every.clamp(min=LEAST).exp_().sum(-1)
+    if sampling.top_p < 1:
+        total, least = _nucleus(kept if sampling.top_k is not None else every, kept, sampling.top_p * total)
+    inside = (own >= least) | (least <= LEAST)  # below it the order is not known, and hardly anything is drawn
+    return torch.where(inside, own - total.log(), -torch.inf)
+
+
+def _nucleus(every: Tensor, kept: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """(weight of the fewest likeliest tokens that weigh `wanted`, logit of the last of them): [n].
+
+    kept: the largest of `every`, descending. Where they do not settle it, the last logit is found by halving: those
+    3e-4 nats apart may count as equal.
+    """
+    weight = kept.exp()
+    needed = (weight.cumsum(-1) - weight < wanted[:, None]).sum(-1, keepdim=True)
+    least = kept.gather(-1, needed - 1)[:, 0]
+    held = torch.where(kept >= least[:, None], weight, 0).sum(-1)
+    open_ = (least == kept[:, -1]) & (kept.shape[-1] < every.shape[-1])
+    if open_.any():
+        every, wanted = every[open_], wanted[open_]
+        weight = every.exp()
+        # all below `low` weigh 1e-3 of the likeliest at most, and `wanted` is known to lie further up
+        low, high = torch.full_like(wanted, -math.log(1e3 * every.shape[-1])), least[open_]
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            enough = torch.where(every >= middle[:, None], weight, 0).sum(-1) >= wanted
+            low, high = torch.where(enough, middle, low), torch.where(enough, high, middle)
+        held[open_], least[open_] = torch.where(every >= low[:, None], weight, 0).sum(-1), low
+    return held, least
+
+
+def likeliest_of(logits: Tensor, count: int, block: int = 64) -> Tensor:
+    """The largest of each row, descending: [n, count].
+
+    On a CPU they are looked for in the blocks with the largest maxima, where a vocabulary is large three times as fast.
+    """
+    if logits.device.type == "cpu" and logits.shape[1] % block == 0 and logits.shape[1] > 4 * count * block:
+        blocks = logits.view(len(logits), -1, block)
+        which = blocks.amax(-1).topk(count, sorted=False).indices
+        logits = blocks.gather(1, which[..., None].expand(-1, -1, block)).flatten(1)
+    return logits.topk(count).values
 
 
 def largest(logits: Tensor, block: int = 64) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,7 @@ from unlearn_metrics.backends import hf
 from unlearn_metrics.benchmarks import other_tasks, suites
 from unlearn_metrics.benchmarks.suites import TokenScoreTask
 from unlearn_metrics.checkpoints.tokenizers import DATE_MACRO, TEMPLATE_DATE
-from unlearn_metrics.documents import Document
+from unlearn_metrics.documents import SAMPLINGS, Document
 from unlearn_metrics.jobs.job import Job, Tasks
 from unlearn_metrics.record import (
     SCHEMA,
@@ -236,6 +236,7 @@ def signature_of(job: Job, asked: Mapping[str, Sequence[Document]], control: Con
         "ctl": signature.ctl(control),
         "dtype": dtype(job.lm),
         "data": short_hash([*(task.data_sha256 for task in job.tasks.values()), *(hashes[name] for name in own)]),
+        "draw": ",".join(SAMPLINGS),
         **({"util": short_hash([str(job.settings.utility_limit), *rest])} if rest else {}),
         "seed": str(job.settings.seed),
         "lm-eval": importlib.metadata.version("lm-eval"),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from unlearn_metrics.documents import Document, FlagScores, MeanLoss
+from unlearn_metrics.documents import SAMPLINGS, Document, FlagScores, MeanLoss
 from unlearn_metrics.metrics import fluency, leakage, memorization, privacy, retention, semantic
 from unlearn_metrics.metrics.fluency import (
     distinct_1,
@@ -116,7 +116,7 @@ class Metric:
         return not isinstance(field, MeanLoss if self.flags_are_enough else (MeanLoss, FlagScores))
 
 
-def _fixed(fn: Callable[..., float], **parameters: float) -> Metric:
+def _fixed(fn: Callable[..., float], **parameters: float | str) -> Metric:
     """The metric of a function of an answer whose parameters are in its name."""
     named = functools.update_wrapper(functools.partial(fn, **parameters), fn)
     del named.__wrapped__  # its signature is without them
@@ -192,6 +192,13 @@ _OWN["expected_prefix"] = _fixed(leakage.expected_prefix)
 _OWN |= {
     f"sampled_extraction_strength_{n}": _fixed(leakage.sampled_extraction_strength, n=n) for n in (1, 10, 100, 1000)
 }
+for _name in SAMPLINGS:
+    _OWN |= {f"leak_at_{k}_{_name}": _fixed(leakage.leak_at, k=k, sampling=_name) for k in (1, 1000, 1_000_000)}
+    _OWN[f"expected_prefix_{_name}"] = _fixed(leakage.expected_prefix, sampling=_name)
+    _OWN |= {
+        f"sampled_extraction_strength_{n}_{_name}": _fixed(leakage.sampled_extraction_strength, n=n, sampling=_name)
+        for n in (1, 1000)
+    }
 
 METRICS: Registry[Metric] = Registry("metric", "unlearn_metrics.metrics", _OWN)
 MEMBERSHIP_ATTACKS = tuple(name for name, metric in _OWN.items() if metric.facet == "privacy")

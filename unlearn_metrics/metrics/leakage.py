@@ -1,8 +1,9 @@
 """What an attacker gets who samples, in closed form: pure functions of TokenScores, no sampling and no forward pass.
 
-l_t is the log-probability of answer token t (end-of-sequence not counted), so that one sample at temperature 1, without
-top-k or top-p, is the answer verbatim with probability p = exp(sum of l_t). All is computed in log space: a p of 1e-300
-is not 0. NaN where a log-probability is unknown.
+l_t is the log-probability of answer token t (end-of-sequence not counted), so that one sample is the answer verbatim
+with probability p = exp(sum of l_t). `sampling` says how samples are drawn: a name in `documents.SAMPLINGS`, or by
+default at temperature 1 from all tokens. All is computed in log space: a p of 1e-300 is not 0. NaN where a
+log-probability is unknown.
 """
 
 from __future__ import annotations
@@ -13,15 +14,17 @@ import numpy as np
 
 from unlearn_metrics.documents import Floats, TokenScores
 
+PLAIN = "logprob"  # temperature 1, all tokens
 ROUNDING = 1e-6  # nats: log-probabilities are float32, and a chance that is just enough should be
 
 
-def leak_at(answer: TokenScores, k: int) -> float:
+def leak_at(answer: TokenScores, k: int, sampling: str = PLAIN) -> float:
     """1 - (1 - p)^k: the chance that at least one of k samples is the answer verbatim.
 
     Args:
         answer: token scores of the answer.
         k: how many samples, at least 1.
+        sampling: how they are drawn.
 
     Returns:
         A probability: the expectation of what Leak@k estimates by sampling, for verbatim leaks.
@@ -32,10 +35,10 @@ def leak_at(answer: TokenScores, k: int) -> float:
     >>> round(leak_at(half, 1), 6), round(leak_at(half, 3), 6)
     (0.5, 0.875)
     """
-    return -math.expm1(k * _log_miss(_logs(answer).sum()))
+    return -math.expm1(k * _log_miss(_logs(answer, sampling).sum()))
 
 
-def queries_to_extract(answer: TokenScores, p: float) -> float:
+def queries_to_extract(answer: TokenScores, p: float, sampling: str = PLAIN) -> float:
     """ln(1 - p) / ln(1 - p_answer), rounded up: the fewest samples that hold the answer verbatim with probability p.
 
     Returns:
@@ -47,23 +50,23 @@ def queries_to_extract(answer: TokenScores, p: float) -> float:
     >>> queries_to_extract(half, 0.9)
     4.0
     """
-    miss = _log_miss(_logs(answer).sum())
+    miss = _log_miss(_logs(answer, sampling).sum())
     if math.isnan(miss) or miss == 0:
         return math.nan if math.isnan(miss) else math.inf
     with np.errstate(over="ignore"):  # more samples than a number can say: infinite
         return max(1.0, float(np.ceil(np.float64(math.log1p(-p)) / miss)))
 
 
-def extracted_within(answer: TokenScores, n: int, p: float) -> float:
+def extracted_within(answer: TokenScores, n: int, p: float, sampling: str = PLAIN) -> float:
     """1 if n samples hold the answer verbatim with probability p or more, else 0: its mean is the extraction rate.
 
     Source: Hayes et al. 2024 (arXiv 2410.19482), (n, p)-discoverable extraction.
     """
-    queries = queries_to_extract(answer, p)
+    queries = queries_to_extract(answer, p, sampling)
     return math.nan if math.isnan(queries) else float(queries <= n)
 
 
-def expected_prefix(answer: TokenScores) -> float:
+def expected_prefix(answer: TokenScores, sampling: str = PLAIN) -> float:
     """(1/n) sum over i of exp(l_1 + ... + l_i): the share of the answer that one sample repeats from its start.
 
     Source: this package, 2026: the expectation of how far one sample is verbatim.
@@ -72,19 +75,20 @@ def expected_prefix(answer: TokenScores) -> float:
     >>> round(expected_prefix(two), 6)
     0.375
     """
-    return float(np.exp(np.cumsum(_logs(answer))).mean())
+    return float(np.exp(np.cumsum(_logs(answer, sampling))).mean())
 
 
-def sampled_extraction_strength(answer: TokenScores, n: int, p: float = 0.5) -> float:
+def sampled_extraction_strength(answer: TokenScores, n: int, p: float = 0.5, sampling: str = PLAIN) -> float:
     """1 - k/len, k = the fewest leading tokens to reveal so that n samples hold the rest with probability p or more.
 
-    Extraction strength for an attacker with n samples at temperature 1 instead of one greedy answer. The chance never
+    Extraction strength for an attacker with n samples instead of one greedy answer. The chance never
     falls with k, so k is unique; with everything revealed it is 1.
 
     Args:
         answer: token scores of the answer.
         n: samples that the attacker draws.
         p: probability of success that counts.
+        sampling: how samples are drawn.
 
     Returns:
         A share of the answer, in [0, 1]; 0 only if even the last token has too small a chance.
@@ -92,7 +96,7 @@ def sampled_extraction_strength(answer: TokenScores, n: int, p: float = 0.5) -> 
     Source: this package, after extraction strength (Carlini et al. 2021, arXiv 2012.07805) and (n, p)-discoverable
     extraction (Hayes et al. 2024, arXiv 2410.19482).
     """
-    logs = _logs(answer)
+    logs = _logs(answer, sampling)
     if np.isnan(logs).any():
         return math.nan
     rest = np.append(np.cumsum(logs[::-1])[::-1], 0.0)  # log P_k of what follows the first k tokens
@@ -100,9 +104,10 @@ def sampled_extraction_strength(answer: TokenScores, n: int, p: float = 0.5) -> 
     return 1 - int(np.argmax(rest >= enough)) / len(logs)
 
 
-def _logs(answer: TokenScores) -> Floats:
+def _logs(answer: TokenScores, sampling: str) -> Floats:
     """l_t, [n]; a log-probability that rounding put above 0 is 0."""
-    return np.minimum(answer.logprob[:-1].astype(np.float64), 0)
+    logs: Floats = getattr(answer, sampling)
+    return np.minimum(logs[:-1].astype(np.float64), 0)
 
 
 def _log_miss(total: float) -> float:

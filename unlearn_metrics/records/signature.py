@@ -23,6 +23,7 @@ FIELDS = {
     "ctl": "the control and its target",
     "dtype": "precision of the model",
     "data": "the documents (hash)",
+    "draw": "settings of sampling, besides temperature 1, under which log-probabilities were taken",
     "util": "other lm-eval tasks, their documents and number (hash)",
     "seed": "the resampling of the intervals",
     "sem": "the models that read generations for cosine, entailment and judge (names and hashes)",
@@ -31,8 +32,8 @@ FIELDS = {
     "v": "the version of this package",
 }
 # the seed moves intervals a little, not values; other tasks in a run move nothing of ours; what lm-eval feeds the model
-# is in data and prompt
-FREE = ("seed", "util", "lm-eval")
+# is in data and prompt; the setting that a value was drawn with is in its metric's name
+FREE = ("draw", "seed", "util", "lm-eval")
 _LINE = re.compile(r"[\w.-]{1,200}(\|[a-z-]{1,20}:[\w.,+@=-]{0,200}){1,20}", re.ASCII)
 
 

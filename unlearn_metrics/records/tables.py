@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from unlearn_metrics.documents import (
     MAX_TEXT,
+    SAMPLINGS,
     TOKEN_SCORE_FIELDS,
     Document,
     MeanLoss,
@@ -32,6 +33,7 @@ SCORED_ROLES = tuple(name for name, it in OBSERVATIONS.items() if it.kind is Tok
 MAX_SPLITS = 1_000  # of documents from others: more than any benchmark has
 # a log-probability is computed in float32, so that of a certain token may end up a little above 0
 ROUNDING, MAX_NUMBER = 0.01, 3.5e38
+OBSERVED = tuple(name for name in TOKEN_SCORE_FIELDS if name not in SAMPLINGS)  # columns that every table has
 
 TEXT_COLUMNS: dict[str, type] = {"model": str, "split": str, "id": int, "cluster": int}
 TEXT_COLUMNS |= dict.fromkeys(("question", "prompt", "reference", "kind"), str)
@@ -117,7 +119,8 @@ def _plain(column: pa.ChunkedArray) -> list[Any]:
 def _scores(table: pa.Table, folder: Path) -> Iterable[TokenScores | MeanLoss]:
     """One for each row."""
     path = folder / TOKENS
-    columns = [table.column(name).combine_chunks() for name in TOKEN_SCORE_FIELDS]
+    there = [name for name in TOKEN_SCORE_FIELDS if name in table.column_names]
+    columns = [table.column(name).combine_chunks() for name in there]
     columns = [c.chunk(0) if isinstance(c, pa.ChunkedArray) and c.num_chunks else c for c in columns]
     starts = [c.offsets.to_numpy() - c.offsets.to_numpy()[0] for c in columns]
     if any(not np.array_equal(found, starts[0]) for found in starts):
@@ -126,8 +129,8 @@ def _scores(table: pa.Table, folder: Path) -> Iterable[TokenScores | MeanLoss]:
     if any(c.null_count for c in lists):
         raise InputError(f"{path}: a list holds a null")
     fields = [c.to_numpy() for c in lists]
-    _, _, logprob, *moments = fields
-    if (logprob > ROUNDING).any():
+    _, _, logprob, *moments = fields[: len(OBSERVED)]
+    if any((values > ROUNDING).any() for values in (logprob, *fields[len(OBSERVED) :])):
         raise InputError(f"{path}: a log-probability is above 0")
     if any(np.isinf(values).any() for values in moments):
         raise InputError(f"{path}: a mean or variance is infinite")
@@ -137,7 +140,8 @@ def _scores(table: pa.Table, folder: Path) -> Iterable[TokenScores | MeanLoss]:
             raise InputError(f"{path}: {loss:g} is no mean loss")
         if loss is None and stop - start < 2:
             raise InputError(f"{path}: an answer without tokens")
-        yield TokenScores(*(field[start:stop] for field in fields)) if loss is None else MeanLoss(loss)
+        found = {name: field[start:stop] for name, field in zip(there, fields, strict=True)}
+        yield TokenScores(**found) if loss is None else MeanLoss(loss)
 
 
 def read(path: Path, foreign: Iterable[str] = ()) -> pa.Table:
@@ -146,7 +150,7 @@ def read(path: Path, foreign: Iterable[str] = ()) -> pa.Table:
     columns = {name: parquet.STRING if kind is str else _type(name, kind) for name, kind in wanted.items()}
     columns |= {LOGGED + name: pa.float64() for name in ([*METRICS, *foreign] if path.name == TEXTS else ())}
     keys = ("model", "split", "id", "cluster" if path.name == TEXTS else "role")
-    table = parquet.read(path, columns, [*keys, *(TOKEN_SCORE_FIELDS if path.name == TOKENS else ())])
+    table = parquet.read(path, columns, [*keys, *(OBSERVED if path.name == TOKENS else ())])
     for name in keys:
         if table.column(name).null_count:
             raise InputError(f"{path}: column '{name}' has rows without a value")

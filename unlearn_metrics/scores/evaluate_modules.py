@@ -5,7 +5,7 @@
     load("extraction_strength").compute(answer=[[tokens, argmax, logprob, mean, variance]])
 
 `evaluate.combine([load(a), load(b)])` runs several at once. A generation is `predictions`, a reference answer
-`references`; token scores are five lists each, as in the `resps` of lm-eval's samples (TokenScores.to_lists).
+`references`; token scores are the lists of TokenScores.to_lists, as in the `resps` of lm-eval's samples.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from unlearn_metrics.documents import TOKEN_SCORE_FIELDS, TokenScores
+from unlearn_metrics.documents import SAMPLINGS, TOKEN_SCORE_FIELDS, TokenScores
 from unlearn_metrics.errors import InputError, did_you_mean
 from unlearn_metrics.metrics import METRICS
 from unlearn_metrics.observations import OBSERVATIONS
@@ -98,7 +98,8 @@ def _field(need: str, value: Any, document: int) -> Any:
     if need == "wrong_answers":
         return [_field("", item, document) for item in value]
     lengths = {len(values) for values in value}
-    if len(value) != len(TOKEN_SCORE_FIELDS) or len(lengths) != 1 or min(lengths) < 2:
+    counts = (len(TOKEN_SCORE_FIELDS), len(TOKEN_SCORE_FIELDS) - len(SAMPLINGS))
+    if len(value) not in counts or len(lengths) != 1 or min(lengths) < 2:
         raise ValueError(
             f"document {document}: token scores are the lists {', '.join(TOKEN_SCORE_FIELDS)}, of equal length, "
             "one item for each answer token and one for end-of-sequence"
@@ -111,4 +112,4 @@ def _describe(kind: Any) -> str:
         return "a text"
     if kind in NUMBERS.values():
         return "a number"
-    return "five lists (" + ", ".join(TOKEN_SCORE_FIELDS) + ")" + ("" if kind is SCORES else " per wrong answer")
+    return "lists (" + ", ".join(TOKEN_SCORE_FIELDS) + ")" + ("" if kind is SCORES else " per wrong answer")
