@@ -9,7 +9,8 @@ import unlearn_metrics as um
 from tests import CHECKPOINTS
 from unlearn_metrics.errors import InputError
 from unlearn_metrics.jobs import depth
-from unlearn_metrics.reports import drawing, figures
+from unlearn_metrics.reports import drawing
+from unlearn_metrics.reports.showing import plots
 
 GIVEN = {"benchmark": "demo", "limit": 6, "alpha": 0.5, "depth": True, "progress": False}
 PLACES = {"original": CHECKPOINTS / "original", "retain_model": CHECKPOINTS / "retain"}
@@ -55,7 +56,7 @@ def test_what_a_run_holds(run):
     again = um.rescore(um.load(run.folder)).record
     assert again.depth == record.depth
     assert again.composites == record.composites
-    assert b"<svg" in drawing.saved(figures.depth(record), "svg")
+    assert b"<svg" in drawing.saved(plots.depth(record), "svg")
 
 
 def test_a_run_without_it_has_none(run):

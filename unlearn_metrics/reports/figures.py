@@ -1,4 +1,4 @@
-"""Pictures of a run: a trajectory, checkpoint by checkpoint; how deep forgetting reaches, layer by layer."""
+"""A trajectory as a picture: the forget set's metric against retention, checkpoint by checkpoint."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from unlearn_metrics.records.folder import CURVE, write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from unlearn_metrics.reports.drawing import Draw
 
 
 def put(out: Path, record: RunRecord) -> None:
@@ -51,25 +49,3 @@ def svg(record: RunRecord) -> bytes | None:
         return True
 
     return drawing.saved(draw, "svg")
-
-
-def depth(record: RunRecord) -> Draw | None:
-    """x = layer, y = what it lacks of the forget answers in nats per token, a line for each model; None without it."""
-    if not record.depth:
-        return None
-
-    def draw(axes: Axes) -> bool:
-        from unlearn_metrics.reports import drawing
-
-        names = {"retain_only": "retain-only", "unlearned": "as published", "controlled": "under control"}
-        for place, (model, name) in enumerate(names.items()):
-            drops = record.depth.get(model, [])
-            colour, line = (drawing.MUTED, "--") if model == "retain_only" else (drawing.colour(place - 1), "-")
-            axes.plot(range(1, len(drops) + 1), drops, line, color=colour, marker="o", ms=3.5, label=name)
-        axes.set_xlabel("layer")
-        axes.set_ylabel("lacking of the answer, nats per token")
-        axes.set_yscale("symlog", linthresh=0.1)
-        axes.legend(frameon=False)
-        return True
-
-    return draw

@@ -1,4 +1,4 @@
-"""Plots of one run: its path from the original to the unlearned model, and how its documents differ."""
+"""Plots of one run: its path from the original to the unlearned model, how its documents differ, and its layers."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 from unlearn_metrics.documents import Observations
 from unlearn_metrics.errors import InputError, first_line
 from unlearn_metrics.metrics import values
+from unlearn_metrics.metrics.depth import THRESHOLD, erased_share
 from unlearn_metrics.record import ClusterSums, RunRecord
 from unlearn_metrics.records.folder import write
 from unlearn_metrics.registry import NAME
@@ -39,6 +40,11 @@ def plots(record: RunRecord, observations: Observations) -> dict[str, tuple[Draw
             documents(record, observations),
             "What is left of each document of the forget set, sorted, one line for each model: whether all documents "
             "are a little remembered, or a few wholly.",
+        ),
+        "depth": (
+            depth(record),
+            "What each layer still holds of the forget set, as a share of what the original's layer holds beyond the "
+            "retain-only model's: 1 is intact, 0 as if never trained on it.",
         ),
     }
 
@@ -136,6 +142,27 @@ def _mean(sums: ClusterSums | None) -> float | None:
         return None
     found = sum(sums.total[0]) / sum(sums.count[0])
     return found if math.isfinite(found) else None
+
+
+def depth(record: RunRecord) -> Draw:
+    """x = layer; y = 1 - the share that it lacks, see `erased_share`, of the means over documents."""
+
+    def draw(axes: Axes) -> bool:
+        base = record.depth.get("retain_only", [])
+        held = [layer for layer, drop in enumerate(base) if drop > THRESHOLD]
+        for i, model in enumerate(m for m in ("unlearned", "controlled") if len(record.depth.get(m, [])) == len(base)):
+            shares = [1 - erased_share([record.depth[model][layer]], [base[layer]]) for layer in held]
+            axes.plot([1 + layer for layer in held], shares, "o-", ms=4, color=colour(i), label=COLUMNS[model])
+        if not axes.lines:
+            return False
+        axes.set_ylim(-0.03, 1.03)
+        axes.locator_params(axis="x", integer=True)
+        axes.set_xlabel("layer")
+        axes.set_ylabel("recoverable share")
+        axes.legend(frameon=False, fontsize=7, loc="best")
+        return True
+
+    return draw
 
 
 def documents(record: RunRecord, observations: Observations) -> Draw:
