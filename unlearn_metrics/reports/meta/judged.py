@@ -15,7 +15,7 @@ from rich.text import Text
 from unlearn_metrics.documents import Floats
 from unlearn_metrics.errors import InputError, did_you_mean
 from unlearn_metrics.metrics import METRICS, TRUTH_RATIOS
-from unlearn_metrics.record import Estimate, RunRecord
+from unlearn_metrics.record import Estimate, RunRecord, Score
 from unlearn_metrics.reports.console import html
 from unlearn_metrics.reports.grid import Grid
 from unlearn_metrics.reports.meta.labels import BEFORE, Labelled, read
@@ -204,21 +204,28 @@ def _records(found: Labelled) -> list[RunRecord]:
 
 
 def common(records: list[RunRecord], views: list[str]) -> list[str]:
-    """The metrics that say what a model knows and that all records have a value of, in the registry's order."""
-    held = [
-        {name for name, score in (*it.scores[view].get("forget", {}).items(), *it.composites.get(view, {}).items())}
-        for it in records
-        for view in views
-    ]
+    """The metrics that say what a model knows and that all records name, some with a value, in the registry's order."""
     names = [*METRICS, *records[0].composites.get("unlearned", {})]
-    common = [name for name in names if knowledge(name) and all(name in mine for mine in held)]
-    if not common:
+    pairs = [(record, view) for record in records for view in views]
+    found = [
+        name
+        for name in names
+        if knowledge(name)
+        and all(_score(*pair, name) is not None for pair in pairs)
+        and not all(np.isnan(value(*pair, name)) for pair in pairs)
+    ]
+    if not found:
         raise InputError("these runs have no metric of a forget set in common")
-    return common
+    return found
+
+
+def _score(record: RunRecord, view: str, name: str) -> Score | None:
+    return record.scores[view].get("forget", {}).get(name) or record.composites.get(view, {}).get(name)
 
 
 def value(record: RunRecord, view: str, name: str) -> float:
-    score = record.scores[view].get("forget", {}).get(name) or record.composites.get(view, {}).get(name)
+    """A metric of the forget set, or a composite; NaN if it is not known."""
+    score = _score(record, view, name)
     return np.nan if score is None or score.value is None else score.value
 
 
@@ -261,5 +268,7 @@ def _readings(found: Labelled, view: str, name: str, useful: NDArray[np.bool_]) 
             for attack in attacks
         },
         {stage: value(record, view, name) for stage, record in found.retain_only.items()},
-        of(before, "controlled") if view == "unlearned" and all("controlled" in r.scores for r in before) else None,
+        of(before, "controlled")
+        if view == "unlearned" and before and all("controlled" in r.scores for r in before)
+        else None,
     )
