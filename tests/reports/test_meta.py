@@ -14,7 +14,7 @@ from scipy.stats import pearsonr
 import unlearn_metrics as um
 from tests.command import run
 from tests.reports.test_leaderboard import record, score
-from unlearn_metrics.record import RECORD_TYPE, RunRecord
+from unlearn_metrics.record import RECORD_TYPE, AttackInfo, Attacks, RunRecord
 from unlearn_metrics.reports.meta.judged import knowledge
 
 
@@ -165,11 +165,36 @@ def test_robustness_correlates_before_with_after(tmp_path):
     assert "nf4" in again._repr_html_()
 
 
+def attacked(name: str, es: float, after: float, floor: float, floor_after: float) -> RunRecord:
+    """A run that holds its own attack, of the retain-only model too."""
+    whole = made(name, es, 0.1)
+    models = {"unlearned": es, "unlearned+int4": after, "retain_only": floor, "retain_only+int4": floor_after}
+    scores = {model: {"forget": {"extraction_strength": score(value)}} for model, value in models.items()}
+    scores = whole.scores | scores | {"unlearned": whole.scores["unlearned"]}
+    block = Attacks({"int4": AttackInfo("weights", "rounding")}, {}, {}, "")
+    return replace(whole, scores=scores, attacks=block)
+
+
+def test_runs_hold_their_own_attacks(pool):
+    for i in range(9):
+        write(pool / f"runs/a{i}", attacked(f"a{i}", 0.1 + i / 100, 0.2 + i / 50, 0.1, 0.2))
+    lasting = um.robustness([pool / f"runs/a{i}" for i in range(9)])
+    found = lasting.lasting["unlearned"]["int4"]["extraction_strength"]
+    assert found.before == pytest.approx([0.1 + i / 100 for i in range(9)])
+    assert found.after == pytest.approx([0.2 + i / 50 for i in range(9)])
+    assert (found.pearson.value, found.kendall.value) == (pytest.approx(1), pytest.approx(1))
+    assert run("robustness", pool / "runs").stdout.startswith(run("robustness", *pool.glob("runs/a*")).stdout[:40])
+    plan = {"knows": str(pool / "knows"), "does_not_know": str(pool / "does_not_know"), "unlearned": str(pool / "runs")}
+    judged = um.meta(plan).judged["unlearned"]["extraction_strength"]
+    assert judged.stability["int4"].value == pytest.approx(0.5)
+
+
 def test_robustness_needs_attacks(pool):
     (pool / "plan.yaml").write_text(f"unlearned: {pool}/unlearned/u1/before")
     for what, says in (
-        (pool / "plan.yaml", "no model has a run after an attack"),
-        (pool / "knows", "unlearned is missing"),
+        (pool / "plan.yaml", "no run holds attacks, and no model has a run after one"),
+        (pool / "knows/k1", "no run holds attacks"),
+        (pool / "nowhere", "nowhere holds no run"),
     ):
         done = run("robustness", what)
         assert done.returncode == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -109,12 +110,13 @@ def compare(
 
 @python_names
 def robustness(
-    plan: Mapping[str, object] | Place, *, metrics: str | Iterable[str] = (), seed: int = 0
+    runs: Mapping[str, object] | Place | Sequence[Place], *, metrics: str | Iterable[str] = (), seed: int = 0
 ) -> RobustnessReport:
     """Correlate metrics of unlearned models with the same metrics after attacks: does a reading last?
 
     Args:
-        plan: as that of `meta`, of which it needs `unlearned` with the run before and the runs after attacks.
+        runs: folders of runs with attacks; or a plan as that of `meta`, of which it needs `unlearned` with the run
+            before and the runs after attacks.
         metrics: only these; by default all that say what a model knows and that all runs have.
         seed: of resampling.
 
@@ -128,7 +130,10 @@ def robustness(
     Source: Wang et al. 2024, "Unlearning with Control" (arXiv 2406.09179), its test of metrics (Pearson's
     correlation before and after attacks).
     """
-    return lasting.evaluate(plan if isinstance(plan, Mapping) else Path(plan), listed(metrics), seed)
+    if isinstance(runs, Mapping):
+        return lasting.evaluate(runs, listed(metrics), seed)
+    paths = [Path(runs)] if isinstance(runs, (str, os.PathLike)) else [*map(Path, runs)]
+    return lasting.evaluate(lasting.plan_of(paths), listed(metrics), seed)
 
 
 def _opened(run: Run | Place) -> Run | Path:

@@ -54,14 +54,15 @@ def meta(
 
 
 @app.command(
-    epilog="[bold]A plan[/]; as that of `meta`, of which it needs\n\n"
-    "unlearned: {ga-52: {before: runs/ga-52, relearn: runs/ga-52-relearned, nf4: runs/ga-52-nf4}}\n\n"
-    "[bold]Examples[/]: unlearn-metrics robustness plan.yaml\n\n"
-    "unlearn-metrics robustness pool/ --metrics extraction_strength,probability --out lasting"
+    epilog="[bold]Examples[/]: unlearn-metrics robustness runs/ga-* --out lasting\n\n"
+    "unlearn-metrics robustness plan.yaml --metrics extraction_strength,probability\n\n"
+    "[bold]A plan[/], where others attacked the models:\n\n"
+    "unlearned: {ga-52: {before: runs/ga-52, relearn: runs/ga-52-relearned, nf4: runs/ga-52-nf4}}"
 )
 def robustness(
-    plan: Annotated[
-        Path, typer.Argument(metavar="PLAN_OR_RECORDS", help="YAML, or a folder of folders named as a plan's keys.")
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUNS...", help="Runs with attacks, or folders that hold such; or one plan of `meta`."),
     ],
     metrics: Annotated[
         str, typer.Option(help="Only these metrics, separated by commas. Default: all that say what a model knows.")
@@ -73,7 +74,7 @@ def robustness(
     from unlearn_metrics.reports.meta import lasting, pictures
 
     names = [name.strip() for name in metrics.split(",") if name.strip()]
-    found = lasting.evaluate(plan, names, seed)
+    found = lasting.evaluate(lasting.plan_of(runs), names, seed)
     if out_folder is not None:
         draw = pictures.correlations(found)
         pictures.write(out_folder, "robustness", found.to_json(), found.to_pandas(), draw)

@@ -199,8 +199,9 @@ def evaluate(
 
 
 def _records(found: Labelled) -> list[RunRecord]:
-    pools = (found.knows, found.does_not_know, found.retain_only, *found.unlearned.values())
-    return [record for pool in pools for record in pool.values()]
+    """Those that a metric must be in to be judged: all but what was measured after attacks."""
+    before = [stages[BEFORE] for stages in found.unlearned.values()]
+    return [*found.knows.values(), *found.does_not_know.values(), *before]
 
 
 def common(records: list[RunRecord], views: list[str]) -> list[str]:
@@ -220,7 +221,7 @@ def common(records: list[RunRecord], views: list[str]) -> list[str]:
 
 
 def _score(record: RunRecord, view: str, name: str) -> Score | None:
-    return record.scores[view].get("forget", {}).get(name) or record.composites.get(view, {}).get(name)
+    return record.scores.get(view, {}).get("forget", {}).get(name) or record.composites.get(view, {}).get(name)
 
 
 def value(record: RunRecord, view: str, name: str) -> float:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
@@ -13,7 +13,7 @@ from annotated_types import MinLen
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from unlearn_metrics.errors import InputError, did_you_mean, first_line
-from unlearn_metrics.record import RunRecord
+from unlearn_metrics.record import RunRecord, under
 from unlearn_metrics.records import signature
 from unlearn_metrics.records.folder import RECORD
 from unlearn_metrics.records.store import load_record
@@ -67,9 +67,26 @@ def read(given: Path | Mapping[str, Any], needed: Collection[str] = LABELS[:2]) 
     else:
         models = {name: {BEFORE: it} for name, it in _runs(f"{where}: unlearned", unlearned).items()}
     retain_only = _attacked(f"{where}: retain_only", plan.retain_only) if plan.retain_only else {}
+    for stages in models.values():
+        retain_only = _own(stages[BEFORE], "retain_only") | retain_only
+        stages |= _own(stages[BEFORE], "unlearned") | stages
     found = Labelled(pools["knows"], pools["does_not_know"], models, retain_only)
     _check_alike(where, found)
     return found
+
+
+def _own(record: RunRecord, model: str) -> dict[str, RunRecord]:
+    """What a run with attacks says of one of its models before and after each of them, each as a record of its own."""
+
+    def of(name: Callable[[str], str]) -> RunRecord:
+        models = {view: name(model if view == "unlearned" else view) for view in ("unlearned", "controlled")}
+        scores = {view: record.scores[it] for view, it in models.items() if it in record.scores}
+        composites = {view: record.composites.get(it, {}) for view, it in models.items()}
+        return replace(record, scores=scores, composites=composites)
+
+    attacks = [] if record.attacks is None else [a for a in record.attacks.made if under(model, a) in record.scores]
+    after = {attack: of(lambda name, attack=attack: under(name, attack)) for attack in attacks}  # type: ignore[misc]
+    return {BEFORE: of(str) if model != "unlearned" else record, **after} if after else {}
 
 
 def spoken(given: Path | Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,6 +99,15 @@ class RobustnessReport:
         return json.dumps(asdict(self), indent=2, allow_nan=False)
 
 
+def plan_of(runs: Sequence[Path]) -> Path | dict[str, Any]:
+    """The plan that these paths are: one that is itself a plan, or runs with attacks."""
+    given = runs[0]
+    folders = given.is_dir() and any((given / label).is_dir() for label in labels.LABELS)
+    if len(runs) == 1 and (folders or given.suffix in (".yaml", ".yml")):
+        return given
+    return {"unlearned": [*map(str, runs)]}
+
+
 def evaluate(plan: Path | Mapping[str, Any], metrics: Collection[str] = (), seed: int = 0) -> RobustnessReport:
     """How far each metric's values before attacks agree with those after, over the unlearned models of a plan.
 
@@ -107,8 +116,9 @@ def evaluate(plan: Path | Mapping[str, Any], metrics: Collection[str] = (), seed
     found = labels.read(plan, needed=("unlearned",)).unlearned
     attacks = list(dict.fromkeys(stage for stages in found.values() for stage in stages if stage != BEFORE))
     if not attacks:
-        raise InputError(f"{labels.spoken(plan)}: unlearned: no model has a run after an attack beside '{BEFORE}'")
-    records = [record for stages in found.values() for record in stages.values()]
+        where = labels.spoken(plan)
+        raise InputError(f"{where}: no run holds attacks, and no model has a run after one beside '{BEFORE}'")
+    records = [stages[BEFORE] for stages in found.values()]
     views = [view for view in VIEWS if all(view in record.scores for record in records)]
     there = common(records, views)
     for name in metrics:
