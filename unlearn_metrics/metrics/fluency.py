@@ -81,7 +81,8 @@ def _entropy(generation: str, n: int) -> float:
     """Of the n-grams of a text, in bits."""
     counts = ngrams(generation, n)
     total = counts.total()
-    return math.log2(total) - sum(count * math.log2(count) for count in counts.values() if count > 1) / total
+    entropy = math.log2(total) - sum(count * math.log2(count) for count in counts.values() if count > 1) / total
+    return max(0.0, entropy)  # rounding leaves some -1e-16 where all are alike
 
 
 def token_entropy(generation: str) -> float:
