@@ -247,6 +247,14 @@ def test_responses_of_backends():
     assert samples._response(["a text"], str, "here") == "a text"
 
 
+def test_more_than_memory_may_hold_is_refused_before_it_is_read(written, tmp_path):
+    shutil.copytree(written["moderate"], tmp_path / "log")
+    with next((tmp_path / "log").rglob("samples_demo_forget*")).open("r+b") as file:
+        file.truncate(3 << 30)
+    with pytest.raises(InputError, match="more than 2 GiB; import parts of them"):
+        runs.import_log("lm-eval", tmp_path / "log")
+
+
 def test_results_without_samples_are_told(written, tmp_path):
     shutil.copytree(written["moderate"], tmp_path / "log")
     for file in (tmp_path / "log").rglob("samples_*"):

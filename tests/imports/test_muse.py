@@ -123,6 +123,15 @@ def test_what_is_no_such_log_is_refused(tmp_path, change, says):
         by_name(root)
 
 
+def test_more_than_memory_may_hold_is_refused_before_it_is_read(tmp_path):
+    """A file of 3 GiB that takes no room: its end is all that was written."""
+    root = folder(tmp_path)
+    with (root / "knowmem" / "ga" / "step=3" / "forget" / "history.json").open("r+b") as file:
+        file.truncate(3 << 30)
+    with pytest.raises(InputError, match="more than 2 GiB; import parts of them"):
+        by_name(root)
+
+
 def test_the_command_writes_a_run_for_each_model(tmp_path):
     done = run("import", "muse", folder(tmp_path / "logs"), "--out", tmp_path / "runs")
     assert done.returncode == 0, done.stderr

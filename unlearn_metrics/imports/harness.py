@@ -20,7 +20,7 @@ from unlearn_metrics import tasks_path
 from unlearn_metrics.benchmarks.data import OWN
 from unlearn_metrics.documents import Document
 from unlearn_metrics.errors import InputError
-from unlearn_metrics.imports.log import Log, an_object, clean, hashed, logs_below, sha256
+from unlearn_metrics.imports.log import Log, an_object, check_size, clean, hashed, logs_below, sha256
 from unlearn_metrics.imports.samples import NAME, Left, Task, documents_of, values_of
 from unlearn_metrics.record import Headline, Prompt
 from unlearn_metrics.records import store
@@ -76,6 +76,7 @@ def _log(path: Path, model: str, runs: Sequence[Run], benchmark: str | None) -> 
     tasks = _tasks(runs)
     if not tasks:
         raise InputError(f"{runs[0][1].parent} holds no samples_*.jsonl of its results; run lm_eval with --log_samples")
+    check_size(path, [task.file for task in tasks.values()])
     last = runs[-1][2]
     groups = {name: subtasks for *_, raw in runs for name, subtasks in _groups(raw).items()}
     results = {name: values for *_, raw in runs for name, values in _results(raw).items()}

@@ -20,7 +20,7 @@ Split = dict[str, Any]
 AUTHOR = 20  # consecutive questions about one author, in every split of TOFU that is about authors
 # of a log from anyone: more is no log of these benchmarks, and resampling, attacks and ROUGE grow with it
 MAX_DOCUMENTS, MAX_NUMBER = 5_000, 3.4e38
-MAX_LOGS = 1_000  # below one folder
+MAX_LOGS, MAX_BYTES = 1_000, 2 << 30  # below one folder; of their files together
 FACTS = ("real_authors", "world_facts")
 # how a chat template, or the lack of one, wraps a question, once special tokens are gone: what is before, what is after
 TEMPLATES = (("[INST]", "[/INST]"), ("user\n", "assistant"), ("user\n", "model"), ("Question:", "Answer:"))
@@ -75,7 +75,14 @@ def logs_below(path: Path, names: Sequence[str]) -> list[Path]:
                 raise InputError(f"{path} holds more than {MAX_LOGS:,} logs")
     if not found:
         raise InputError(f"{path} holds no {' and no '.join(names)}")
+    check_size(path, found)
     return sorted(found)
+
+
+def check_size(path: Path, files: Iterable[Path]) -> None:
+    """InputError if the files below a folder have more than MAX_BYTES together."""
+    if sum(file.stat().st_size for file in files) > MAX_BYTES:
+        raise InputError(f"the logs in {path} have more than {MAX_BYTES >> 30} GiB; import parts of them")
 
 
 def sha256(files: Iterable[Path], beside: Path | None = None) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from unlearn_metrics.documents import Document
 from unlearn_metrics.errors import InputError
-from unlearn_metrics.imports.log import MAX_LOGS, Log, a_list, an_object, number, sha256, share, text
+from unlearn_metrics.imports.log import MAX_LOGS, Log, a_list, an_object, check_size, number, sha256, share, text
 from unlearn_metrics.record import Headline
 from unlearn_metrics.records import store
 
@@ -50,6 +50,7 @@ def read(path: Path, benchmark: str | None) -> list[Log]:
     models = list(dict.fromkeys(model for found in files.values() for model, _ in found))
     if not models:
         raise InputError(f"{path} holds no history.json and no forget.json of a model")
+    check_size(path, [file for found in files.values() for file in found.values()])
     logs = [_log(path, {kind: {p: f for (m, p), f in files[kind].items() if m == model} for kind in files}, model)
             for model in models]  # fmt: skip
     benchmark = benchmark or _corpus(files)
