@@ -191,6 +191,8 @@ class Run:
     def report(self, path: str | Path, split: str = "forget", count: int = 5, metric: str | None = None) -> Path:
         """Write the run as one HTML page that needs no network: verdict, plots, texts side by side, all scores.
 
+        Of a run that holds no texts, the rest.
+
         Args:
             path: the file; one that this wrote before is replaced.
             split, count, metric: of the texts, as in `examples`.
@@ -203,7 +205,10 @@ class Run:
         """
         from unlearn_metrics.reports.showing import page
 
-        by, found = showing.examples(self.record, self.observations, split, count, metric)
+        try:
+            by, found = showing.examples(self.record, self.observations, split, count, metric)
+        except showing.NoTexts:
+            by, found = "", []
         page.save(Path(path), page.as_html(self.record, self.observations, by, found))
         return Path(path)
 

@@ -162,6 +162,15 @@ def test_the_page_says_what_the_record_says():
     assert "What attacks bring back" not in text
 
 
+def test_a_run_of_means_alone_is_shown_without_texts(tmp_path):
+    store.save(tmp_path / "run", record("means"), {})
+    done = run("show", tmp_path / "run", "--html", tmp_path / "r.html", "--figures", tmp_path / "f")
+    assert done.returncode == 0, done.stderr
+    assert "no examples: the run holds no documents" in done.stdout
+    assert "What the models said" not in (tmp_path / "r.html").read_text()
+    assert um.load(tmp_path / "run").report(tmp_path / "again.html").read_text() == (tmp_path / "r.html").read_text()
+
+
 def test_what_layers_lack_is_a_row_for_each(tmp_path):
     of = dataclasses.replace(record(), depth={"unlearned": [0.25, -1.5], "retain_only": [0.5, 2.0]})
     text = " ".join(Tags(html(of, observations())).text.split())

@@ -44,7 +44,6 @@ def show(
 
     Worst on the forget set is what is remembered most, by the model under control, if there is one.
     """
-    from unlearn_metrics.errors import InputError
     from unlearn_metrics.records import store
     from unlearn_metrics.records.folder import RECORD
     from unlearn_metrics.reports.showing import examples as chosen
@@ -56,10 +55,8 @@ def show(
     if examples:
         try:
             by, found = chosen.examples(record, observations, split, examples, metric)
-        except InputError as error:
-            if metric is not None or split != "forget":
-                raise
-            tell(f"no examples: {error}", "dim")  # means alone, or lm-eval's own tasks
+        except chosen.NoTexts as error:
+            tell(f"no examples: {error}", "dim")
     explain(record, verbose)
     for example in found:
         _side_by_side(example, by)

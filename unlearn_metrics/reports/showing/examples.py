@@ -15,6 +15,10 @@ from unlearn_metrics.record import RunRecord
 from unlearn_metrics.reports.table import COLUMNS
 
 
+class NoTexts(InputError):
+    """A run of means alone, or of tasks whose texts are not stored."""
+
+
 @dataclass(frozen=True)
 class Example:
     """A document. place: "worst 1", "best 2", ...; said: model -> its generation; scored: model -> the metric."""
@@ -44,13 +48,15 @@ def examples(
         (the metric, the worst from the worst on, then the best from the best on). Documents without a value come in
         neither. InputError for a split, or a metric, that the run does not have.
     """
-    model = next((name for name in ("controlled", "unlearned") if name in observations), next(iter(observations)))
+    if not observations:
+        raise NoTexts("the run holds no documents")
+    model = next(name for name in ("controlled", "unlearned", *observations) if name in observations)
     splits = observations[model]
     if split not in splits:
         raise InputError(f"the run has no split '{split}'; {did_you_mean(split, splits)}")
     documents = splits[split]
     if not any(_text(d, "question") or _text(d, "generation") or _text(d, "reference") for d in documents):
-        raise InputError(f"the run holds no texts of {split}; {did_you_mean('', _with_texts(splits), 'nor of others')}")
+        raise NoTexts(f"the run holds no texts of {split}; {did_you_mean('', _with_texts(splits), 'nor of others')}")
     metric = _metric(record, documents, metric)
     direction = good(metric, split)
     found = values([metric], documents)[metric]
@@ -91,7 +97,7 @@ def _metric(record: RunRecord, documents: Sequence[Document], metric: str | None
     wanted = [*record.headline.forget, "extraction_strength", "rouge", *there]
     known = [name for name in wanted if name in there and name in METRICS]
     if not known:
-        raise InputError("the documents have no value to order them by")
+        raise NoTexts("the documents have no value to order them by")
     return known[0]
 
 
