@@ -1,6 +1,7 @@
 """The lm-eval tasks, by real lm-eval runs: the stock command, and in-process against plain transformers code."""
 
 import ast
+import copy
 import json
 import math
 import os
@@ -607,3 +608,19 @@ def test_lm_evals_own_command_with_the_plugin_loaded(demo: Path, tmp_path: Path)
     rows = re.findall(r"\|extraction_strength +\|↓ +\|(.*)\|", done.stdout)
     assert len(rows) == 2, done.stdout
     assert rows[0] == rows[1]
+
+
+def test_standard_errors_by_document_are_warned_of_once(caplog):
+    """Where lm-eval is about to print them, and not where every document is its own cluster."""
+    from unlearn_metrics.benchmarks import task as tasks
+
+    tasks._warn_of_standard_errors.cache_clear()
+    forget = suites.load("demo", None)["forget"]
+    alone = copy.copy(forget)
+    alone._clusters = list(range(len(forget.clusters)))
+    alone.aggregation()
+    assert caplog.messages == []
+    for _ in range(2):
+        forget.aggregation()
+    assert len(caplog.messages) == 1
+    assert "take every document for independent" in caplog.messages[0]

@@ -650,3 +650,10 @@ def test_records_need_nothing_that_only_posix_has(run, tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.splitlines() == [f"{c[0]} 0 None" for c in commands], done.stderr
+
+
+def test_a_difference_is_said_in_numbers():
+    """Not as Python prints an object."""
+    assert rescore._said(Score(0.25, 0.125, 0.5, 40, 2)) == "0.25 [0.125, 0.5], 40 documents and 2 unscored"
+    assert rescore._said(Score(None, None, None, 0, 3)) == "unknown and 3 unscored"
+    assert rescore._said(None) == "not there"
