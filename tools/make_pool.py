@@ -112,6 +112,7 @@ def main(out: Path) -> None:
         "benchmarks": ["demo_privacy"],
         "data": str(DEMO / "data"),
         "controls": [{"control": "mix", "keep": 0.95}],
+        "limit": 30,
     }
     runs = out / "runs/demo_privacy"
     pairs = {name: {"before": f"{runs}/{name}", "relearn": f"{runs}/{relearned(name)}"} for name in unlearned}

@@ -36,7 +36,7 @@ CHUNK_LOGITS = 1 << 22  # logits held at once (16 MiB of float32), or CHUNK_POSI
 CHUNK_POSITIONS = 256
 REDUCED = 4 + len(SAMPLINGS)  # numbers that `reduce` makes of a position
 LEAST = -87.0  # nats below the largest logit: e to that is the smallest normal float32
-TOP = 40  # likeliest tokens of a position that are put in order; their nucleus mostly lies among them
+TOP = 41  # likeliest tokens of a position that are put in order, one more than any top_k; most nuclei end among them
 HALVINGS = 16  # of where the logits of a nucleus may end
 REDUCE_LOGITS = 1 << 18  # logits reduced at once on a CPU: they stay in its cache
 
@@ -358,17 +358,23 @@ def sampled(below: Tensor, score: Tensor, likeliest: Tensor, sampling: Sampling)
     below: [n, vocabulary] logits less the largest; score: [n] those of the tokens; likeliest: [n, TOP] the largest of
     below, descending. Tokens as likely as the last of a set are in it.
     """
-    every, kept = below / sampling.temperature, likeliest / sampling.temperature
-    own, least = score / sampling.temperature, torch.full_like(score, -torch.inf)
-    if sampling.top_k is not None:
-        kept = kept[:, : sampling.top_k]
-        least = kept[:, -1]
-        alike = (every == least[:, None]).sum(-1) - (kept == least[:, None]).sum(-1)
-        total = kept.exp().sum(-1) + alike * least.exp()
-    else:
+
+    def cooled(logits: Tensor) -> Tensor:
+        return logits if sampling.temperature == 1 else logits / sampling.temperature
+
+    kept, own, least = cooled(likeliest), cooled(score), torch.full_like(score, -torch.inf)
+    if sampling.top_k is None:
+        every = cooled(below)
         total = every.clamp(min=LEAST).exp_().sum(-1)
+    else:
+        every, kept = kept, kept[:, : sampling.top_k]
+        least, total = kept[:, -1], kept.exp().sum(-1)
+        if (every[:, kept.shape[1] :] == least[:, None]).any():  # as likely as the last of the set
+            alike = (cooled(below) == least[:, None]).sum(-1) - (kept == least[:, None]).sum(-1)
+            total = total + alike * least.exp()
+        every = kept
     if sampling.top_p < 1:
-        total, least = _nucleus(kept if sampling.top_k is not None else every, kept, sampling.top_p * total)
+        total, least = _nucleus(every, kept, sampling.top_p * total)
     inside = (own >= least) | (least <= LEAST)  # below it the order is not known, and hardly anything is drawn
     return torch.where(inside, own - total.log(), -torch.inf)
 

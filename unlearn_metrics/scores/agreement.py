@@ -63,5 +63,7 @@ def agreement(x: Floats, y: Floats, measure: str, seed: int) -> Estimate:
         return Estimate(None, why="a value is the same for all models")
     if len(x) < FEWEST:
         return Estimate(value, why=f"{len(x)} models are too few for an interval")
+    if abs(value) > 1 - 1e-12:
+        return Estimate(value, why="all models lie alike, so that resamples do not vary")
     low, high = stats.interval(fn(x, y, stats.bootstrap_weights(np.arange(len(x)), seed)), len(x))
     return Estimate(value, low, high)

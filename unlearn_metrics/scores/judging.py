@@ -111,8 +111,12 @@ def judge(readings: Readings, seed: int = 0) -> Judgement:
     def estimate(values: Floats | None) -> Estimate:
         if values is None or math.isnan(values[0]):
             return Estimate(None, why=why)
-        low, high = stats.interval(values[1:], few) if few >= stats.MIN_CLUSTERS else (None, None)
-        return Estimate(float(values[0]), low, high, None if low is not None else f"{few} models are too few")
+        if few < stats.MIN_CLUSTERS:
+            return Estimate(float(values[0]), why=f"{few} models are too few for an interval")
+        low, high = stats.interval(values[1:], few)
+        if low == high:
+            return Estimate(float(values[0]), why="it is the same for all models, so that resamples do not vary")
+        return Estimate(float(values[0]), low, high)
 
     def joined(parts: Sequence[Floats]) -> Floats | None:
         return harmonic(*(p[: min(map(len, parts))] for p in parts)) if parts else None

@@ -94,7 +94,7 @@ class MetaEvaluation:
 
     def _stable(self, view: str) -> Grid | None:
         attacks = list(next(iter(self.judged[view].values())).stability)
-        if not attacks:
+        if all(it.robustness.value is None for it in self.judged[view].values()):
             return None
         title = f"stability of the metrics of {self.pools[2]} unlearned models, {VIEWS[view]}"
         heads = ["metric", *attacks, "robustness", "symmetric", "overall", "counted"]
@@ -122,12 +122,14 @@ class MetaEvaluation:
             f"{VIEWS[view]}, {name} has the highest faithfulness: {shown(it.faithfulness)}"
             for view, (name, it) in best.items()
         ]
-        counted = [f"{n} by {name}" for name, it in self.judged["unlearned"].items() if (n := it.n[2]) < self.pools[2]]
-        if self.pools[2] and counted:
-            lines.append(
-                f"of the {self.pools[2]} unlearned models those count that keep {COUNTED:.0%} of the original's "
-                f"{self.utility} and are said not to know: {', '.join(counted)}"
-            )
+        for view, judged in self.judged.items():
+            counts = {it.n[2] for it in judged.values()}
+            if self.pools[2] and min(counts) < self.pools[2]:
+                many = f"{min(counts)} to {max(counts)}" if len(counts) > 1 else f"{min(counts) or 'none'}"
+                lines.append(
+                    f"{VIEWS[view]}, {many} of the {self.pools[2]} unlearned models count, by metric: those that keep "
+                    f"{COUNTED:.0%} of the original's {self.utility} and are said not to know"
+                )
         return lines
 
     def to_pandas(self) -> DataFrame:
@@ -188,9 +190,9 @@ def evaluate(
     base = against or everything[0].headline.forget[0]
     base = base if base in there else there[0]
     names = [name for name in there if not metrics or name in metrics or name == base]
-    utility, useful = _useful(found)
     judged, gaps = {}, {}
     for view in views:
+        utility, useful = _useful(found, view)
         readings = {name: _readings(found, view, name, useful) for name in names}
         judged[view] = {name: judge(it, seed) for name, it in readings.items()}
         gaps[view] = differences(readings, base)
@@ -230,15 +232,15 @@ def value(record: RunRecord, view: str, name: str) -> float:
     return np.nan if score is None or score.value is None else score.value
 
 
-def _useful(found: Labelled) -> tuple[str, NDArray[np.bool_]]:
+def _useful(found: Labelled, view: str) -> tuple[str, NDArray[np.bool_]]:
     """(the utility that models are counted by, [u] whether each unlearned model keeps COUNTED of the original's)."""
     before = [stages[BEFORE] for stages in found.unlearned.values()]
     shares = []
     name = _UTILITY
-    if not all(_UTILITY in record.composites.get(view, {}) for record in before for view in ("original", "unlearned")):
+    if not all(_UTILITY in record.composites.get(it, {}) for record in before for it in ("original", view)):
         name = f"{before[0].headline.retain} on retain" if before else ""
     for record in before:
-        values = [_utility(record, view, name) for view in ("unlearned", "original")]
+        values = [_utility(record, it, name) for it in (view, "original")]
         shares.append(values[0] >= COUNTED * values[1])
     return name, np.array(shares, bool)
 

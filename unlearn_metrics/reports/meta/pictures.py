@@ -48,9 +48,9 @@ def rows(
     def draw(axes: Axes) -> bool:
         from unlearn_metrics.reports import drawing
 
-        height = 0.8 + 0.22 * len(names)
+        height = 1.05 + 0.22 * len(names)
         axes.figure.set_size_inches(6.4, height)  # type: ignore[union-attr]
-        axes.set_position((0.36, 0.5 / height, 0.62, 1 - 0.6 / height))
+        axes.set_position((0.36, 0.5 / height, 0.62, 1 - 0.85 / height))
         axes.set_yticks(range(len(names)), [plain(name) for name in names][::-1])
         axes.set_ylim(-0.7, len(names) - 0.3)
         axes.set_xlim(*ends)
@@ -65,7 +65,7 @@ def rows(
                 if it.low is not None and it.high is not None:
                     axes.plot([it.low, it.high], [row + up] * 2, color=ink, lw=1.4)
             axes.plot([], [], "o", color=ink, ms=4, label=plain(label))
-        axes.legend(frameon=False, loc="upper left")
+        axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(series))
         return True
 
     return draw
