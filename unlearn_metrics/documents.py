@@ -85,7 +85,7 @@ class TokenScores:
     @classmethod
     def from_lists(cls, lists: Sequence[Any]) -> TokenScores:
         """The inverse of `to_lists`; the lists of SAMPLINGS may be missing."""
-        dtypes = [*TOKEN_SCORE_FIELDS.values()][: max(len(lists), len(TOKEN_SCORE_FIELDS) - len(SAMPLINGS))]
+        dtypes = [*TOKEN_SCORE_FIELDS.values()][: max(len(lists), len(OBSERVED))]
         return cls(*(np.asarray(values, dtype) for values, dtype in zip(lists, dtypes, strict=True)))
 
 
@@ -97,6 +97,7 @@ TOKEN_SCORE_FIELDS: dict[str, type[np.generic]] = {
     "variance": np.float32,
     **dict.fromkeys(SAMPLINGS, np.float32),
 }
+OBSERVED = tuple(name for name in TOKEN_SCORE_FIELDS if name not in SAMPLINGS)  # what older versions have too
 
 
 @dataclass(frozen=True)

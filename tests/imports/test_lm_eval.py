@@ -222,7 +222,7 @@ def test_broken_samples_are_refused(written, tmp_path, change, says):
     [
         (["text"], "no list of token scores"),
         ([], "no list of one"),
-        (scores(tokens=["1"]), "five lists of the same length"),
+        (scores(tokens=["1"]), "5 or 8 lists of the same length"),
         (scores(tokens=["1.5", "2"]), "whole number"),
         (scores(logprob=["0.5", "-1"]), "above 0"),
         (scores(mean=["inf", "-1"]), "infinite"),

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from unlearn_metrics.benchmarks.data import SUBJECTS, clusters
-from unlearn_metrics.documents import MAX_TEXT, TOKEN_SCORE_FIELDS, Document, FlagScores, MeanLoss
+from unlearn_metrics.documents import MAX_TEXT, OBSERVED, TOKEN_SCORE_FIELDS, Document, FlagScores, MeanLoss
 from unlearn_metrics.errors import InputError, first_line
 from unlearn_metrics.imports.log import MAX_NUMBER, an_object, hashed, number, text
 from unlearn_metrics.metrics import METRICS
@@ -178,16 +178,18 @@ def _response(response: Any, kind: type, where: str) -> Any:
     if len(found) == 4:
         return _flags(found, where)
     lengths = {len(one) for one in found}
-    if len(found) != len(TOKEN_SCORE_FIELDS) or len(lengths) > 1 or min(lengths) < 2 or max(lengths) > MAX_TEXT:
-        raise InputError(f"{where}: token scores are no five lists of the same length")
+    counts = (len(OBSERVED), len(TOKEN_SCORE_FIELDS))
+    if len(found) not in counts or len(lengths) > 1 or min(lengths) < 2 or max(lengths) > MAX_TEXT:
+        raise InputError(f"{where}: token scores are no {counts[0]} or {counts[1]} lists of the same length")
     columns = [[_number(value, where) for value in one] for one in found]
-    for values, dtype in zip(columns, TOKEN_SCORE_FIELDS.values(), strict=True):
+    for values, dtype in zip(columns, TOKEN_SCORE_FIELDS.values(), strict=False):
         if dtype is np.int32 and not all(value.is_integer() and abs(value) < 1 << 31 for value in values):
             raise InputError(f"{where}: a token is no whole number")
-    tokens, argmax, logprob, mean, variance = columns
-    if any(value > ROUNDING for value in logprob) or any(map(math.isinf, (*mean, *variance))):
+    tokens, argmax, logprob, mean, variance, *drawn = columns
+    high = any(value > ROUNDING for values in (logprob, *drawn) for value in values)
+    if high or any(map(math.isinf, (*mean, *variance))):
         raise InputError(f"{where}: a log-probability is above 0, or a mean or variance infinite")
-    return [list(map(int, tokens)), list(map(int, argmax)), logprob, mean, variance]
+    return [list(map(int, tokens)), list(map(int, argmax)), logprob, mean, variance, *drawn]
 
 
 def _flags(found: Sequence[Sequence[Any]], where: str) -> list[list[Any]]:

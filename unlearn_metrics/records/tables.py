@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from unlearn_metrics.documents import (
     MAX_TEXT,
-    SAMPLINGS,
+    OBSERVED,
     TOKEN_SCORE_FIELDS,
     Document,
     MeanLoss,
@@ -33,7 +33,6 @@ SCORED_ROLES = tuple(name for name, it in OBSERVATIONS.items() if it.kind is Tok
 MAX_SPLITS = 1_000  # of documents from others: more than any benchmark has
 # a log-probability is computed in float32, so that of a certain token may end up a little above 0
 ROUNDING, MAX_NUMBER = 0.01, 3.5e38
-OBSERVED = tuple(name for name in TOKEN_SCORE_FIELDS if name not in SAMPLINGS)  # columns that every table has
 
 TEXT_COLUMNS: dict[str, type] = {"model": str, "split": str, "id": int, "cluster": int}
 TEXT_COLUMNS |= dict.fromkeys(("question", "prompt", "reference", "kind"), str)

@@ -16,7 +16,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from unlearn_metrics.documents import SAMPLINGS, TOKEN_SCORE_FIELDS, TokenScores
+from unlearn_metrics.documents import OBSERVED, TOKEN_SCORE_FIELDS, TokenScores
 from unlearn_metrics.errors import InputError, did_you_mean
 from unlearn_metrics.metrics import METRICS
 from unlearn_metrics.observations import OBSERVATIONS
@@ -98,8 +98,7 @@ def _field(need: str, value: Any, document: int) -> Any:
     if need == "wrong_answers":
         return [_field("", item, document) for item in value]
     lengths = {len(values) for values in value}
-    counts = (len(TOKEN_SCORE_FIELDS), len(TOKEN_SCORE_FIELDS) - len(SAMPLINGS))
-    if len(value) not in counts or len(lengths) != 1 or min(lengths) < 2:
+    if len(value) not in (len(OBSERVED), len(TOKEN_SCORE_FIELDS)) or len(lengths) != 1 or min(lengths) < 2:
         raise ValueError(
             f"document {document}: token scores are the lists {', '.join(TOKEN_SCORE_FIELDS)}, of equal length, "
             "one item for each answer token and one for end-of-sequence"
