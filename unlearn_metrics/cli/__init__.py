@@ -13,7 +13,7 @@ from rich.text import Text
 from typer.main import get_command
 
 from unlearn_metrics import __version__
-from unlearn_metrics.cli import attacks, import_logs, judging, models, records, semantic, showing, sweeps
+from unlearn_metrics.cli import attacks, import_logs, judging, models, records, sampling, semantic, showing, sweeps
 from unlearn_metrics.cli.console import asked, be, err, out
 from unlearn_metrics.cli.help import show as show_help
 from unlearn_metrics.errors import InputError
@@ -37,6 +37,7 @@ app.add_typer(showing.app)
 app.add_typer(records.app)
 app.add_typer(judging.app)
 app.add_typer(semantic.app)
+app.add_typer(sampling.app)
 app.add_typer(import_logs.app, name="import")
 
 
