@@ -53,7 +53,8 @@ def main(run: Path, n: int = 1000) -> None:
         seconds = time.monotonic() - start
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         sizes = ", ".join(f"{p.name} {p.stat().st_size / 1e6:.1f} MB" for p in sorted(Path(folder, "site").iterdir()))
-    print(f"{done.stdout.split(': ')[0]}: {seconds:.1f} s, {used.ru_utime + used.ru_stime:.1f} s of CPU; {sizes}")
+    said, cpu = done.stdout.splitlines()[-1].split(": ")[0], used.ru_utime + used.ru_stime
+    print(f"{said}: {seconds:.1f} s, {cpu:.1f} s of CPU; {sizes}")
 
 
 if __name__ == "__main__":

@@ -214,9 +214,9 @@ def _contradiction(path: MeasuredPath, metric: str, said: Residual, keep: float)
     return None
 
 
-def values(record: RunRecord, metric: str) -> dict[str, Value]:
-    """column -> its value. What is unknown has a reason and is never 0."""
-    found = _at_equal_retention(record, metric) | {
+def values(record: RunRecord, metric: str, why: str | None) -> dict[str, Value]:
+    """column -> its value. What is unknown has a reason and is never 0. why: see `incomparable`."""
+    found = _at_equal_retention(record, metric, why) | {
         "own_retention": _own_retention(record, metric),
         "residual_unlearned": _score(record, "unlearned", _split(record, metric), metric),
     }
@@ -242,8 +242,8 @@ def logged(name: str) -> Shown:
     return Shown(name, table.ARROW[good(metric, split)] if metric in METRICS else "·", what, name)
 
 
-def _at_equal_retention(record: RunRecord, metric: str) -> dict[str, Value]:
-    why, residual, path = incomparable(record, metric), record.residual.get(metric), record.path
+def _at_equal_retention(record: RunRecord, metric: str, why: str | None) -> dict[str, Value]:
+    residual, path = record.residual.get(metric), record.path
     names = ("residual", "average", "common", "above_floor", "alpha")
     if why is not None or residual is None or path is None:
         return dict.fromkeys(names, Value(None, why=why))

@@ -252,6 +252,7 @@ def _method(name: str, residuals: Sequence[float | None]) -> Method:
 def row(kept: Kept) -> Row:
     item, record = kept.found, kept.found.record
     metric = primary(record)
+    why = incomparable(record, metric)
     others = len(kept.contested)
     contested = f"contested by {others} other record{'s'[: others > 1]} of the same run with other values"
     return Row(
@@ -259,10 +260,10 @@ def row(kept: Kept) -> Row:
         source=item.source,
         record_sha256=item.sha256,
         name=record.name,
-        values=values(record, metric),
+        values=values(record, metric, why),
         rank=None,
         rank_worst=None,
-        unranked=contested if kept.contested else incomparable(record, metric),
+        unranked=contested if kept.contested else why,
         degenerate=degenerate(record),
         replaces=kept.replaces,
         contested=kept.contested,
