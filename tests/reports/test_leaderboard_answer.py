@@ -148,6 +148,19 @@ def test_what_differs_is_said_by_names_not_hashes():
     assert apart == ["other prompts", "other documents (retain)"]
 
 
+def test_tables_of_one_name_are_told_apart():
+    layers = SIGNATURE.replace("ctl:mix.es.keep0.95", "ctl:layers.es.keep0.95").replace("n:all", "n:140")
+    tables = rows.groups(found(record("a"), record("b"), record("c", signature=layers), record("d", base="org/x")))
+    titles = [words.titled(group) for group in tables]
+    assert sorted(titles) == [
+        "demo, original org/base, control layers, 140 documents",
+        "demo, original org/base, control mix, all documents",
+        "demo, original org/x",
+    ]
+    page = files.as_html(tables)
+    assert ", control mix, all documents</span></h2>" in page
+
+
 # --- formats ---------------------------------------------------------------------------------------------------------
 
 

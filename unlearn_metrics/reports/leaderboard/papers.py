@@ -39,7 +39,8 @@ def as_markdown(groups: list[Group], head: Head | None = None) -> str:
     blocks = [MARKDOWN, f"# {_prose(head.title)}", _prose(head.intro)]
     for group in groups:
         columns, numbered = present(group), notes(group)
-        blocks.append(f"## {_prose(group.benchmark)}, original {code(shown(base_label(group)))}")
+        variant = f", {_prose(group.variant)}" if group.variant else ""
+        blocks.append(f"## {_prose(group.benchmark)}, original {code(shown(base_label(group)))}{variant}")
         found = answer(group)
         blocks.append(f"**{_prose(found.best)}** " + _prose(found.rest))
         blocks += [_prose(text) for text in _about(group)]
@@ -176,7 +177,7 @@ def as_latex(groups: list[Group]) -> str:
     lines = [LATEX, r"% needs \usepackage{booktabs,graphicx}"]
     for group in groups:
         columns, numbered, named = present(group), notes(group), labels(group)
-        caption = f"{group.benchmark}, original {shown(base_label(group))}. {answer(group)} " + " ".join(_about(group))
+        caption = f"{shown(words.titled(group))}. {answer(group)} " + " ".join(_about(group))
         lines += [r"\begin{table}[tp]", r"\centering", rf"\caption{{{_broken(caption)}}}", RESIZED]
         lines += [r"\begin{tabular}{rl" + "r" * len(columns) + "}", r"\toprule"]
         heads = [

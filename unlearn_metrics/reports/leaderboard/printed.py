@@ -10,7 +10,7 @@ from rich.text import Text
 from unlearn_metrics.reports.leaderboard import words
 from unlearn_metrics.reports.leaderboard.answer import answer
 from unlearn_metrics.reports.leaderboard.columns import SHOWN
-from unlearn_metrics.reports.leaderboard.rows import Group, base_label, labels
+from unlearn_metrics.reports.leaderboard.rows import Group, labels
 
 TABLES, ROWS = 5, 20  # that are printed
 
@@ -19,7 +19,7 @@ def ranking(groups: list[Group]) -> Iterator[Table | Text]:
     shown = [group for group in groups if group.ranked > 1][:TABLES] or groups[:1]
     for group in shown:
         found = answer(group)
-        yield Text(f"\n{group.benchmark}, original {base_label(group)}", style="dim")
+        yield Text(f"\n{words.titled(group)}", style="dim")
         yield Text(found.best, style="bold")
         yield Text(found.rest)
         if group.ranked:

@@ -110,7 +110,8 @@ class Method:
 class Group:
     """Rows whose numbers may be compared: same signature but for what is free in it, same original weights.
 
-    base_name: what pages call the original. metric: what the residual is of. retention: at which rows are ranked; None
+    base_name: what pages call the original. variant: what sets the group apart from others of the same name, in short;
+    empty if it has a name of its own. metric: what the residual is of. retention: at which rows are ranked; None
     where no row can be. common: the highest that all rows reach without extrapolation, where that is more; 1 where none
     is. crossings: of the first rows' curves. references: retain-only model and original, where they are known. methods:
     of rows that are seeds, where asked for. apart: what sets the group apart from the largest of its benchmark, in
@@ -121,6 +122,7 @@ class Group:
     benchmark: str
     base: str
     base_name: str
+    variant: str
     base_weights_sha256: str | None
     metric: str
     retention: float | None
@@ -312,6 +314,7 @@ def _group(key: object, rows: list[Row], seeds: re.Pattern[str] | None) -> Group
         benchmark=rows[0].record.benchmark,
         base=usual(rows, lambda row: c.path if (c := row.record.checkpoints.get("original")) else "unknown"),
         base_name="",
+        variant="",
         base_weights_sha256=next((base.weights_sha256 for base in bases if base), None),
         metric=metric,
         retention=retention,
@@ -428,7 +431,28 @@ def _base_names(tables: Sequence[Group]) -> list[Group]:
     hashes = {
         t.id: f" (weights {(t.base_weights_sha256 or 'unknown')[:8]})" if alike[t.base] > 1 else "" for t in tables
     }
-    return [replace(table, base_name=called[table.base] + hashes[table.id]) for table in tables]
+    named = [replace(table, base_name=called[table.base] + hashes[table.id]) for table in tables]
+    alike_named: dict[tuple[str, str], list[Group]] = defaultdict(list)
+    for table in named:
+        alike_named[table.benchmark, table.base_name].append(table)
+    variants = {g.id: _variant(g, same) for same in alike_named.values() for g in same if len(same) > 1}
+    return [replace(table, variant=variants.get(table.id, "")) for table in named]
+
+
+def _variant(group: Group, same: Sequence[Group]) -> str:
+    """In which fields of the signature that have readable values a group differs from others of its name."""
+    fields = {g.id: dict(signature.comparable(g.signatures[0])) for g in same}
+    said: dict[str, Callable[[str], str]] = {
+        "ctl": lambda v: "no control" if v == "none" else f"control {v.split('.')[0]}",
+        "n": lambda v: f"{v} documents",
+        "dtype": str,
+        "tmpl": lambda v: "no chat template" if v == "none" else "a chat template",
+        "src": lambda v: f"a log of {v}",
+        "v": lambda v: f"version {v}",
+    }
+    mine = fields[group.id]
+    differing = [name for name in said if len({found.get(name) for found in fields.values()}) > 1 and name in mine]
+    return ", ".join(said[name](mine[name]) for name in differing)
 
 
 def labels(group: Group) -> dict[str, str]:

@@ -19,7 +19,7 @@ from unlearn_metrics.reports.leaderboard.columns import (
     Value,
     logged,
 )
-from unlearn_metrics.reports.leaderboard.rows import Crossing, Group, Row, labels
+from unlearn_metrics.reports.leaderboard.rows import Crossing, Group, Row, base_label, labels
 from unlearn_metrics.splits import is_forget
 
 RULE = (
@@ -65,6 +65,11 @@ def shown(text: str) -> str:
 def percent(retention: float) -> str:
     """95 %, 98.8 %."""
     return f"{100 * retention:.4g} %"
+
+
+def titled(group: Group) -> str:
+    """Benchmark and original model, and what sets the table apart from others of the same name."""
+    return ", ".join(filter(None, [f"{group.benchmark}, original {base_label(group)}", group.variant]))
 
 
 def rank(row: Row) -> str:
