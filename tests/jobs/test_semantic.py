@@ -91,7 +91,10 @@ def test_a_judge_on_a_server(imported, tmp_path, monkeypatch):
     assert record.settings["judge_sha256"] is None
     assert record.settings["judge_prompt_sha256"] == semantic.prompt_sha256()
     assert signature.parse(record.signature)["sem"] == f"judge=tiny@unknown-{semantic.prompt_sha256()[:8]}"
-    assert len(asked) == 5  # the splits have the same texts, which are asked about once
+    # the splits have the same texts, which are asked about once: five answers, and the reference after each question
+    assert len(asked) == 5 + 5
+    assert record.settings["judge_yes_to_references"] == 1
+    assert record.settings["judge_no_to_others"] is None  # all have the same reference
     assert all(body["temperature"] == 0 for body in asked)
     assert "Question: Question 3?" in {body["messages"][-1]["content"].split("\n")[2] for body in asked}
     store.save(tmp_path / "x", record, seen)
@@ -113,6 +116,7 @@ def test_the_command(imported, tmp_path):
     done = run("semantic", imported, *given, "--out", tmp_path / "x")
     assert done.returncode == 0, done.stderr
     assert "20 replies were neither yes nor no" in done.stdout
+    assert "it says yes to 0% of the references themselves" in done.stdout
     score = store.load_record(tmp_path / "x").scores["unlearned"]["forget"]["judge"]
     assert (score.value, score.n, score.unscored) == (0, 1, 5)
 
@@ -124,6 +128,21 @@ def test_a_judge_that_is_a_checkpoint_is_named_by_its_weights():
     assert semantic.judgements(judge, [("Who?", "a cat", "a dog")] * 2) == [None, None]
     with pytest.raises(InputError, match="judge nobody"):
         semantic.open_judge("nobody", "")
+
+
+def test_a_judge_is_tried_where_the_answer_is_known():
+    """One that says yes to whatever holds "cat": right of two references out of three, wrong of one other's."""
+
+    class Cats:
+        def generate_until(self, requests, **_):
+            return ["yes" if "cat" in r.args[0].rpartition("Answer: ")[2] else "no" for r in requests]
+
+    judge = semantic.Judge("cats", Cats(), None)
+    asked = [("q1", "a cat", "x"), ("q2", "two cats", "x"), ("q3", "a dog", "x")]
+    yes, no = job._known(judge, asked)
+    # others' references: two cats, a dog, a cat
+    assert (yes, no) == (pytest.approx(2 / 3), pytest.approx(1 / 3))
+    assert job._known(judge, []) == (None, None)
 
 
 @pytest.mark.parametrize(

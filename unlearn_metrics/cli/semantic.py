@@ -48,5 +48,9 @@ def semantic(
     show(record, verbose)
     if unparsed := record.settings.get("judge_unparsed"):
         tell(f"judge: {unparsed} replies were neither yes nor no, and are unscored")
+    if (yes := record.settings.get("judge_yes_to_references")) is not None:
+        no = record.settings.get("judge_no_to_others")
+        other = "" if no is None else f", and no to {no:.0%} of other documents' references"
+        tell(f"judge: it says yes to {yes:.0%} of the references themselves{other}")
     emit(as_json(record))
     wrote(out_folder)

@@ -19,6 +19,8 @@ from unlearn_metrics.records import signature, store
 from unlearn_metrics.scores.scoring import with_more
 from unlearn_metrics.splits import is_forget
 
+KNOWN = 20  # documents on which a judge is tried first
+
 
 @dataclass(frozen=True)
 class Readers:
@@ -33,26 +35,33 @@ class Readers:
 
 @dataclass(frozen=True)
 class Found:
-    """What a model found in each generation, for a metric; None: nothing that counts. prompt: a judge's, as a hash."""
+    """What a model found in each generation, for a metric; None: nothing that counts.
+
+    prompt: a judge's, as a hash. known: how it does where the answer is known, see `_known`.
+    """
 
     metric: str
     values: Sequence[float | None]
     model: str
     sha256: str | None
     prompt: str | None = None
+    known: tuple[float | None, float | None] = (None, None)
 
     @property
     def signed(self) -> str:
         """The metric and the model in a signature."""
-        name = re.sub(r"[^\w.+-]", "", self.model.rstrip("/").rpartition("/")[2], flags=re.ASCII)[:40]
+        named = re.search(r"\b(?:pretrained|model)=([^,]+)", self.model)  # of lm-eval's arguments
+        place = named[1] if named else self.model
+        name = re.sub(r"[^\w.+-]", "", place.rstrip("/").rpartition("/")[2], flags=re.ASCII)[:40]
         hashes = [(self.sha256 or "unknown")[:8], *([] if self.prompt is None else [self.prompt[:8]])]
         return f"{self.metric}={name}@{'-'.join(hashes)}"
 
     @property
     def settings(self) -> dict[str, Any]:
-        known: dict[str, str | int | None] = {"model": self.model[:1_000], "sha256": self.sha256}
+        known: dict[str, str | float | None] = {"model": self.model[:1_000], "sha256": self.sha256}
         if self.prompt is not None:
             known |= {"prompt_sha256": self.prompt, "unparsed": sum(value is None for value in self.values)}
+            known |= dict(zip(("yes_to_references", "no_to_others"), self.known, strict=True))
         return {f"{self.metric}_{name}": value for name, value in known.items()}
 
 
@@ -106,8 +115,27 @@ def _found(readers: Readers, written: Sequence[Document], say: Callable[[str], N
         judge = semantic.open_judge(readers.judge, readers.judge_args, readers.device)
         say(f"asking {judge.name} about {count}")
         asked = [(str(d.get("question", d.get("prompt", ""))), d["reference"], d["generation"]) for d in written]
+        known = _known(judge, asked[:: max(1, len(asked) // KNOWN)][:KNOWN])
         replies = semantic.judgements(judge, asked)
-        yield Found("judge", replies, judge.name, judge.sha256, semantic.prompt_sha256())
+        yield Found("judge", replies, judge.name, judge.sha256, semantic.prompt_sha256(), known)
+
+
+def _known(judge: semantic.Judge, asked: Sequence[tuple[str, str, str]]) -> tuple[float | None, float | None]:
+    """(the share of references themselves to which a judge says yes, of another document's to which it says no).
+
+    None where there is nothing to ask about. A reply that is neither is wrong.
+    """
+    references = [reference for _, reference, _ in asked]
+    others = [
+        (question, reference, other)
+        for i, (question, reference, _) in enumerate(asked)
+        for other in [o for o in references[i + 1 :] + references[:i] if o != reference][:1]
+    ]
+    right = [(question, reference, reference) for question, reference, _ in asked], others
+    said = [semantic.judgements(judge, found) if found else [] for found in right]
+    shares = [[reply == wanted for reply in replies] for replies, wanted in zip(said, (1.0, 0.0), strict=True)]
+    yes, no = (sum(found) / len(found) if found else None for found in shares)
+    return yes, no
 
 
 def _premise_first(document: Document) -> semantic.Pair:
