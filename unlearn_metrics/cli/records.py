@@ -236,7 +236,7 @@ def leaderboard(
         given = {key: text for key, text in (("title", title), ("intro", intro)) if text is not None}
         files.write(out_folder, groups, say, words.Head(**given))
     for part in printed.ranking(groups):
-        out.print(part, soft_wrap=isinstance(part, Text))
+        out.print(part, soft_wrap=isinstance(part, Text) and not out.is_terminal)
     kept = sum(len(group.rows) for group in groups)
     tables = f"{kept} row{'s'[: kept > 1]} in {len(groups)} table{'s'[: len(groups) > 1]}"
     ranked = sum(group.ranked for group in groups)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from rich.table import Table
 from rich.text import Text
 
+from unlearn_metrics.reports.grid import Grid
 from unlearn_metrics.reports.leaderboard import words
 from unlearn_metrics.reports.leaderboard.answer import answer
-from unlearn_metrics.reports.leaderboard.columns import SHOWN
+from unlearn_metrics.reports.leaderboard.columns import SHOWN, Value
 from unlearn_metrics.reports.leaderboard.rows import Group, labels
 
 TABLES, ROWS = 5, 20  # that are printed
 
 
-def ranking(groups: list[Group]) -> Iterator[Table | Text]:
+def ranking(groups: list[Group]) -> Iterator[Grid | Text]:
     shown = [group for group in groups if group.ranked > 1][:TABLES] or groups[:1]
     for group in shown:
         found = answer(group)
@@ -28,20 +28,21 @@ def ranking(groups: list[Group]) -> Iterator[Table | Text]:
         yield Text(f"and {rest} more table{'s'[: rest > 1]} on the page")
 
 
-def _table(group: Group) -> Table:
-    table, named = Table(), labels(group)
-    table.add_column("rank", no_wrap=True)
-    table.add_column("checkpoint", overflow="fold")
-    for heading in (words.heading(group, SHOWN[0]), "published"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    beside = {r.role: ("", words.ROLES[r.role][0], r.values, True) for r in group.references}
-    listed = [(words.rank(row), named[row.name], row.values, False) for row in group.rows[: min(ROWS, group.ranked)]]
-    listed = [*filter(None, [beside.get("retain_only")]), *listed, *filter(None, [beside.get("original")])]
-    for rank, name, values, reference in listed:
-        value, interval = words.cell(values["residual"])
-        published = "" if reference else words.cell(values["residual_unlearned"])[0]
-        style = "dim" if reference else ""
-        table.add_row(*(Text(text, style=style) for text in (rank, name, f"{value} {interval}".strip(), published)))
+def _table(group: Group) -> Grid:
+    """Whole at every width. Words: rank and name; then the residual, and the value as published."""
+    named, residual = labels(group), words.heading(group, SHOWN[0])
+    grid = Grid("", ["rank", "checkpoint", residual, "published"], words=2, spare=["published"])
+    beside = {reference.role: reference for reference in group.references}
+
+    def add(rank: str, name: str, values: Mapping[str, Value], published: str, style: str | None = None) -> None:
+        grid.add(rank, name, " ".join(words.cell(values["residual"])).strip(), published, style=style)
+
+    if goal := beside.get("retain_only"):
+        add("", words.ROLES["retain_only"][0], goal.values, "", "dim")
+    for row in group.rows[: min(ROWS, group.ranked)]:
+        add(words.rank(row), named[row.name], row.values, words.cell(row.values["residual_unlearned"])[0])
     if group.ranked > ROWS:
-        table.add_row("", Text(f"and {group.ranked - ROWS} more"), "", "")
-    return table
+        grid.add("", f"and {group.ranked - ROWS} more", "", "")
+    if start := beside.get("original"):
+        add("", words.ROLES["original"][0], start.values, "", "dim")
+    return grid
