@@ -63,9 +63,10 @@ def run(
     clock.to_come["mix"] = 0
     if job.models is not None:
         with clock.step("whole"):
-            observed["controlled"] = observe_controlled(job, control, observed)
+            telling = replace(job, say=lambda message: say(message + clock.left()))
+            observed["controlled"] = observe_controlled(telling, control, observed)
     if "retain_only" in job.published:
-        say("evaluating the retain-only model")
+        say(f"evaluating the retain-only model{clock.left()}")
         with clock.step("whole"):
             observed["retain_only"] = observe_as_published(job, "retain_only")
     elif job.reference is not None:
