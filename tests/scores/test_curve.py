@@ -182,6 +182,13 @@ def test_f_lies_between_its_neighbours_and_is_exact_at_points(points, rho):
         assert low - 1e-9 <= found <= high + 1e-9
 
 
+@pytest.mark.parametrize("off", [-1e-13, 0.0, 1e-13])
+def test_a_path_that_just_reaches_a_retention_reaches_it_on_any_processor(off):
+    """A last bit must not decide whether f is known: 0.9 is reached, and not fallen below, however it is rounded."""
+    assert math.isnan(value(path(line(1, 0.9 + off), line(1, 0.5), [0, 1]), 0.9))
+    assert value(path(line(1, 0.9 + off, 0.8), line(1, 0.5, 0.1), [0, 0.5, 1]), 0.9) == pytest.approx(0.5)
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 1000), st.permutations(range(7)))
 def test_order_of_clusters_changes_nothing(seed, order):

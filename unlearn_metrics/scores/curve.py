@@ -24,6 +24,7 @@ from unlearn_metrics.record import Estimate
 from unlearn_metrics.scores import stats
 
 RHO = 0.95  # the headline's retention
+TIE = 1e-9  # of retention: sums differ in their last bits between processors
 GRID = tuple(round(0.90 + step / 100, 2) for step in range(11))  # retentions of the curve, and of its mean
 BLOCK = 1_000  # draws of all pairs of rows at once, so that they stay in the processor's cache
 DRAWS = 20_000  # of cluster sums, which cost nothing: the ends of an interval at ten clusters rest on 1 % of them
@@ -146,13 +147,13 @@ def along(values: Floats, retained: Floats, rho: float) -> Floats:
     if not 0 < rho <= 1:
         raise ValueError(f"a retention of {rho:g} is not between 0 and the original's, 1")
     values = np.broadcast_to(values, retained.shape)
-    below = ~(retained >= rho)  # so that the walk also ends at what is unknown
+    below = ~(retained >= rho - TIE)  # so that the walk also ends at what is unknown
     first = below.argmax(0)
     columns = np.arange(retained.shape[1])
     before = np.maximum(first - 1, 0)
     r_before, r_first = retained[before, columns], retained[first, columns]
     with np.errstate(divide="ignore", invalid="ignore"):
-        share = (r_before - rho) / (r_before - r_first)
+        share = np.maximum(0, (r_before - rho) / (r_before - r_first))
         found = (1 - share) * values[before, columns] + share * values[first, columns]
     return np.where(below.any(0) & (first > 0), found, np.nan)
 
