@@ -77,3 +77,12 @@ def test_what_a_record_says_is_on_the_screen_whole(width):
     for line in table.residual_rows(told):
         for cell in line[1:]:
             assert all(piece in text for piece in re.split(r" (?=\[)", cell))
+
+
+def test_spaces_of_any_width_are_shown_and_what_a_terminal_obeys_is_not():
+    grid = Grid("t", ["metric", "difference [95\u00a0%]"])
+    grid.add("漢字\u3000漢字 12\u202f%", "1 \x1b[31m\u202e\x9b")
+    text = printed(grid, 80)
+    assert "[95\u00a0%]" in text
+    assert "漢字\u3000漢字 12\u202f%" in text
+    assert "1 \ufffd[31m\ufffd\ufffd" in text

@@ -194,6 +194,16 @@ def saved(tmp_path) -> Path:
     return tmp_path / "run"
 
 
+def test_the_latex_replaces_none_of_others(saved, tmp_path):
+    before = (saved / "record.json").read_bytes()
+    done = run("show", saved, "--latex", saved / "record.json")
+    assert done.returncode == 2
+    assert "was not written by unlearn-metrics show" in done.stderr
+    assert (saved / "record.json").read_bytes() == before
+    for _ in range(2):
+        assert run("show", saved, "--latex", tmp_path / "sub" / "table.tex").returncode == 0
+
+
 def test_the_command_and_the_run_in_python(saved, tmp_path):
     places = tmp_path / "report.html", tmp_path / "figures", tmp_path / "table.tex"
     given = [part for pair in zip(("--html", "--figures", "--latex"), places, strict=True) for part in pair]

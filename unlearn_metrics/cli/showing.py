@@ -72,11 +72,9 @@ def show(
         for path in plots.save(figures, record, observations):
             wrote(path)
     if latex is not None:
-        from unlearn_metrics.records.folder import write
-        from unlearn_metrics.reports.showing import paper
+        from unlearn_metrics.reports.showing import page, paper
 
-        text = paper.as_latex(record).encode()
-        write(latex, lambda file: file.write(text))
+        page.save(latex, paper.as_latex(record), paper.START)
         wrote(latex)
 
 

@@ -123,6 +123,14 @@ def _clear(out: Path) -> None:
         (out / PARTIAL / "lock").unlink(missing_ok=True)
 
 
+def foreign(path: Path, start: str) -> bool:
+    """Is what lies there somebody else's? Files of ours begin like this."""
+    if path.is_file():
+        with path.open("rb") as file:
+            return file.read(len(start.encode())) != start.encode()
+    return path.exists()
+
+
 def write(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
     """Write a file that is there whole or not at all, also after a power cut."""
     with prepared(path, fill):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
@@ -31,8 +32,12 @@ class Console(rich.console.Console):
 
 
 def plain(text: str) -> str:
-    """Terminal escapes, direction overrides and the like, replaced by U+FFFD; lines stay lines."""
-    return text if text.isprintable() else "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
+    """Terminal escapes, direction overrides and the like, replaced by U+FFFD; lines and spaces of any width stay."""
+    return text if text.isprintable() else "".join(c if _seen(c) else "\ufffd" for c in text)
+
+
+def _seen(c: str) -> bool:
+    return c.isprintable() or c == "\n" or unicodedata.category(c) == "Zs"
 
 
 def html(*parts: Grid | Text) -> str:

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 
 from unlearn_metrics import __version__
 from unlearn_metrics.errors import InputError
-from unlearn_metrics.records.folder import prepared
+from unlearn_metrics.records.folder import foreign, prepared
 from unlearn_metrics.reports.leaderboard.columns import COLUMNS
 from unlearn_metrics.reports.leaderboard.page import START, as_html
 from unlearn_metrics.reports.leaderboard.papers import LATEX, MARKDOWN, as_latex, as_markdown
@@ -74,12 +74,8 @@ def check_out(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file, not a folder for a leaderboard")
     for name, start in FILES.items():
-        path = out / name
-        if not path.exists():
-            continue
-        with path.open("rb") if path.is_file() else contextlib.nullcontext(io.BytesIO()) as file:
-            if file.read(len(start)) != start.encode():
-                raise InputError(f"{path} was not written by unlearn-metrics leaderboard; choose another --out")
+        if foreign(out / name, start):
+            raise InputError(f"{out / name} was not written by unlearn-metrics leaderboard; choose another --out")
 
 
 def as_json(groups: list[Group]) -> str:

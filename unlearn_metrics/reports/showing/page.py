@@ -16,7 +16,7 @@ from unlearn_metrics.documents import Observations
 from unlearn_metrics.errors import InputError, first_line
 from unlearn_metrics.places import ends
 from unlearn_metrics.record import Estimate, RunRecord
-from unlearn_metrics.records.folder import write
+from unlearn_metrics.records.folder import foreign, write
 from unlearn_metrics.records.verdict import describe
 from unlearn_metrics.reports import drawing, table
 from unlearn_metrics.reports.leaderboard.words import shown
@@ -69,13 +69,13 @@ def as_html(record: RunRecord, observations: Observations, metric: str, examples
     return page
 
 
-def save(path: Path, page: str) -> None:
-    """Write the page. InputError for a place that cannot be written to, and for a file of others."""
+def save(path: Path, text: str, start: str = START) -> None:
+    """Write the page, or another text that starts so. InputError if that fails, and for a file of others."""
     try:
-        if path.exists() and not path.read_text(encoding="utf-8", errors="replace").startswith(START):
+        if foreign(path, start):
             raise InputError(f"{path} was not written by unlearn-metrics show; choose another file")
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(path, lambda file: file.write(page.encode()))
+        write(path, lambda file: file.write(text.encode()))
     except OSError as error:
         raise InputError(f"{path} cannot be written to: {first_line(error)}") from None
 

@@ -6,6 +6,8 @@ from unlearn_metrics.record import RunRecord
 from unlearn_metrics.reports import table
 from unlearn_metrics.reports.leaderboard.papers import tex
 
+START = "% needs \\usepackage{booktabs}\n"
+
 
 def as_latex(record: RunRecord) -> str:
     """A tabular of every headline metric and composite for each model, and one of the residuals; needs booktabs."""
@@ -21,7 +23,7 @@ def as_latex(record: RunRecord) -> str:
         heads = ["residual on the forget set", *(head.format(retention) for head in table.RESIDUAL)]
         parts.append(_tabular([heads, *table.residual_rows(record)], "l" + "r" * len(table.RESIDUAL)))
     signature = f"% {' '.join(record.signature.split())}"
-    return "% needs \\usepackage{booktabs}\n" + signature + "\n" + "\n\n".join(parts) + "\n"
+    return START + signature + "\n" + "\n\n".join(parts) + "\n"
 
 
 def _tabular(rows: list[list[str]], columns: str) -> str:
