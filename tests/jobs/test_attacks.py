@@ -16,6 +16,7 @@ from tests import CHECKPOINTS, DATA
 from tests.command import refused, run, score
 from unlearn_metrics.attacks import ATTACKS, weights
 from unlearn_metrics.benchmarks import suites
+from unlearn_metrics.benchmarks.task import TokenScoreTask
 from unlearn_metrics.errors import InputError
 from unlearn_metrics.jobs import plan
 from unlearn_metrics.record import RECORD_TYPE
@@ -119,6 +120,21 @@ def test_attacks_added_later_are_those_made_at_once(attacked, tmp_path):
     done = run("attack", tmp_path / "run", "--attacks", "int9", "--data", DATA)
     assert "unknown attack 'int9'; did you mean int8" in done.stderr
     assert (tmp_path / "run" / "record.json").read_bytes() == before
+
+
+def test_a_calibrated_run_is_attacked_and_not_if_it_asks_otherwise_now(tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    done = score(out, "--limit", 4)  # whose first retain document is of the calibration half
+    assert done.returncode == 0, done.stderr
+    done = run("attack", out, "--attacks", "token_noise", "--data", DATA)
+    assert done.returncode == 0, done.stderr
+    assert set(store.load_record(out).attacks.made) == {"token_noise"}
+    assert "no attack is named" in run("attack", out, "--attacks", ",", "--data", DATA).stderr
+    asked = TokenScoreTask.doc_to_text
+    monkeypatch.setattr(TokenScoreTask, "doc_to_text", lambda *given: f"Please: {asked(*given)}")
+    done = run("attack", out, "--attacks", "character_noise", "--data", DATA)
+    assert done.returncode == 2
+    assert "can't be attacked as it was scored: prompt is" in done.stderr
 
 
 def test_a_killed_attack_run_resumes(attacked, tmp_path, monkeypatch):

@@ -155,15 +155,25 @@ def requests_hash(tasks: Tasks, lm: HFLM, settings: Settings, others: other_task
     digest = hashlib.sha256()
     ours = [(task, settings.limit) for task in tasks.values()]
     theirs = [(task, settings.utility_limit) for loaded in others.values() for task in loaded["tasks"].values()]
+    for task, limit in [*ours, *theirs]:
+        for request in _requests(task, limit, lm, settings):
+            digest.update(repr((request.request_type, request.args)).encode())
+    return digest.hexdigest()
+
+
+def firsts_now(job: Job) -> dict[str, list[Document]]:
+    """The first document of each split as the models would be asked it now: with its prompt alone."""
+    built = {split: _requests(task, 1, job.lm, job.settings) for split, task in job.tasks.items()}
+    return {split: [{"prompt": requests[0].args[0]}] for split, requests in built.items()}
+
+
+def _requests(task: Any, limit: int | None, lm: HFLM, settings: Settings) -> list[Any]:
     chat = (
         {"apply_chat_template": True, "chat_template": lm.apply_chat_template} if settings.apply_chat_template else {}
     )
-    for task, limit in [*ours, *theirs]:
-        with suites.quiet():
-            task.build_all_requests(limit=limit, rank=0, world_size=1, **chat)
-        for request in task.instances:
-            digest.update(repr((request.request_type, request.args)).encode())
-    return digest.hexdigest()
+    with suites.quiet():
+        task.build_all_requests(limit=limit, rank=0, world_size=1, **chat)
+    return list(task.instances)
 
 
 # settings that choose the control, the reference, the intervals and the name, and change no observation of a model

@@ -185,6 +185,8 @@ def attack_run(
         InputError: bad input; checkpoints, data or software that are not the run's.
     """
     _check_alone()
+    if not names:
+        raise InputError("no attack is named; see docs/attacks.md for their names, or say all")
     record, observed = store.load_record(run), store.load_documents(run)
     there = {model: places.get(model) or info.path for model, info in record.checkpoints.items()}
     if record.imported is not None or "unlearned" not in there or "original" not in there:
@@ -196,9 +198,7 @@ def attack_run(
         for model, info in job.checkpoints.items():
             if info.weights_sha256 != record.checkpoints[model].weights_sha256:
                 raise InputError(f"{info.path} is not the {model} model of {run}: its weights are others")
-        mine = identity.signature_of(
-            job, {split: observed["original"][split][:1] for split in job.tasks}, record.control
-        )
+        mine = identity.signature_of(job, identity.firsts_now(job), record.control)
         if differing := signature.differences(record.signature, mine, words=("in the run", "now")):
             raise InputError(f"{run} can't be attacked as it was scored: {'; '.join(differing)}")
         prepared = attacking.prepare(job, names)
