@@ -21,6 +21,7 @@ from unlearn_metrics.errors import InputError
 from unlearn_metrics.jobs import plan
 from unlearn_metrics.record import RECORD_TYPE
 from unlearn_metrics.records import store
+from unlearn_metrics.reports import publish
 
 ASKED = ("--alpha", 0.4, "--limit", 6, "--retain-model", CHECKPOINTS / "retain")
 METRIC = "extraction_strength"
@@ -79,6 +80,22 @@ def test_an_attacked_model_is_the_checkpoint_that_is_written(attacked, tmp_path)
     for a, b in zip(mine, theirs, strict=True):
         assert a["generation"] == b["generation"]
         assert a["answer"].logprob == pytest.approx(b["answer"].logprob, abs=1e-4)
+
+
+def test_the_report_card_is_in_the_model_card_and_on_the_page(attacked, tmp_path):
+    raw = json.loads((attacked[0] / "record.json").read_text())
+    raw["attacks"]["sentence"] = "<script>alert(1)</script> [x](y)"
+    (tmp_path / "record.json").write_text(json.dumps(raw))
+    section = publish.section(store.load_record(tmp_path / "record.json"))
+    assert "| what an attacker gets (extraction_strength) | as it is | after the worst attack |" in section
+    assert "<script>" not in section
+    assert "[x](y)" not in section
+    done = run("leaderboard", tmp_path / "record.json", "--out", tmp_path / "site")
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "site" / "index.html").read_text()
+    assert "What an attacker gets of the forget set. &lt;script&gt;" in page
+    worst = store.load_record(attacked[0]).attacks.worst["unlearned"][METRIC]
+    assert f"({worst.attack})" in page
 
 
 def test_rescoring_gives_the_same(attacked, tmp_path):
@@ -283,5 +300,8 @@ def test_records_without_attacks_and_of_strangers(attacked, tmp_path):
     assert "has scores under attacks, but says nothing of the attacks" in opened(lambda r: r.pop("attacks"))
     assert "unknown model 'unlearned+<b>'" in opened(lambda r: r["scores"].update({"unlearned+<b>": {}}))
     assert "the attack 'int4', which was not made" in opened(lambda r: r["attacks"]["made"].pop("int4"))
+    assert "'<b>' is no attack's name" in opened(
+        lambda r: r["attacks"]["made"].update({"<b>": r["attacks"]["made"]["int4"]})
+    )
     many = {f"unlearned+a{i}": {} for i in range(600)}
     assert "models and attacks; at most 500 are read" in opened(lambda r: r["scores"].update(many))

@@ -232,6 +232,9 @@ def _attack_contradictions(record: RunRecord) -> Iterable[str]:
         if any(attack_of(name)[1] for name in record.scores):
             yield "it has scores under attacks, but says nothing of the attacks"
         return
+    for made in block.made:
+        if not NAME.fullmatch(made):
+            yield f"{made[:80]!r} is no attack's name"
     named = {attack for name in record.scores if (attack := attack_of(name)[1])}
     named |= {attack for metrics in block.recovery.values() for of in metrics.values() for attack in of}
     named |= {w.attack for metrics in block.worst.values() for w in metrics.values()}

@@ -13,10 +13,13 @@ CARD = ("as it is", "after the worst attack", "in 1,000 samples", "net recovery"
 
 def tables(record: RunRecord, everything: bool = False) -> list[Grid]:
     """The report card and, if everything is wanted, all attacks. None where a record has no attacks."""
-    metric = _metric(record)
+    rows, metric = card(record), _metric(record)
     if metric is None:
         return []
-    return [_card(record, metric), *([_each(record, metric)] if everything else [])]
+    result = Grid(f"report card: what an attacker gets of the forget set ({metric})", ["model", *CARD], words=1)
+    for row in rows:
+        result.add(*row)
+    return [result, *([_each(record, metric)] if everything else [])]
 
 
 def _metric(record: RunRecord) -> str | None:
@@ -26,9 +29,11 @@ def _metric(record: RunRecord) -> str | None:
     return next((metric for metrics in record.attacks.recovery.values() for metric in metrics), None)
 
 
-def card_rows(record: RunRecord, metric: str) -> list[list[str]]:
-    """A row for each model: its name, and CARD."""
-    assert record.attacks is not None
+def card(record: RunRecord) -> list[list[str]]:
+    """The report card's rows: a model's name, and CARD of it, by the headline's first metric. None without attacks."""
+    metric = _metric(record)
+    if record.attacks is None or metric is None:
+        return []
     rows = []
     for model in ATTACKED:
         worst = record.attacks.worst.get(model, {}).get(metric)
@@ -42,17 +47,20 @@ def card_rows(record: RunRecord, metric: str) -> list[list[str]]:
                 f"{table.estimate(worst.value)} ({worst.attack})",
                 table.cell(_score(record, model, SAMPLED)),
                 "—" if worst.net is None else f"{table.estimate(worst.net)} ({worst.net_attack})",
-                "—" if base is None else str(base.n),
+                "—" if base is None or base.n is None else str(base.n),
             ]
         )
     return rows
 
 
-def _card(record: RunRecord, metric: str) -> Grid:
-    result = Grid(f"report card: what an attacker gets of the forget set ({metric})", ["model", *CARD], words=1)
-    for row in card_rows(record, metric):
-        result.add(*row)
-    return result
+def markdown(record: RunRecord) -> list[str]:
+    """The report card and its sentence as lines of Markdown; none without attacks."""
+    rows = card(record)
+    if record.attacks is None or not rows:
+        return []
+    lines = [f"| what an attacker gets ({_metric(record)}) | " + " | ".join(CARD) + " |", "|---|" + "---:|" * len(CARD)]
+    lines += ["| " + " | ".join(map(table.escape_markdown, row)) + " |" for row in rows]
+    return ["", *lines, "", table.escape_markdown(record.attacks.sentence)]
 
 
 def _each(record: RunRecord, metric: str) -> Grid:

@@ -25,7 +25,7 @@ from huggingface_hub.repocard_data import eval_results_to_model_index, model_ind
 from unlearn_metrics.errors import InputError, first_line
 from unlearn_metrics.record import RunRecord, Score
 from unlearn_metrics.records.verdict import describe
-from unlearn_metrics.reports import table
+from unlearn_metrics.reports import attacked, table
 from unlearn_metrics.scores.composites import COMPOSITES
 from unlearn_metrics.splits import is_forget
 
@@ -356,6 +356,7 @@ def section(record: RunRecord, everything: bool = False) -> str:
         n = "" if figure.score.n is None else str(figure.score.n)
         split = "" if figure.split == "all" else text(figure.split)
         lines.append(f"| {text(figure.called)} {way} | {table.cell(figure.score)} | {split} | {n} |")
+    lines += attacked.markdown(record)
     lines += ["", "All scores:", "", table.markdown(record).rstrip("\n")] if everything else []
     lines += [
         "",

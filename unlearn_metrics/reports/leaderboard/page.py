@@ -16,7 +16,7 @@ from unlearn_metrics.metrics import METRICS, good
 from unlearn_metrics.record import Estimate, RunRecord
 from unlearn_metrics.records import signature
 from unlearn_metrics.records.verdict import describe
-from unlearn_metrics.reports import drawing, table
+from unlearn_metrics.reports import attacked, drawing, table
 from unlearn_metrics.reports.leaderboard import plots, samples, strips, words
 from unlearn_metrics.reports.leaderboard.about import About
 from unlearn_metrics.reports.leaderboard.answer import answer
@@ -132,6 +132,7 @@ def as_html(groups: list[Group], head: Head | None = None) -> str:
         without_script=Markup(without_script),
         start=Markup(START),
         drawn=drawn,
+        attacked=attacked,
         samples=lambda row: samples.samples(row) if row.id in sampled else [],
         rule=words.RULE,
         degenerate_rule=words.DEGENERATE,
