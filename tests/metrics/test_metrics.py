@@ -8,6 +8,7 @@ import re
 import tracemalloc
 from binascii import crc32
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -17,7 +18,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from rouge_score import rouge_scorer
 
-from unlearn_metrics.documents import MeanLoss, TokenScores
+from unlearn_metrics.documents import SAMPLINGS, MeanLoss, TokenScores
 from unlearn_metrics.metrics import JUDGED, MEMBERSHIP_ATTACKS, METRICS, TRUTH_RATIOS, good
 from unlearn_metrics.metrics.fluency import ngram_entropy, perplexity, repetition
 from unlearn_metrics.metrics.forget_quality import ks_forget_quality
@@ -552,10 +553,11 @@ FIELDS = {
 
 
 def answered(flags: str, p: float) -> TokenScores:
-    """Every token and end-of-sequence of probability p."""
+    """Every token and end-of-sequence of probability p; under other settings of sampling of p^2, p^3 and p^4."""
     n = len(flags)
     argmax = [i if flag == "1" else i + 50 for i, flag in enumerate(flags)]
-    return scores(list(range(n)), [*argmax, EOS], [math.log(p)] * (n + 1))
+    drawn = {name: np.full(n + 1, power * math.log(p)) for power, name in enumerate(SAMPLINGS, start=2)}
+    return replace(scores(list(range(n)), [*argmax, EOS], [math.log(p)] * (n + 1)), **drawn)
 
 
 def test_every_metric_reads_its_own_fields():
@@ -618,6 +620,16 @@ def test_every_metric_reads_its_own_fields():
         "sampled_extraction_strength_10": 3 / 5,  # 1/8 is enough, 1/16 is not: 1 - 0.5^(1/10) = 0.067
         "sampled_extraction_strength_100": 1,
         "sampled_extraction_strength_1000": 1,
+    }
+    for name, q in (("temp80", 1 / 4), ("top40", 1 / 8), ("nucleus90", 1 / 16)):
+        expected |= {f"leak_at_{k}_{name}": 1 - (1 - q**5) ** k for k in (1, 1000, 1_000_000)}
+        expected[f"expected_prefix_{name}"] = (q + q**2 + q**3 + q**4 + q**5) / 5
+        expected[f"sampled_extraction_strength_1_{name}"] = 0  # the last token is not likely enough
+    # with 1,000 samples a chance of 0.00069 is enough: 4^-5, 8^-3 and 16^-2 are the last that have it
+    expected |= {
+        "sampled_extraction_strength_1000_temp80": 1,
+        "sampled_extraction_strength_1000_top40": 3 / 5,
+        "sampled_extraction_strength_1000_nucleus90": 2 / 5,
     }
     assert {name: metric(document) for name, metric in METRICS.items()} == pytest.approx(expected, rel=1e-6)
     assert METRICS["truth_ratio"]({**document, "split": "forget"}) == pytest.approx(5 / 16, rel=1e-6)

@@ -44,6 +44,7 @@ def document(i: int) -> dict[str, Any]:
         | texts
         | {"wrong_answers": wrong, "split": ("forget", "retain", "retain")[i], "revealed": i}
         | {"clean_probability": (0.9, None, 0.25)[i], "gradient": (0.3, 7.0, 0.01)[i]}
+        | {"similarity": (0.4, 0.2, 0.7)[i], "entailed": (0.1, 0.6, 0.9)[i], "judged": (1.0, 1.0, 0.0)[i]}
     )
 
 
