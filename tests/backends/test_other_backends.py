@@ -128,7 +128,7 @@ def test_what_a_server_does_not_tell_is_unscored_and_never_wrong(model, folder, 
     (line,) = [r.message for r in caplog.records if r.name == "unlearn_metrics.backends"]
     if quirk == "hidden start token":  # not seen in the response: other values, of a model that has a start token
         assert not any(np.isnan(f.logprob).any() for f in found)
-        assert "min_k_plus_plus for 6 of 6 answers" in line
+        assert "min_k_plus_plus, leakage under temp80, leakage under top40, leakage under nucleus90 for 6 of 6" in line
         assert "probability" not in line
         return
     for f, w in zip(found, wanted, strict=True):
@@ -211,7 +211,7 @@ def test_a_stock_run_on_a_server_gives_all_but_what_needs_moments(model, folder,
     assert again["results"] == found["results"]
     lines = [r.message for r in caplog.records if r.name == "unlearn_metrics.backends"]
     assert len(lines) == 1, lines
-    assert "unscored (NaN): extraction_strength_similar, min_k_plus_plus for " in lines[0]
+    assert "unscored (NaN): extraction_strength_similar, min_k_plus_plus, leakage under temp80, " in lines[0]
     for task in TASKS:
         for key, wanted in by_hf["results"][task].items():
             got = found["results"][task][key]

@@ -138,6 +138,15 @@ def _is(lm: LM, module: str, name: str) -> bool:
     return any((c.__module__, c.__name__) == (module, name) for c in type(lm).__mro__)
 
 
+UNDER = "leakage under "
+
+
+def _spoken(fn: Callable[..., Any]) -> str:
+    """What a warning calls a metric's function: under other settings of sampling it needs more than its name says."""
+    sampling = getattr(fn, "keywords", {}).get("sampling")
+    return f"{UNDER}{sampling}" if sampling else fn.__name__
+
+
 def _warn(lm: LM, scores: Sequence[TokenScores | FlagScores]) -> None:
     """One line: which metrics can't be computed from these scores, and of how many answers."""
     unscored: Counter[str] = Counter()
@@ -145,13 +154,13 @@ def _warn(lm: LM, scores: Sequence[TokenScores | FlagScores]) -> None:
         probe: Document = dict.fromkeys(("answer", "paraphrased_question", "true_answer"), s)
         probe |= {"wrong_answers": [s], "reference": "a", "split": "forget", "revealed": math.nan}
         # by function: metrics of one function with other parameters or another field stand for one another
-        unscored.update(
-            {
-                m.fn.__name__: None
-                for name, m in METRICS.items()
-                if probe.keys() >= {*m.needs} and math.isnan(value(name, probe))
-            }.keys()
-        )
+        names = [
+            _spoken(m.fn)
+            for name, m in METRICS.items()
+            if probe.keys() >= {*m.needs} and math.isnan(value(name, probe))
+        ]
+        told = dict.fromkeys(name for name in names if not (name.startswith(UNDER) and "leak_at" in names))
+        unscored.update(told.keys())
     groups = [
         (n, [name for name in unscored if unscored[name] == n]) for n in sorted({*unscored.values()}, reverse=True)
     ]

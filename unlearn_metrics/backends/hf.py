@@ -387,7 +387,7 @@ def _nucleus(every: Tensor, kept: Tensor, wanted: Tensor) -> tuple[Tensor, Tenso
     """
     weight = kept.exp()
     needed = (weight.cumsum(-1) - weight < wanted[:, None]).sum(-1, keepdim=True)
-    least = kept.gather(-1, needed - 1)[:, 0]
+    least = kept.gather(-1, (needed - 1).clamp(min=0))[:, 0]  # 0 are needed of NaN
     held = torch.where(kept >= least[:, None], weight, 0).sum(-1)
     open_ = (least == kept[:, -1]) & (kept.shape[-1] < every.shape[-1])
     if open_.any():
