@@ -146,6 +146,8 @@ def test_time_left_by_hand():
     assert clock.left() == ", at most about 13 min left"
     clock.took["mix"] = [3.0]
     assert clock.left() == ", about 3 min left"
+    clock.then = "attacks"
+    assert clock.left() == ", about 3 min left before attacks"
     clock.to_come = {"whole": 0, "mix": 3}
     assert clock.left() == ""
     assert [ahead.spoken(s) for s in (59.6, 100, 7300)] == ["60 s", "100 s", "2 h 1 min"]

@@ -246,7 +246,8 @@ def _ahead(found: Mapping[str, Any]) -> None:
     if found["seconds"] is None:
         tell("time: unknown with lm-eval's tasks beside, which are not measured beforehand")
     else:
-        tell(f"time: about {spoken(found['seconds'])} by a few documents on this machine, as busy as it is now")
+        beside = f"; {found['beside']} on top" if found["beside"] else ""
+        tell(f"time: about {spoken(found['seconds'])} by a few documents on this machine, as busy as it is now{beside}")
 
 
 def _score(

@@ -31,6 +31,7 @@ class Clock:
 
     to_come: dict[str, int]
     took: dict[str, list[float]] = field(default_factory=dict)
+    then: str = ""  # what comes after, whose time is not known
 
     @contextmanager
     def step(self, kind: str) -> Iterator[None]:
@@ -55,7 +56,8 @@ class Clock:
         # the longest: one that an earlier attempt had made took no time
         seconds = sum(count * max(self.took.get(kind, self.took["whole"])) for kind, count in self.to_come.items())
         most = "at most " if self.to_come.get("mix") and "mix" not in self.took else ""
-        return f", {most}about {spoken(seconds)} left" if seconds >= SHORT else ""
+        then = f" before {self.then}" if self.then else ""
+        return f", {most}about {spoken(seconds)} left{then}" if seconds >= SHORT else ""
 
 
 def clock(job: Job) -> Clock:
@@ -65,7 +67,12 @@ def clock(job: Job) -> Clock:
     else:
         mixes = MIXES if job.models.strengths is None else len(job.models.strengths)
     whole = 2 + (job.models is not None) + ("retain_only" in job.published)
-    return Clock({"whole": whole, "mix": mixes})
+    return Clock({"whole": whole, "mix": mixes}, then=beside(job))
+
+
+def beside(job: Job) -> str:
+    """What a run does beside evaluations and calibration, in words: its time is not counted."""
+    return " and ".join(name for name in ("attacks", "depth") if getattr(job.settings, name))
 
 
 def spoken(seconds: float) -> str:
@@ -79,7 +86,8 @@ def plan(job: Job) -> dict[str, Any]:
 
     Returns:
         splits: split -> documents, clusters, answers and their tokens (positions that are scored), generations. tasks:
-        lm-eval's own. evaluations: kind -> how many. seconds: of the whole, None where it is not known. device, dtype.
+        lm-eval's own. evaluations: kind -> how many. beside: what comes on top, in words. seconds: of the evaluations,
+        None where it is not known. device, dtype.
     """
     splits = {}
     for split, task in job.tasks.items():
@@ -99,6 +107,7 @@ def plan(job: Job) -> dict[str, Any]:
         "splits": splits,
         "tasks": list(job.others),
         "evaluations": to_come,
+        "beside": beside(job),
         "seconds": None if job.others else _seconds(job, to_come),
         "device": str(job.lm.device),
         "dtype": str(job.lm.model.dtype).removeprefix("torch."),
