@@ -150,6 +150,8 @@ def depth(record: RunRecord) -> Draw:
     def draw(axes: Axes) -> bool:
         base = record.depth.get("retain_only", [])
         held = [layer for layer, drop in enumerate(base) if drop > THRESHOLD]
+        if not held:
+            return False
         for i, model in enumerate(m for m in ("unlearned", "controlled") if len(record.depth.get(m, [])) == len(base)):
             shares = [1 - erased_share([record.depth[model][layer]], [base[layer]]) for layer in held]
             axes.plot([1 + layer for layer in held], shares, "o-", ms=4, color=colour(i), label=COLUMNS[model])
