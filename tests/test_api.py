@@ -385,6 +385,12 @@ def test_wrong_arguments_are_one_line_in_pythons_names(call, says):
     assert "--" not in str(error.value)
 
 
+def test_one_run_to_compare_is_no_list_of_letters(run):
+    for one in (run, run.folder, str(run.folder)):
+        with pytest.raises(um.InputError, match="at least two runs"):
+            um.compare(one)
+
+
 def test_a_strangers_words_in_an_error_are_text(run):
     with pytest.raises(um.InputError, match="were not measured alike") as error:
         um.compare([run, scored(alpha=0.5)])

@@ -72,6 +72,8 @@ def test_what_cannot_be_shown_is_said():
         chosen(1, "forgets")
     with pytest.raises(InputError, match=r"no document has what 'rougee' takes; did you mean rouge"):
         chosen(1, metric="rougee")
+    with pytest.raises(InputError, match="count is -3"):  # not all but the last three
+        chosen(-3)
     bare: Observations = {"unlearned": {"forget": [{"id": 0, "cluster": 0, "split": "forget"}]}}
     with pytest.raises(InputError, match="holds no texts of forget"):
         examples.examples(record(), bare, "forget", 1)

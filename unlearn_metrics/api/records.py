@@ -101,6 +101,8 @@ def compare(
     Source: docs/compare.md: the primary metric at equal retention first, then sign flips of whole clusters, corrected
     by Holm's method (1979).
     """
+    if isinstance(runs, str | os.PathLike | Run):  # a text is not a list of its letters
+        runs = [runs]
     opened = [
         run if isinstance(run, Path) else comparing.Measured(run.name, run.record, run.observations)
         for run in (_opened(run) for run in runs)

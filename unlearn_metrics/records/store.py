@@ -63,7 +63,7 @@ def read_json(path: Path) -> Any:
 def _bytes(path: Path) -> bytes:
     try:
         if not path.is_file():  # a pipe or a device would never end
-            raise InputError(f"{path} is no file")
+            raise InputError(f"{path} is {'no file' if path.exists() else 'not there'}")
         with path.open("rb") as file:
             data = file.read(MAX_RECORD_BYTES + 1)
     except (OSError, ValueError) as error:

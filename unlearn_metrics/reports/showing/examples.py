@@ -48,6 +48,8 @@ def examples(
         (the metric, the worst from the worst on, then the best from the best on). Documents without a value come in
         neither. InputError for a split, or a metric, that the run does not have.
     """
+    if count < 0:
+        raise InputError(f"count is {count}: of the worst documents, and of the best, at least 0 are shown")
     if not observations:
         raise NoTexts("the run holds no documents")
     model = next(name for name in ("controlled", "unlearned", *observations) if name in observations)
