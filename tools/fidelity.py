@@ -316,7 +316,7 @@ HEADER = """# Agreement with other implementations
 
 This page comes from a real run (float32, CPU). A test repeats the run and fails when a verdict changes. Reference values come from
 other implementations' own code on the same checkpoints and data: OpenUnlearning's evaluator, unmodified, and the paper
-authors' extraction-strength protocol (first 20 rows).
+authors' extraction-strength protocol (first 20 rows). Under a chat template, see [the SmolLM2 family](smollm2.md).
 
 "Equal" means: the aggregate within 1e-4 and every document within 1e-3 (relative above 1, where values have no bound);
 extraction_strength and exact_memorization are fractions and agree exactly. Any other verdict names the cause. It is given
