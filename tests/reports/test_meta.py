@@ -126,6 +126,14 @@ def test_what_is_no_plan_is_said_in_a_line(pool, plan, says):
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_where_nothing_can_be_told_no_metric_is_the_best(pool):
+    plan = {"knows": str(pool / "knows/k0"), "does_not_know": str(pool / "does_not_know/n0")}
+    found = um.meta(plan)
+    assert {it.faithfulness.value for view in found.judged.values() for it in view.values()} == {None}
+    assert not [note for note in found.notes() if "highest" in note]
+    assert any("no metric's faithfulness is known: " in note and "None" not in note for note in found.notes())
+
+
 def test_an_unknown_metric_is_said(pool):
     done = run("meta", pool, "--metrics", "extraction_strenght")
     assert done.returncode == 2

@@ -120,6 +120,8 @@ class MetaEvaluation:
         best = {view: self.by_faithfulness(view)[0] for view in self.judged}
         lines = [
             f"{VIEWS[view]}, {name} has the highest faithfulness: {shown(it.faithfulness)}"
+            if it.faithfulness.value is not None
+            else f"{VIEWS[view]}, no metric's faithfulness is known: {it.faithfulness.why}"
             for view, (name, it) in best.items()
         ]
         for view, judged in self.judged.items():
