@@ -118,6 +118,7 @@ def test_score_without_a_holdout_refuses(tmp_path: Path):
         opening.open_tasks("demo", None, Settings(gradnorm=True), opening.Warm())
 
 
+@pytest.mark.slow
 def test_a_task_of_one_s_own_under_the_stock_command(tmp_path: Path, lm: HFLM):
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks" / "mine.yaml").write_text(

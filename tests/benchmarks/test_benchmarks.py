@@ -524,6 +524,7 @@ def wmdp(tmp_path_factory) -> tuple[Path, Asked]:
     return folder, asked
 
 
+@pytest.mark.slow
 def test_score_on_wmdp(tmp_path, wmdp):
     """Forget is WMDP's accuracy by domain, what is kept is MMLU's; by lm-eval's own tasks."""
     folder, asked = wmdp

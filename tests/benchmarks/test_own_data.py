@@ -167,6 +167,7 @@ def score(folder: Path, *args: object) -> Done:
     return run(*SCORE, *args, cwd=folder)
 
 
+@pytest.mark.slow
 def test_the_example_of_the_docs_runs(tmp_path):
     page = (ROOT / "docs" / "own_data.md").read_text()
     files = re.findall(r"`(\w+\.jsonl)`\n\n```json\n(.*?)```", page, re.DOTALL)

@@ -597,6 +597,7 @@ def test_cache_hook_is_as_it_was(moderate):
     assert moderate.cache_hook.dbdict is None
 
 
+@pytest.mark.slow
 def test_lm_evals_own_command_with_the_plugin_loaded(demo: Path, tmp_path: Path):
     """`unlearn-metrics lm-eval`: our tasks without --include_path, and the user's own folder beside them."""
     own = tmp_path / "tasks"

@@ -228,6 +228,7 @@ def calibrated(record: RunRecord, documents: Observations) -> RunRecord:
     return record
 
 
+@pytest.mark.slow
 def test_calibration_on_another_task(tmp_path, tasks):
     given = ("--utility-tasks", "tiny", "--include-path", tasks, "--keep", 0.9, "--retention-metric", "tiny.acc")
     done = score(tmp_path / "run", *given, "--limit", 8)

@@ -539,6 +539,7 @@ class Hub(BaseHTTPRequestHandler):
         pass
 
 
+@pytest.mark.slow
 def test_from_the_hub_only_what_is_needed(tmp_path):
     """Over HTTP from a server that answers as the hub does: shards of the index, not the other copies in the repo."""
     repo = tmp_path / "repo"

@@ -308,6 +308,7 @@ def lm_eval(tmp_path: Path, model: str, args: str) -> dict:
     return {task: {k: v for k, v in found.items() if "stderr" not in k} for task, found in results.items()}
 
 
+@pytest.mark.slow
 def test_unlearn_mix_is_the_checkpoint_that_would_be_written(tmp_path):
     """0: the original's parameters; 1: the unlearned's; 0.6: results of what `control mix` writes; keep: calibrated."""
     names = ("original", "moderate")

@@ -452,6 +452,7 @@ def test_other_questions_of_a_task_are_no_pairs(tmp_path):
 # --- through the command line, on real runs -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_collapsed_model_beside_the_moderate_one(tmp_path):
     """Raw, the collapsed model has less of the forget set and of everything else; both are found, with their notes."""
     for name in ("excessive", "moderate"):
