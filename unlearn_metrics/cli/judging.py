@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from unlearn_metrics.cli.console import emit, out, tell, wrote
+
+if TYPE_CHECKING:
+    from unlearn_metrics.reports.meta.judged import MetaEvaluation
+    from unlearn_metrics.reports.meta.lasting import RobustnessReport
 
 app = typer.Typer()
 
@@ -46,11 +50,7 @@ def meta(
     if out_folder is not None:
         pictures.write(out_folder, "meta", found.to_json(), found.to_pandas(), pictures.faithfulness(found))
         wrote(out_folder)
-    emit(json.loads(found.to_json()))
-    for table in found.tables():
-        out.print(table)
-    for note in found.notes():
-        tell(note)
+    _show(found)
 
 
 @app.command(
@@ -79,6 +79,11 @@ def robustness(
         draw = pictures.correlations(found)
         pictures.write(out_folder, "robustness", found.to_json(), found.to_pandas(), draw)
         wrote(out_folder)
+    _show(found)
+
+
+def _show(found: MetaEvaluation | RobustnessReport) -> None:
+    """As JSON, or as tables and notes."""
     emit(json.loads(found.to_json()))
     for table in found.tables():
         out.print(table)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from unlearn_metrics.errors import InputError
 from unlearn_metrics.jobs import identity
 from unlearn_metrics.jobs.job import Job
 from unlearn_metrics.record import Control
+from unlearn_metrics.records import store
 from unlearn_metrics.records.signature import short_hash
 from unlearn_metrics.settings import Settings
 
@@ -84,9 +84,9 @@ def read_entities(file: Path | None) -> Mapping[str, str]:
     if file is None:
         return {}
     try:
-        rows = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"--entity-spans {file} cannot be read: {error}") from None
+        rows = store.read_json(file)
+    except InputError as error:
+        raise InputError(f"--entity-spans {file} cannot be read: {str(error).removeprefix(f'{file} ')}") from None
     if not isinstance(rows, list):
         raise InputError(f"--entity-spans {file} is no JSON list of objects with 'question' and 'entity'")
     for i, row in enumerate(rows):

@@ -16,7 +16,6 @@ from unlearn_metrics.splits import is_forget, kept_on
 
 NAME = 80  # characters of a name in a table or a sentence; it is whole in the CSV, the JSON and the page's details
 EQUAL, HELD, RAW = "at equal retention", "under control", "as published"
-ROUNDING = 1e-9  # of a retention
 SIDES = {"controlled": HELD, "unlearned": RAW}
 BARRIER = "not on a linear path (retrained or distilled?): far less is retained half-way than at both ends"
 # of the answers to the forget set: from so many repeated 4-grams on, or from a perplexity that is so high, and so many
@@ -203,7 +202,7 @@ def _contradiction(path: MeasuredPath, metric: str, said: Residual, keep: float)
         points, curve.residual(of, metric, once, [at for at, _ in points]), strict=True
     ):
         stated = np.nan if estimate.value is None else estimate.value
-        if np.isnan(stated) != np.isnan(value) and np.isclose(retained.min(), at, rtol=0, atol=ROUNDING):
+        if np.isnan(stated) != np.isnan(value) and np.isclose(retained.min(), at, rtol=0, atol=curve.TIE):
             continue  # the path just reaches it: by its last bits it may and may not
         where = f"at {at:.0%} retention it says {number(stated)}"
         if not np.isclose(stated, value, rtol=1e-6, atol=1e-6, equal_nan=True):
