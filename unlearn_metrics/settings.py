@@ -77,6 +77,7 @@ class Settings:
     reference_from stands for it. utility_tasks: lm-eval tasks beside the benchmark, from include_path too.
     attacks: names in attacks.ATTACKS, "all" of them, and relearn=CHECKPOINT and relearn_retain=CHECKPOINT.
     gibberish_model: a text classifier for the generations. gradnorm: the attack that needs a backward pass, too.
+    limit: only the first documents of each split; sample: so many of each split, drawn with a fixed seed.
     depth: what the layers of the models lack, by patching them into the original; of the entities that entity_spans
     names instead of whole answers.
     model_args: how the model is loaded, as lm-eval spells it: KEY=VALUE,... of MODEL_ARGS.
@@ -89,6 +90,7 @@ class Settings:
     layers: str | None = None
     trajectory: Path | None = None
     limit: Count | None = None
+    sample: Count | None = None
     device: str | None = None
     dtype: DType | None = None
     name: str | None = None
@@ -140,6 +142,7 @@ EXCLUSIVE = {
     ("keep", "alpha"): ": calibrate, or mix at a given alpha",
     ("retention_metric", "alpha"): ": calibrate, or mix at a given alpha",
     ("retain_model", "reference_record"): "",
+    ("limit", "sample"): ": the first documents, or some of all",
 }
 OF_CONTROL = ("keep", "retention_metric", "alpha", "layers", "trajectory")
 

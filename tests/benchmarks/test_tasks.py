@@ -31,6 +31,7 @@ from unlearn_metrics.benchmarks.data import clusters as grouped
 from unlearn_metrics.benchmarks.lm_eval_metrics import mean_scored
 from unlearn_metrics.errors import InputError
 from unlearn_metrics.metrics import METRICS, good
+from unlearn_metrics.settings import OwnData
 
 BIN = Path(sys.executable).parent
 FACTS = ["tofu_real_authors", "tofu_world_facts"]
@@ -313,6 +314,17 @@ def test_drawn_documents_keep_the_cluster_of_their_author(drawn, moderate):
     authors = [questions.index(doc["question"]) // 20 for doc in task.eval_docs]
     groups = {(author, document["cluster"]) for author, document in zip(authors, documents, strict=True)}
     assert len(groups) == len(set(authors)) == 6
+
+
+def test_a_sample_of_any_benchmark_is_drawn_as_the_paper_draws(drawn, tmp_path):
+    rows, task = drawn
+    given = suites.load("demo", DATA, 30)
+    assert all(len(task.eval_docs) == 30 for task in given.values())
+    assert len({*given["forget"].clusters}) > 30 / 5  # five documents a person: more people than in the first thirty
+    assert list(suites.load("tofu_forget05_paper", tmp_path, 50)["forget"].eval_docs) == list(task.eval_docs)
+    assert len(suites.load("tofu_forget05_paper", tmp_path, 10**6)["forget"].eval_docs) == len(rows)
+    own = suites.load("custom", OwnData({"forget": str(tmp_path / "forget05_perturbed.json")}), 7)["forget"]
+    assert len(own.eval_docs) == 7
 
 
 def test_harness_gives_the_documents_with_everything_that_was_observed(moderate, data):

@@ -21,6 +21,7 @@ from unlearn_metrics.errors import InputError
 from unlearn_metrics.jobs import plan
 from unlearn_metrics.record import RECORD_TYPE
 from unlearn_metrics.records import store
+from unlearn_metrics.records.signature import parse
 from unlearn_metrics.reports import publish
 
 ASKED = ("--alpha", 0.4, "--limit", 6, "--retain-model", CHECKPOINTS / "retain")
@@ -141,11 +142,14 @@ def test_attacks_added_later_are_those_made_at_once(attacked, tmp_path):
 
 def test_a_calibrated_run_is_attacked_and_not_if_it_asks_otherwise_now(tmp_path, monkeypatch):
     out = tmp_path / "run"
-    done = score(out, "--limit", 4)  # whose first retain document is of the calibration half
+    done = score(out, "--sample", 4)  # whose first retain document is of the calibration half
     assert done.returncode == 0, done.stderr
     done = run("attack", out, "--attacks", "token_noise", "--data", DATA)
     assert done.returncode == 0, done.stderr
-    assert set(store.load_record(out).attacks.made) == {"token_noise"}
+    record = store.load_record(out)
+    assert set(record.attacks.made) == {"token_noise"}
+    assert record.settings["sample"] == record.scores["unlearned+token_noise"]["forget"]["extraction_strength"].n == 4
+    assert parse(record.signature)["n"] == "4-drawn"
     assert "no attack is named" in run("attack", out, "--attacks", ",", "--data", DATA).stderr
     asked = TokenScoreTask.doc_to_text
     monkeypatch.setattr(TokenScoreTask, "doc_to_text", lambda *given: f"Please: {asked(*given)}")

@@ -75,6 +75,7 @@ def test_an_earlier_run_gives_the_same(scored, tmp_path):
     ("more", "says"),
     [
         (("--limit", 5), "is a run of 30 documents of each split, this one is of 5"),
+        (("--limit", 30, "--sample", 5), "exclude each other: the first documents, or some of all"),
         (("--benchmark", "demo"), "is a run of demo_privacy, not of demo"),
         (("--retain-model", CHECKPOINTS / "retain"), "exclude each other"),
     ],

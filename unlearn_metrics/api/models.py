@@ -87,6 +87,7 @@ def score(
     entity_spans: Place | None = None,
     name: str | None = None,
     limit: int | None = None,
+    sample: int | None = None,
     device: str | None = None,
     dtype: DType | None = None,
     apply_chat_template: bool = False,
@@ -130,6 +131,7 @@ def score(
         entity_spans: of depth, a JSON list of {"question", "entity"}, where the entity alone is read.
         name: what tables call the unlearned checkpoint; by default as it is given.
         limit: only the first documents of each split.
+        sample: only so many documents of each split, drawn with a fixed seed over its clusters.
         device: "cpu", "cuda", "cuda:1", ...; by default a GPU if there is one.
         dtype: by default float32 on a CPU, the checkpoint's own elsewhere.
         apply_chat_template: prompt through the tokenizer's chat template.
@@ -177,6 +179,7 @@ def score(
             "entity_spans": entity_spans,
             "name": name,
             "limit": limit,
+            "sample": sample,
             "device": device,
             "dtype": dtype,
             "apply_chat_template": apply_chat_template,
@@ -303,6 +306,7 @@ def calibrate(
     include_path: Place | None = None,
     utility_limit: int | None = None,
     limit: int | None = None,
+    sample: int | None = None,
     device: str | None = None,
     dtype: DType | None = None,
     apply_chat_template: bool = False,
@@ -317,8 +321,8 @@ def calibrate(
         benchmark: whose retain split calibrates; or your own data, of which the file for "retain" does. None where
             retention_metric is one of another lm-eval task.
         data, keep, control, retention_metric, layers, trajectory: as in `score`.
-        utility_tasks, include_path, utility_limit, limit, device, dtype, apply_chat_template, model_args, batch_size:
-            as in `score`.
+        utility_tasks, include_path, utility_limit, limit, sample, device, dtype, apply_chat_template, model_args,
+            batch_size: as in `score`.
         progress: as in `score`.
 
     Returns:
@@ -340,6 +344,7 @@ def calibrate(
             "include_path": include_path,
             "utility_limit": utility_limit,
             "limit": limit,
+            "sample": sample,
             "device": device,
             "dtype": dtype,
             "apply_chat_template": apply_chat_template,

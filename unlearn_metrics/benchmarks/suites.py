@@ -76,18 +76,19 @@ def _manager(metadata: dict[str, Any]) -> TaskManager:
     return OurTaskManager(include_defaults=False, metadata=metadata)
 
 
-def load(benchmark: str, source: Path | OwnData | None) -> dict[str, TokenScoreTask]:
+def load(benchmark: str, source: Path | OwnData | None, sample: int | None = None) -> dict[str, TokenScoreTask]:
     """split -> task of a benchmark; its data in a local folder, the user's own, or None: on the hub. Empty where it is
-    made of lm-eval's own tasks: see `foreign`.
+    made of lm-eval's own tasks: see `foreign`. sample: only so many documents of each split.
 
     InputError for an unknown benchmark, with near names, and for bad data.
     """
+    drawn = {} if sample is None else {"sample": sample}
     if isinstance(source, OwnData):
-        return _load_own(source)
+        return _load_own(source, drawn)
     name = check_known(benchmark)
     if foreign(name):
         return {}
-    manager = _manager({} if source is None else {"data_dir": str(source)})
+    manager = _manager(drawn | ({} if source is None else {"data_dir": str(source)}))
     try:
         tasks = manager.load(f"{name}_suite")["tasks"]
     except (OSError, ValueError) as error:  # datasets: no such repository, no network, no such config
@@ -96,11 +97,11 @@ def load(benchmark: str, source: Path | OwnData | None) -> dict[str, TokenScoreT
     return _by_split(tasks)
 
 
-def _load_own(own: OwnData) -> dict[str, TokenScoreTask]:
+def _load_own(own: OwnData, drawn: dict[str, int]) -> dict[str, TokenScoreTask]:
     metadata: dict[str, Any] = {f"{split}_file": str(path) for split, path in own.files.items()}
     if own.fields is not None:
         metadata["fields"] = dict(own.fields)
-    manager = _manager(metadata | {"prefix": own.prefix})
+    manager = _manager(metadata | drawn | {"prefix": own.prefix})
     return _by_split(manager.load([f"{OWN}_{split}" for split in own.files])["tasks"])
 
 

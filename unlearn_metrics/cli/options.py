@@ -169,6 +169,14 @@ Limit = Annotated[
         rich_help_panel=WHAT,
     ),
 ]
+Sample = Annotated[
+    int | None,
+    typer.Option(
+        help="Only N documents of each split, drawn with a fixed seed: of more clusters than the first N.",
+        min=1,
+        rich_help_panel=WHAT,
+    ),
+]
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda, cuda:1, ... Default: a GPU if there is one.", rich_help_panel=RUN)
 ]

@@ -129,7 +129,9 @@ def cost_of_limit(job: Job) -> str | None:
     if not few:
         return None
     said = ", ".join(f"{n} of {split}" for split, n in few.items())
-    return f"--limit {job.settings.limit} leaves too few clusters for intervals, which need {MIN_CLUSTERS}: {said}"
+    limit = job.settings.limit
+    few_left = f"--limit {limit} leaves too few clusters for intervals, which need {MIN_CLUSTERS}: {said}"
+    return f"{few_left}; --sample {limit} draws from all of them"
 
 
 def _seconds(job: Job, to_come: dict[str, int]) -> float:

@@ -102,6 +102,7 @@ def resolved(lm: HFLM, settings: Settings) -> dict[str, str | int | float | bool
     gpu = torch.cuda.get_device_name(lm.device) if lm.device.type == "cuda" else None
     return {
         "limit": settings.limit,
+        "sample": settings.sample,
         "utility_limit": settings.utility_limit,
         "device": str(lm.device),
         "gpu": gpu,
@@ -239,7 +240,7 @@ def signature_of(job: Job, asked: Mapping[str, Sequence[Document]], control: Con
     hashes = {name: other_tasks.data_hash(loaded) for name, loaded in job.others.items()}
     rest = [found for name, found in hashes.items() if name not in own] if beside else []
     fields = {
-        "n": str(job.settings.limit or "all"),
+        "n": str(job.settings.limit or (f"{job.settings.sample}-drawn" if job.settings.sample else "all")),
         "tmpl": "chat" if job.settings.apply_chat_template else "none",
         **({"prompt": short_hash(asked[split][0]["prompt"] for split in job.tasks)} if job.tasks else {}),
         "eos": "prob+",

@@ -110,6 +110,7 @@ def open_job(
     # once: rendering all prompts of many tasks takes seconds
     texts = (
         settings.limit,
+        settings.sample,
         settings.utility_limit,
         settings.apply_chat_template,
         settings.gradnorm,
@@ -208,7 +209,7 @@ def open_tasks(
     """
 
     def load_tasks() -> Tasks:
-        tasks = {} if benchmark is None else suites.load(benchmark, data)
+        tasks = {} if benchmark is None else suites.load(benchmark, data, settings.sample)
         if settings.gradnorm:
             if not set(pair := membership(tasks)) <= tasks.keys():
                 raise InputError(f"--gradnorm is a membership attack: {benchmark} has no holdout to compare with")
@@ -216,8 +217,10 @@ def open_tasks(
                 tasks[split].metrics = [*tasks[split].metrics, "gradnorm"]
         return tasks
 
-    tasks = warm("tasks", benchmark, repr(data), settings.gradnorm, make=load_tasks)
+    tasks = warm("tasks", benchmark, repr(data), settings.sample, settings.gradnorm, make=load_tasks)
     own = [] if benchmark is None else suites.foreign(benchmark)
+    if own and settings.sample is not None:
+        raise InputError(f"{benchmark} is made of lm-eval's tasks, which --sample cannot draw from: pass --limit")
     if own:  # they are the benchmark
         if settings.utility_limit is not None:
             raise InputError(f"{benchmark} is made of lm-eval's tasks: --limit is about them, not --utility-limit")

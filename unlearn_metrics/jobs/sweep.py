@@ -45,7 +45,8 @@ def check(cells: Sequence[Cell], warm: Warm) -> None:
 
 def _tasks(cell: Cell, warm: Warm) -> dict[str, suites.TokenScoreTask]:
     # as open_tasks keeps them, where no metric is added
-    return warm("tasks", cell.benchmark, repr(cell.data), False, make=lambda: suites.load(cell.benchmark, cell.data))
+    asked = cell.benchmark, cell.data, cell.settings.sample
+    return warm("tasks", asked[0], repr(asked[1]), asked[2], False, make=lambda: suites.load(*asked))
 
 
 def run(

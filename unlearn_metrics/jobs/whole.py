@@ -214,7 +214,7 @@ def attack_run(
 
 def _of_record(record: RunRecord, names: Sequence[str], retain: str | None, device: str | None) -> Settings:
     """The settings of a run as far as they say how its models are asked, with its control at the strength it had."""
-    kept = ("limit", "device", "dtype", "apply_chat_template", "batch_size", "model_args", "seed")
+    kept = ("limit", "sample", "device", "dtype", "apply_chat_template", "batch_size", "model_args", "seed")
     given: dict[str, Any] = {name: record.settings.get(name) for name in kept}
     control = record.control
     given |= {"attacks": tuple(names), "retain_model": retain, "control": control.method}

@@ -16,7 +16,7 @@ from unlearn_metrics.record import Control
 
 # what each field fixes; of those in FREE, two records may differ and still be compared
 FIELDS = {
-    "n": "documents of each split",
+    "n": "documents of each split: the first, so many drawn, or all",
     "tmpl": "chat template or none",
     "prompt": "the prompt of each split's first document (hash)",
     "eos": "whether probabilities include the end-of-sequence token",
