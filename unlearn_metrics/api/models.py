@@ -321,8 +321,8 @@ def calibrate(
         benchmark: whose retain split calibrates; or your own data, of which the file for "retain" does. None where
             retention_metric is one of another lm-eval task.
         data, keep, control, retention_metric, layers, trajectory: as in `score`.
-        utility_tasks, include_path, utility_limit, limit, sample, device, dtype, apply_chat_template, model_args,
-            batch_size: as in `score`.
+        utility_tasks, include_path, utility_limit, limit, sample: as in `score`.
+        device, dtype, apply_chat_template, model_args, batch_size: as in `score`.
         progress: as in `score`.
 
     Returns:
