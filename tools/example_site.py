@@ -25,10 +25,10 @@ LOGS = (
     "ft_epoch5_lr2e-05_phi_full_wd0.01",
 )
 ABOUT = {
-    "26": ("gradient ascent, 26 steps", "mild"),
-    "39": ("gradient ascent, 39 steps", "excessive"),
-    "52": ("gradient ascent, 52 steps", "collapsed"),
-    "78": ("gradient ascent, 78 steps", "collapsed"),
+    "26": "gradient ascent, 26 steps (mild)",
+    "39": "gradient ascent, 39 steps (excessive)",
+    "52": "gradient ascent, 52 steps (collapsed)",
+    "78": "gradient ascent, 78 steps (collapsed)",
 }
 INTRO = (
     "Small Llama checkpoints taught TOFU's text and unlearned by gradient ascent, measured under control; and, as they "
@@ -62,8 +62,8 @@ def measure(shared: Path, runs: Path, limit: int | None) -> None:
     (runs / "plan.yaml").write_text(yaml.safe_dump(plan, sort_keys=False))
     command("sweep", runs / "plan.yaml", "--out", runs / "ga")
     said = {
-        f"ga/tofu_forget05/checkpoint-{step}/mix": {"method": method, "submitter": f"an example ({how})"}
-        for step, (method, how) in ABOUT.items()
+        f"ga/tofu_forget05/checkpoint-{step}/mix": {"method": method, "submitter": "unlearn-metrics"}
+        for step, method in ABOUT.items()
     }
     (runs / "leaderboard.yaml").write_text(yaml.safe_dump(said, sort_keys=False))
 

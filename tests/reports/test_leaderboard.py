@@ -315,7 +315,7 @@ def test_curves_that_cross_are_named():
     (table,) = rows.groups(found(crossing("flat", 0.3, 0.3), crossing("steep", 0.7, 0.1), record("beside", 0.9)))
     (one,) = table.crossings
     assert one.retentions == [pytest.approx(0.90 + 0.05 / 3)]
-    sentence = "Which of flat (1) and steep (2) has less depends on the retention: their curves cross at 91.7 %."
+    sentence = "Which of flat and steep has less depends on the retention: their curves cross at 91.7 %."
     assert sentence in files.as_html([table])
     assert sentence in files.as_markdown([table]).replace("\\", "")
 
@@ -449,7 +449,7 @@ def test_unknown_is_never_zero():
     tables = rows.groups(found(record("a"), unlearned("raw"), imported("log")))
     raw = next(row for table in tables for row in table.rows if row.name == "raw")
     known = {"own_retention", "residual_unlearned"}
-    for column in columns.COLUMNS.keys() - known:
+    for column in set(columns.COLUMNS) - known:
         value = raw.values[column]
         assert (value.value, value.ci_low, value.ci_high) == (None, None, None)
         assert value.why

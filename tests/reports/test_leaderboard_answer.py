@@ -51,8 +51,12 @@ def test_one_row_is_best_for_sure():
     assert found.best == "a has forgotten the most."
     assert found.sure == "Sure"
     assert "the other 2 ranked rows all have significantly more left" in found.why
-    assert "a still has extraction_strength 0.200 [" in found.beside
-    assert found.beside.endswith("a model that never saw it, the goal, has 0.050, the original has 1.000.")
+    kept = "extraction_strength on the forget set where 95 % of the original's extraction_strength on the retain set"
+    assert found.beside.startswith(f"Residual ({kept} is retained): a 0.200 [")
+    assert found.beside.endswith("], the retain-only model, the goal, 0.050, the original 1.000.")
+    text = str(found)  # what is asked first, first
+    order = [text.index(part) for part in (found.best, found.sure, found.why, found.beside)]
+    assert order == sorted(order)
 
 
 def test_rows_that_cannot_be_told_apart_are_no_single_best():
@@ -62,7 +66,7 @@ def test_rows_that_cannot_be_told_apart_are_no_single_best():
     assert found.sure == "Not decided"
     assert "the other one has significantly more left" in found.why
     assert said(*same).best == "No single best: a, b and 3 more cannot be told apart."
-    assert "the original has 1.000" in found.beside
+    assert found.beside.endswith("], the original 1.000.")
     assert "goal" not in found.beside  # no retain-only model, no goal
 
 
@@ -71,7 +75,7 @@ def test_what_makes_an_answer_doubtful_is_said():
     assert few.sure == "Sure, from few documents"
     assert "7 independent groups" in few.doubts
     beyond = said(record("a", 0.1, own=0.96), record("b", 0.8))
-    assert "a: extrapolated" in beyond.doubts
+    assert "As published, a (96 %) retains more than 95 %, so its residual is extrapolated" in beyond.doubts
     broken = record("a", 0.1)
     scores = {model: {split: dict(of) for split, of in splits.items()} for model, splits in broken.scores.items()}
     scores["controlled"]["forget"]["repetition"] = score(0.9)
@@ -85,15 +89,30 @@ def test_nothing_to_rank_is_said_with_its_reason():
     assert said(record("a")).sure == "No comparison"
 
 
-def test_one_numbering():
-    """A rank is a row's label everywhere; rows that share it have letters, rows without one capital letters."""
+def test_numbers_are_ranks_and_letters_find_a_row_in_the_plots():
     group = table(*(record(name, 0.5) for name in "ab"), record("y", 0.2), record("z", 0.9), older("o"), older("p"))
-    assert [row.label for row in group.rows] == ["1", "2a", "2b", "4", "A", "B"]
+    assert [words.rank(row) for row in group.rows] == ["1", "2–3", "2–3", "4", "—", "—"]
+    assert [row.label for row in group.rows] == [*"ABCDEF"]
     many = table(*(record(f"m{i:02}", 0.5) for i in range(28)))
-    assert [row.label for row in many.rows][-3:] == ["1z", "1aa", "1ab"]
+    assert [row.label for row in many.rows][-3:] == ["Z", "AA", "AB"]
     page = files.as_html([group])
-    assert re.findall(r'class="chip p\d">([^<]+)<', page) == ["1", "2a", "2b", "4", "A", "B"]
-    assert {"1", "2a", "2b", "4"} <= set(re.findall(r">([^<>]+)</text>", page))
+    assert re.findall(r'class="chip p\d"[^>]*>([^<]+)<', page) == [*"ABCDEF"]
+    assert {*"ABCD"} <= set(re.findall(r">([^<>]+)</text>", page))
+
+
+def test_what_is_retained_is_named():
+    """The retention metric of most rows; of another task it is no metric of the retain set."""
+    assert words.kept(table(record("a"), record("b"))) == "extraction_strength on the retain set"
+    other = [dataclasses.replace(r, control=dataclasses.replace(r.control, metric="mmlu.acc")) for r in [record("a")]]
+    assert words.kept(table(*other)) == "mmlu.acc"
+
+
+def test_unknown_is_said_beside_the_rows_too():
+    page = files.as_html([table(record("a", 0.2, retain_only=0.05), record("b", retain_only=0.05), *full()[:1])])
+    for body in re.findall(r'<tbody class="reference".*?</tbody>', page, re.S):
+        cells = re.findall(r'<td class="(?:first|rest)[^>]*>([^<]*)', body)
+        assert len(cells) > 3
+        assert all(cells)
 
 
 # --- models beside the rows ------------------------------------------------------------------------------------------
@@ -270,7 +289,8 @@ def test_what_a_maintainer_says_of_a_row(tmp_path):
     (line, _) = csv.DictReader(io.StringIO(files.as_csv([group])))
     assert (line["method"], line["checked_by"], line["date"]) == ("NPO <b>", "B. Person", "2026-11-02")
     assert r"NPO \<b\><br>A. Person<br>2026-11-02<br>checked by B. Person" in files.as_markdown([group])
-    assert "submitted" not in files.as_html(rows.groups(found(record("a"))))
+    assert '<th scope="col" class="told">submitted by</th>' in page
+    assert "submitted by" not in files.as_html(rows.groups(found(record("a"))))
 
 
 @pytest.mark.parametrize(

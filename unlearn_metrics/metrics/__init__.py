@@ -213,13 +213,14 @@ def good(name: str, split: str) -> Literal["higher", "lower", "neither"]:
     """Which way is good on a split: on forget, what the model still holds of the text is bad.
 
     Truth ratios have a form of their own there (1 = true and wrong answers look alike); fluency is good anywhere, but
-    whether to refuse what is to be forgotten is a matter of taste. Attack scores are high where a text looks new to the
-    model. Of a metric that is not known here, nobody can say: "neither".
+    whether to refuse what is to be forgotten is a matter of taste, and to the original what it knows by heart is least
+    perplexing. Attack scores are high where a text looks new to the model. Of a metric that is not known here, nobody
+    can say: "neither".
     """
     if name not in METRICS:
         return "neither"
     metric = METRICS[name]
-    if is_forget(split) and name == "refusal":
+    if is_forget(split) and name in ("refusal", "perplexity"):
         return "neither"
     if not is_forget(split) or metric.facet == "fluency" or name in TRUTH_RATIOS:
         return metric.better

@@ -6,11 +6,13 @@ from collections import Counter
 from dataclasses import dataclass
 
 from unlearn_metrics.reports import table
+from unlearn_metrics.reports.leaderboard import words
 from unlearn_metrics.reports.leaderboard.columns import Value
 from unlearn_metrics.reports.leaderboard.rows import Group, Row, labels
+from unlearn_metrics.reports.leaderboard.words import extrapolated, percent
 from unlearn_metrics.scores import equal_retention
 
-TESTED = "paired tests, 95 % for all pairs together"
+TESTED = "paired tests of all pairs together, 95 %"
 NAMED = 3  # rows that a sentence names; of more it gives the number
 
 
@@ -21,13 +23,13 @@ class Answer:
 
     best: str
     sure: str
-    beside: str
     why: str
+    beside: str = ""
     doubts: str = ""
 
     @property
     def rest(self) -> str:
-        return " ".join(filter(None, [self.beside, f"{self.sure}: {self.why}", self.doubts]))
+        return " ".join(filter(None, [f"{self.sure}: {self.why}", self.beside, self.doubts]))
 
     def __str__(self) -> str:
         return f"{self.best} {self.rest}"
@@ -50,35 +52,40 @@ def answer(group: Group) -> Answer:
         why = f"{who} significantly more left ({TESTED})."
     else:
         best, sure = f"No single best: {listed(names[: len(tied)])} cannot be told apart.", "Not decided"
-        why = f"their differences are within chance ({TESTED})"
-        why += f"; {_number(rest)} {'has' if rest == 1 else 'have'} significantly more left." if rest else "."
-    clusters, doubts = _clusters(first, group.metric), _doubts(tied, named)
+        why = "what sets them apart may be chance"
+        why += f"; {_number(rest)} {'has' if rest == 1 else 'have'} significantly more left" if rest else ""
+        why += f" ({TESTED})."
+    clusters, doubts = _clusters(first, group.metric), _doubts(group, tied, named)
     if len(ranked) > 1 and clusters < table.SIMULATED:
         sure = f"{sure}, from few documents"
-        less = f"From {clusters} independent groups of documents, fewer than {table.SIMULATED}, tests are less exact."
+        less = f"With {clusters} independent groups of documents, fewer than {table.SIMULATED}, tests are less exact."
         doubts = [less, *doubts]
-    return Answer(best, sure, _beside(group, first, named[first.name]), why, " ".join(doubts))
+    return Answer(best, sure, why, _beside(group, first, named[first.name]), " ".join(doubts))
 
 
 def _beside(group: Group, first: Row, name: str) -> str:
-    left = first.values["residual"]
+    """Both names that the table uses, residual and retention, are explained in this sentence."""
     assert group.retention is not None  # of a ranked row's table
-    text = f"Held to {100 * group.retention:.4g} % of the original's usefulness, {name} still has {group.metric} "
-    text += f"{_value(left)} on the forget set"
-    said = {"retain_only": "a model that never saw it, the goal,", "original": "the original"}
+    text = f"Residual ({group.metric} on the forget set where {percent(group.retention)} of the original's "
+    text += f"{words.kept(group)} is retained): {name} {_value(first.values['residual'])}"
+    said = {"retain_only": "the retain-only model, the goal,", "original": "the original"}
     known = {reference.role: reference.values["residual"].value for reference in group.references}
-    beside = [f"{said[role]} has {table.number(value)}" for role, value in known.items() if value is not None]
-    text += "; " + ", ".join(beside) if beside else ""
-    return text + "."
+    beside = [f"{said[role]} {table.number(value)}" for role, value in known.items() if value is not None]
+    return ", ".join([text, *beside]) + "."
 
 
-def _doubts(tied: list[Row], named: dict[str, str]) -> list[str]:
+def _doubts(group: Group, tied: list[Row], named: dict[str, str]) -> list[str]:
     """What makes the answer doubtful though it is established."""
-    found = []
+    assert group.retention is not None  # of a ranked row's table
+    at, found = percent(group.retention), []
     if broken := [named[row.name] for row in tied if row.degenerate]:
         found.append(f"The answers of {listed(broken)} are degenerate: broken text, not forgetting.")
-    if beyond := [named[row.name] for row in tied if (row.values["alpha"].value or 0) > 1]:
-        found.append(f"{listed(beyond)}: extrapolated, as the checkpoint itself keeps more.")
+    if beyond := [row for row in tied if extrapolated(row.values)]:
+        kept = [(named[row.name], row.values["own_retention"].value) for row in beyond]
+        names = listed([name if share is None else f"{name} ({100 * share:.0f} %)" for name, share in kept])
+        which = "its residual is" if len(beyond) == 1 else "their residuals are"
+        more = f"As published, {names} retain{'s' * (len(beyond) == 1)} more than {at}, so {which} extrapolated: "
+        found.append(more + f"what would be left if unlearning went on until {at} is retained.")
     return found
 
 
@@ -86,9 +93,7 @@ def _unranked(group: Group) -> Answer:
     reason, rows = Counter(row.unranked for row in group.rows).most_common(1)[0]
     many = len(group.rows)
     which = "The row is" if many == 1 else f"{rows} of {many} rows are" if rows < many else f"The {many} rows are"
-    return Answer(
-        "Nothing can be ranked here.", "Unknown", "", f"{which[0].lower() + which[1:]} without a rank, {reason}."
-    )
+    return Answer("Nothing can be ranked here.", "Unknown", f"{which[0].lower() + which[1:]} without a rank, {reason}.")
 
 
 def listed(names: list[str]) -> str:

@@ -15,8 +15,7 @@ from unlearn_metrics.scores.composites import COMPOSITES
 from unlearn_metrics.splits import is_forget, kept_on
 
 NAME = 80  # characters of a name in a table or a sentence; it is whole in the CSV, the JSON and the page's details
-EQUAL, HELD, RAW = "at equal retention", "under control", "as published"
-SIDES = {"controlled": HELD, "unlearned": RAW}
+SIDES = {"controlled": "under control", "unlearned": "as published"}
 BARRIER = "not on a linear path (retrained or distilled?): far less is retained half-way than at both ends"
 # of the answers to the forget set: from so many repeated 4-grams on, or from a perplexity that is so high, and so many
 # times that on retain, they are no answers. On TOFU "Yes, Moshe Moshe Moshe" has 0.78 and 535, while a retain-only
@@ -24,51 +23,9 @@ BARRIER = "not on a linear path (retrained or distilled?): far less is retained 
 REPETITIVE, GARBLED, TIMES = 0.5, 300.0, 10.0
 
 
-@dataclass(frozen=True)
-class Column:
-    """block: at equal retention, under control or as published. way: which is good. what: what it is of, in words."""
-
-    block: str
-    heading: str
-    way: str
-    what: str
-
-
-COLUMNS = {
-    "residual": Column(
-        EQUAL,
-        "residual",
-        "↓",
-        "first headline metric of the benchmark on the forget set, at the retention asked for; rows are ranked by it",
-    ),
-    "average": Column(EQUAL, "mean, 90 to 100 %", "↓", "mean of the residual over retentions from 90 to 100 %"),
-    "common": Column(
-        EQUAL, "where all reach", "↓", "residual at the highest retention that all rows reach without extrapolation"
-    ),
-    "above_floor": Column(
-        EQUAL, "above retain-only", "↓", "residual, as a share of the way from the retain-only model to the original"
-    ),
-    "alpha": Column(
-        EQUAL,
-        "alpha",
-        "·",
-        "the strength there: 0 = original, 1 = unlearned; above 1 the path is extrapolated",
-    ),
-    "own_retention": Column(RAW, "retention", "↑", "at alpha 1, as a share of the original's"),
-    "residual_unlearned": Column(RAW, "residual", "↓", "the same metric at alpha 1"),
-    "perplexity_forget": Column(
-        HELD, "perplexity, forget", "·", "of the generations on the forget set, under the original model"
-    ),
-    "perplexity_retain": Column(
-        HELD, "perplexity, retain", "↓", "of the generations on the retain set, under the original model"
-    ),
-    "repetition_forget": Column(
-        HELD, "repetition, forget", "↓", "share of repeated 4-grams in the generations on the forget set"
-    ),
-    "repetition_retain": Column(
-        HELD, "repetition, retain", "↓", "share of repeated 4-grams in the generations on the retain set"
-    ),
-}
+# every value of a row, in the order of the files
+AT_EQUAL_RETENTION = ("residual", "average", "common", "above_floor", "alpha")
+FLUENCY = tuple(f"{name}_{split}" for name in ("perplexity", "repetition") for split in ("forget", "retain"))
 # composite -> (heading, arrow, what it is, what it needs)
 COMPOSED = {
     "model_utility": (
@@ -90,19 +47,20 @@ COMPOSED = {
         "needs a holdout split and a retain-only model",
     ),
 }
-COLUMNS |= {
-    f"{name}_{side}": Column(block, heading, way, what)
-    for side, block in SIDES.items()
-    for name, (heading, way, what, _) in COMPOSED.items()
-}
-COLUMNS = {name: column for block in (EQUAL, RAW, HELD) for name, column in COLUMNS.items() if column.block == block}
+COLUMNS = (
+    *AT_EQUAL_RETENTION,
+    *("own_retention", "residual_unlearned"),  # of the checkpoint as it was published
+    *(f"{name}_unlearned" for name in COMPOSED),
+    *FLUENCY,  # of the answers under control
+    *(f"{name}_controlled" for name in COMPOSED),
+)
 
 
 @dataclass(frozen=True)
 class Shown:
     """A column of the tables that people read: a value, and what stands beneath it in small, which `small` names.
 
-    what: in words, where it stands.
+    way: which is good; empty where neither is. what: in words, where it stands.
     """
 
     heading: str
@@ -131,8 +89,9 @@ SHOWN = (
     ),
     Shown(
         "perplexity",
-        "·",
-        "of the answers to the forget set under the original model, under control; beneath, to the retain set",
+        "",
+        "of the answers to the forget set under the original model, under control; beneath, to the retain set; neither "
+        "more nor less is good in itself",
         "perplexity_forget",
         "perplexity_retain",
         "retain",
@@ -238,14 +197,14 @@ def logged(name: str) -> Shown:
     """The column of a value as published, called METRIC, SPLIT."""
     metric, split = name.split(", ")
     what = f"{metric} on {split}, of the checkpoint as it was published"
-    return Shown(name, table.ARROW[good(metric, split)] if metric in METRICS else "·", what, name)
+    way = good(metric, split) if metric in METRICS else "neither"
+    return Shown(name, "" if way == "neither" else table.ARROW[way], what, name)
 
 
 def _at_equal_retention(record: RunRecord, metric: str, why: str | None) -> dict[str, Value]:
     residual, path = record.residual.get(metric), record.path
-    names = ("residual", "average", "common", "above_floor", "alpha")
     if why is not None or residual is None or path is None:
-        return dict.fromkeys(names, Value(None, why=why))
+        return dict.fromkeys(AT_EQUAL_RETENTION, Value(None, why=why))
     n = int(sum(path.forget[metric].count[0]))
     floor = residual.above_floor or Estimate(None, why="needs a retain-only model")
     alpha = Value(residual.alpha, why=residual.value.why if residual.alpha is None else None)
@@ -264,7 +223,8 @@ def of_reference(record: RunRecord, role: str, metric: str) -> dict[str, Value]:
     Residual: what the model has of the forget set; retention: as a share of the original's.
     """
     found: dict[str, Value] = dict.fromkeys(COLUMNS, Value(None))
-    found["residual"] = found["residual_unlearned"] = _score(record, role, _split(record, metric), metric)
+    left = _score(record, role, _split(record, metric), metric)
+    found |= dict.fromkeys(("residual", "common", "residual_unlearned"), left)
     found["own_retention"] = _retained(record, role)
     if found["residual"].value is not None and "retain_only" in record.scores and record.path is not None:
         found["above_floor"] = Value(float(role == "original"))
@@ -322,7 +282,9 @@ def _score(record: RunRecord, model: str, split: str, metric: str) -> Value:
 def _composite(record: RunRecord, model: str, name: str) -> Value:
     if model not in record.scores:
         return Value(None, why=_absent(model))
-    return _known(record.composites.get(model, {}).get(name), COMPOSED[name][3], COMPOSITES[name].no_interval)
+    heading, _, _, missing = COMPOSED[name]
+    said = COMPOSITES[name].no_interval
+    return _known(record.composites.get(model, {}).get(name), missing, said and f"{heading} has no interval: {said}")
 
 
 def _absent(model: str) -> str:
@@ -337,7 +299,7 @@ def _known(score: Score | None, missing: str, no_interval: str = "") -> Value:
         why = score.undefined or f"none of {score.documents} documents could be scored"
     elif score.ci_low is None:
         few = f"fewer than {stats.MIN_CLUSTERS} independent clusters of documents"
-        why = f"no interval: {no_interval or ('the log holds no documents' if score.n is None else few)}"
+        why = no_interval or f"no interval: {'the log holds no documents' if score.n is None else few}"
     return Value(score.value, score.ci_low, score.ci_high, score.n, score.unscored, why)
 
 

@@ -26,7 +26,7 @@ from unlearn_metrics.scores.composites import COMPOSITES
 from unlearn_metrics.splits import parse
 
 START = "<!doctype html>\n<!-- unlearn-metrics leaderboard -->"
-GOOD = {"higher": "↑", "lower": "↓", "zero": "→ 0", "half": "→ ½", "neither": "·"}
+GOOD = {"higher": "↑", "lower": "↓", "zero": "→ 0", "half": "→ ½", "neither": ""}
 CURVE = (
     "What is still there where all retain the same: less is better. The point is at the retention of the ranks, the "
     "horizontal line is the retain-only model, which is the goal; bands are 95 % intervals. Dashed, with a hollow "
@@ -36,10 +36,6 @@ PATHS = (
     "The way of each row from the original (the cross) to the model as published (the hollow point) and, dashed, "
     "beyond. Small points are measured; bands are 95 % intervals. Right is useful, down is forgotten: the retain-only "
     "model (the diamond) is the goal."
-)
-KEY = (
-    "In the pictures: the filled dot is the residual with its 95 % interval, the hollow one the value as published; "
-    "the long green mark is the retain-only model (the goal), the grey one the original."
 )
 OTHERS = 6  # further tables whose answers are listed at the top
 
@@ -58,7 +54,9 @@ def facets(record: RunRecord) -> tuple[list[str], dict[str, list[tuple[str, list
             scores = [table.get(name) for table in tables[split]]
             if any(scores):
                 n = " / ".join(sorted({"—" if score.n is None else f"{score.n:,}" for score in scores if score}))
-                found.setdefault(split, []).append((f"{name} {arrow}", [table.cell(score) for score in scores], n))
+                found.setdefault(split, []).append(
+                    (f"{name} {arrow}".strip(), [table.cell(score) for score in scores], n)
+                )
     return models, found
 
 
@@ -142,7 +140,7 @@ def as_html(groups: list[Group], head: Head | None = None) -> str:
         version=__version__,
         fields=signature.FIELDS,
         roles=words.ROLES,
-        key=KEY,
+        key=strips.KEY,
         OTHERS=OTHERS,
         model_names=table.COLUMNS,
         series=drawing.SERIES,
@@ -162,7 +160,7 @@ def about_columns(group: Group) -> list[str]:
     """The columns that leaderboard.yaml fills for some row."""
     said = [row.about for row in group.rows]
     columns = {
-        "submitted": any(a.submitter or a.date or a.link for a in said),
+        "submitted by": any(a.submitter or a.date or a.link for a in said),
         "checked by": any(a.checked_by for a in said),
     }
     return [name for name, there in columns.items() if there]

@@ -19,8 +19,8 @@ from unlearn_metrics.reports.leaderboard.words import (
     counts,
     explained,
     flag,
-    heading,
     notes,
+    pointed,
     present,
     rank,
     seed_rows,
@@ -63,8 +63,8 @@ def as_markdown(groups: list[Group], head: Head | None = None) -> str:
 def _markdown_table(group: Group, columns: list[Shown], numbered: dict[str, str], first: bool = False) -> str:
     """first: with ranks, the models that rows are seen beside, and what leaderboard.yaml says."""
     named, told = labels(group), first and any(row.about != About() for row in group.rows)
-    heads = ["rank"] * first + ["checkpoint", *(f"{heading(group, c)} {c.way}" for c in columns)]
-    lines = ["| " + " | ".join(heads + ["submitted"] * told) + " |"]
+    heads = ["rank"] * first + ["checkpoint", *(pointed(group, c) for c in columns)]
+    lines = ["| " + " | ".join(heads + ["submitted by"] * told) + " |"]
     lines.append("|---" * (1 + first) + "|---:" * len(columns) + "|---" * told + "|")
 
     def values(of: Row | Reference) -> list[str]:
@@ -87,9 +87,9 @@ def _markdown_table(group: Group, columns: list[Shown], numbered: dict[str, str]
 
 def _in_cell(of: Row | Reference, column: Shown, value: Value) -> tuple[str, list[str], str | None]:
     """(value, what stands in small, why there is no more). Of a model that rows are seen beside: what is known."""
+    text, interval = cell(value)
     if isinstance(of, Row):
-        return cell(value)[0], beneath(of.values, column), value.why
-    text, interval = cell(value) if value.value is not None else ("", "")
+        return text, beneath(of.values, column), value.why
     return text, [interval] if interval else [], None
 
 
@@ -180,9 +180,7 @@ def as_latex(groups: list[Group]) -> str:
         caption = f"{shown(words.titled(group))}. {answer(group)} " + " ".join(_about(group))
         lines += [r"\begin{table}[tp]", r"\centering", rf"\caption{{{_broken(caption)}}}", RESIZED]
         lines += [r"\begin{tabular}{rl" + "r" * len(columns) + "}", r"\toprule"]
-        heads = [
-            [*textwrap.wrap(f"{heading(group, c)} {c.way}", 16), *filter(None, [counts(group, c)])] for c in columns
-        ]
+        heads = [[*textwrap.wrap(pointed(group, c), 16), *filter(None, [counts(group, c)])] for c in columns]
         stacks = [r"\shortstack[r]{" + r"\\".join(map(tex, head)) + "}" for head in heads]
         lines += [" & ".join(["rank", "checkpoint", *stacks]) + r" \\", r"\midrule"]
         for row in group.rows:

@@ -43,7 +43,7 @@ R = TypeVar("R", "Row", "Reference")
 
 @dataclass(frozen=True)
 class Row:
-    """A record in a table. values: column -> Value. label: what tables and plots call its place: see `_labelled`.
+    """A record in a table. values: column -> Value. label: its letter in tables and plots.
 
     Exactly one of `rank` and `unranked`, the reason for having none, is set. Of ranked rows, the true place lies
     between rank and rank_worst. degenerate: what shows that its answers are none. replaces: where older records of the
@@ -361,18 +361,13 @@ def _weights(record: RunRecord, role: str) -> str | None:
 
 
 def _labelled(rows: Sequence[Row]) -> list[Row]:
-    """With one numbering for tables, sentences and plots: the rank, with a letter where rows share it (2a, 2b); a
-    capital letter without one."""
-    shared = Counter(row.rank for row in rows)
-    seen: Counter[int | None] = Counter()
+    """With a letter for each, by which it is found in the plots: numbers are ranks."""
     made = []
-    for row in rows:
-        letters, n = "", seen[row.rank]
-        seen[row.rank] += 1
+    for place, row in enumerate(rows):
+        letters, n = "", place
         while n >= 0:
-            letters, n = chr(97 + n % 26) + letters, n // 26 - 1
-        label = letters.upper() if row.rank is None else f"{row.rank}{letters if shared[row.rank] > 1 else ''}"
-        made.append(replace(row, label=label))
+            letters, n = chr(65 + n % 26) + letters, n // 26 - 1
+        made.append(replace(row, label=letters))
     return made
 
 

@@ -13,6 +13,13 @@ from unlearn_metrics.reports.leaderboard.rows import Group
 
 WIDTH, HEIGHT, MARGIN = 150, 20, 6
 VIEW = f'class="strip" viewBox="0 0 {WIDTH} {HEIGHT}" preserveAspectRatio="xMinYMid"'
+# what stands in the pictures, and how it is drawn in 20 x 20
+KEY = {
+    "residual": Markup('<path class="range ref" d="M0 10H20"/><circle class="dot ref" cx="10" cy="10" r="4.5"/>'),
+    "as published": Markup('<circle class="published ref" cx="10" cy="10" r="3"/>'),
+    "goal": Markup('<path class="retain_only" d="M10 1V19"/>'),
+    "original": Markup('<path class="original" d="M10 1V19"/>'),
+}
 
 
 def scale(group: Group) -> tuple[float, float] | None:

@@ -12,6 +12,8 @@ from unlearn_metrics.reports.leaderboard.columns import (
     BARRIER,
     COLUMNS,
     GARBLED,
+    NAME,
+    PUBLISHED,
     REPETITIVE,
     SHOWN,
     TIMES,
@@ -19,8 +21,8 @@ from unlearn_metrics.reports.leaderboard.columns import (
     Value,
     logged,
 )
-from unlearn_metrics.reports.leaderboard.rows import Crossing, Group, Row, base_label, labels
-from unlearn_metrics.splits import is_forget
+from unlearn_metrics.reports.leaderboard.rows import Crossing, Group, Row, base_label, labels, usual
+from unlearn_metrics.splits import is_forget, kept_on
 
 RULE = (
     "Every unlearned checkpoint was put under control, which makes models between it and its original, and measured "
@@ -73,13 +75,18 @@ def titled(group: Group) -> str:
 
 
 def rank(row: Row) -> str:
-    """'1', or '2a (2–4)' where rows share it, or a dash."""
-    return "—" if row.rank is None else " ".join(filter(None, [row.label, f"({places(row)})" if places(row) else ""]))
+    """'1', or '2–4', the places that a row may have, or a dash."""
+    return "—" if row.rank is None else f"{row.rank}" + ("" if row.rank == row.rank_worst else f"–{row.rank_worst}")
 
 
-def places(row: Row) -> str:
-    """'2–4': the places that a ranked row may have; nothing where it has one."""
-    return "" if row.rank == row.rank_worst else f"{row.rank}–{row.rank_worst}"
+def kept(group: Group) -> str:
+    """What retention is of, in words."""
+    metric = usual([row for row in group.rows if row.rank is not None] or group.rows, _kept)
+    return f"{metric} on the retain set" if kept_on(metric) == "retain" else metric
+
+
+def _kept(row: Row) -> str:
+    return (row.record.control.metric or row.record.headline.retain)[:NAME]
 
 
 def present(group: Group) -> list[Shown]:
@@ -154,11 +161,14 @@ def alone(group: Group) -> tuple[Value, str]:
     (row,) = group.rows
     why = f"; not ranked: {row.unranked}" if row.unranked else ""
     if group.retention is not None and row.values["residual"].value is not None:
-        return row.values["residual"], f"{group.metric} at {percent(group.retention)} of the original's retention{why}"
+        return row.values[
+            "residual"
+        ], f"residual: {group.metric} on the forget set at {percent(group.retention)} retention ↓{why}"
     known = [column for column in present(group) if row.values[column.value].value is not None]
     if not known:
         return Value(None), f"nothing that this package knows{why}"
-    return row.values[known[0].value], f"{heading(group, known[0])}, as published{why}"
+    published = "" if known[0].heading.endswith(PUBLISHED) else ", as published"
+    return row.values[known[0].value], f"{pointed(group, known[0])}{published}{why}"
 
 
 def reasons(group: Group) -> list[str]:
@@ -170,19 +180,17 @@ def reasons(group: Group) -> list[str]:
 def explained(group: Group) -> list[tuple[str, str]]:
     """(heading, what it is) of each column, beneath the table."""
     at = "the share asked for" if group.retention is None else percent(group.retention)
-    first = f"{group.metric} on the forget set where the model retains exactly {at} of what the original retains"
+    first = f"{group.metric} on the forget set where exactly {at} of the original's {kept(group)} is retained"
     published = f"{group.metric} on the forget set, of the checkpoint as it was published"
     found = []
     for column in present(group):
         what = column.what
         if column.value == "residual":
-            full = (
-                f"; {column.small}: the checkpoint as it was published, and the share of the original's that it keeps"
-            )
+            full = f"; beneath, the same of the checkpoint as it was {column.small}, and its retention"
             what = first + (full if column.beneath else "")
         elif column.value == "residual_unlearned":
             what = published
-        found.append((f"{heading(group, column)} {column.way}", what))
+        found.append((pointed(group, column), what))
     return found
 
 
@@ -202,14 +210,19 @@ def cell(value: Value) -> tuple[str, str]:
 def beneath(values: Mapping[str, Value], column: Shown) -> list[str]:
     """What stands in small under a value: its interval, whether it is extrapolated, another value."""
     lines = [cell(values[column.value])[1]]
-    if column.value == "residual" and (values["alpha"].value or 0) > 1:
+    if column.value == "residual" and extrapolated(values):
         lines.append("extrapolated")
     if column.beneath:
         lines.append(f"{column.small} {cell(values[column.beneath])[0]}")
         kept = values["own_retention"].value
         if column.value == "residual" and kept is not None:
-            lines.append(f"keeping {kept:.0%}")
+            lines.append(f"retention {100 * kept:.0f} %")
     return [line for line in lines if line]
+
+
+def extrapolated(values: Mapping[str, Value]) -> bool:
+    """Whether the residual is of a model beyond the unlearned one, which itself retains more."""
+    return (values["alpha"].value or 0) > 1
 
 
 number = table.number
@@ -233,6 +246,11 @@ def heading(group: Group, column: Shown) -> str:
     if column.value == "common" and group.common is not None and group.common < 1:
         return f"residual at {percent(group.common)}"
     return column.heading
+
+
+def pointed(group: Group, column: Shown) -> str:
+    """The heading, and an arrow that shows which way is good."""
+    return f"{heading(group, column)} {column.way}".strip()
 
 
 def about(group: Group) -> list[str]:
@@ -276,7 +294,7 @@ def apart(group: Group) -> str | None:
 def crossing(group: Group, of: Crossing) -> str:
     """A sentence."""
     named, rows = labels(group), {row.id: row for row in group.rows}
-    a, b = (f"{named[rows[row].name]} ({rows[row].label})" for row in (of.a, of.b))
+    a, b = (named[rows[row].name] for row in (of.a, of.b))
     at = " and ".join(f"{100 * retention:.1f} %" for retention in of.retentions)
     return f"Which of {a} and {b} has less depends on the retention: their curves cross at {at}."
 
