@@ -61,6 +61,11 @@ def two(config: Callable[[], hft.PreTrainedConfig], tokenizer: hft.PreTrainedTok
     return lm, source, target, models
 
 
+def drops(lm, spans, source, target):
+    target()
+    return patching.drops(lm, spans, patching.readings(lm, spans), source, target)
+
+
 def plainly(model: torch.nn.Module, span: Span) -> float:
     """Mean log-probability of the span's tokens, from the whole text's logits."""
     with torch.no_grad():
@@ -97,7 +102,7 @@ def test_against_plain_hooks(name, tokenizer):
     config, layers = ARCHITECTURES[name]
     lm, source, target, (u, f) = two(config, tokenizer)
     assert [*patching.decoder_layers(lm.model)] == [lm.model.get_submodule(f"{layers}.{i}") for i in range(3)]
-    found = patching.drops(lm, SPANS, source, target)
+    found = drops(lm, SPANS, source, target)
     for i, span in enumerate(SPANS):
         for layer in range(3):
             drop = plainly(f, span) - patched(f, u, layers, layer, span, put=layer)
@@ -110,31 +115,30 @@ def test_against_plain_hooks(name, tokenizer):
 
 def test_a_model_patched_into_itself_lacks_nothing(tokenizer):
     lm, _, target, _ = two(ARCHITECTURES["llama"][0], tokenizer)
-    found = patching.drops(lm, SPANS, target, target)
+    found = drops(lm, SPANS, target, target)
     assert np.abs(found["patched"]).max() < 1e-5
     assert np.abs(found["lens"]).max() < 1e-5
 
 
 def test_passes_are_counted(tokenizer):
-    """A pass for each layer and three more over the texts (states of both, plain), two short ones a layer by lens."""
+    """A pass for each layer and three more over the texts: states of both, and plain. The lens is no whole pass."""
     lm, source, target, _ = two(ARCHITECTURES["llama"][0], tokenizer)
     hf.work(lm).clear()
-    patching.drops(lm, SPANS[:1], source, target)
-    text, tokens = SPANS[0].stop - 1, SPANS[0].stop - SPANS[0].start
-    assert hf.work(lm)["forward_passes"] == (3 + 3) + 2 * 3
-    assert hf.work(lm)["positions"] == (3 + 3) * text + 2 * 3 * tokens
+    drops(lm, SPANS[:1], source, target)
+    assert hf.work(lm)["forward_passes"] == 3 + 3
+    assert hf.work(lm)["positions"] == (3 + 3) * (SPANS[0].stop - 1)
 
 
 def test_a_long_text_is_cut_from_the_left(tokenizer):
     lm, source, target, (u, f) = two(ARCHITECTURES["llama"][0], tokenizer)
     long = Span(tuple(range(3, 103)), 90, 95)
     cut = Span(long.ids[95 - 64 : 95], 90 - 31, 95 - 31)
-    found = patching.drops(lm, [long], source, target)["patched"][0]
+    found = drops(lm, [long], source, target)["patched"][0]
     assert found == pytest.approx(
         [plainly(f, cut) - patched(f, u, "model.layers", i, cut, i) for i in range(3)], abs=2e-4
     )
     with pytest.raises(InputError, match="an answer does not fit the model's 63 tokens"):
-        patching.drops(lm, [Span(tuple(range(100)), 10, 90)], source, target)
+        drops(lm, [Span(tuple(range(100)), 10, 90)], source, target)
 
 
 def test_what_has_no_layers_and_what_is_broken(tokenizer):
@@ -142,8 +146,8 @@ def test_what_has_no_layers_and_what_is_broken(tokenizer):
     with torch.no_grad():
         u.model.layers[1].mlp.up_proj.weight.fill_(float("nan"))
     with pytest.raises(InputError, match="NaN"):
-        patching.drops(lm, SPANS, source, target)
+        drops(lm, SPANS, source, target)
     lm.model.config.num_hidden_layers = 5
     with pytest.raises(InputError, match="LlamaForCausalLM has no list of 5 decoder layers"):
-        patching.drops(lm, SPANS, target, target)
+        drops(lm, SPANS, target, target)
     assert not any(Path().glob("source"))

@@ -8,7 +8,7 @@ original's last norm and head. A layer's drop is what the answer's log-probabili
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,32 +37,53 @@ class Span:
     stop: int
 
 
-def drops(lm: HFLM, spans: Sequence[Span], source: Callable[[], None], target: Callable[[], None]) -> dict[str, Floats]:
+def readings(lm: HFLM, spans: Sequence[Span]) -> dict[str, Floats]:
+    """What a model as it is gives to the spans, which `drops` compares with: two forward passes over the texts.
+
+    Args:
+        lm, spans: as in `drops`.
+
+    Returns:
+        Log-probabilities of all tokens of the spans: "plain", [tokens], and "lens", [layers, tokens], read from each
+        layer's states.
+    """
+    spans = [_cut(span, lm.max_length) for span in spans]
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        states = _states(lm, spans, Path(folder, "states"))
+        return {"plain": _logprobs(lm, spans), "lens": np.array([_lens(lm, spans, layer) for layer in states])}
+
+
+def drops(
+    lm: HFLM,
+    spans: Sequence[Span],
+    of_target: Mapping[str, Floats],
+    source: Callable[[], None],
+    target: Callable[[], None],
+) -> dict[str, Floats]:
     """By how much each layer of a source model lowers what a target model gives to the spans.
 
     Args:
         lm: the model whose parameters the two functions rewrite.
         spans: of the texts. Cut at the left where they are too long for the model.
+        of_target: the target's `readings` of them.
         source, target: make lm the model that the states are from, and the one that they are put into.
 
     Returns:
         "patched" and "lens": [spans, layers] in nats per token, the mean over a span's tokens. The lens's are between
         the source's and the target's states at that layer. The states of all layers lie on disk; in memory are one
-        layer's. For patching it is one forward pass over the texts for each layer, and two more.
+        layer's. For patching it is one forward pass over the texts for each layer, and one more.
 
     Source: Lee, Kim & Jo 2026 (arXiv 2605.24614); logit lens: nostalgebraist 2020.
     """
     spans = [_cut(span, lm.max_length) for span in spans]
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         source()
-        theirs = _states(lm, spans, Path(folder, "source"))
+        theirs = _states(lm, spans, Path(folder, "states"))
         target()
-        own = _states(lm, spans, Path(folder, "target"))
-        plain = _logprobs(lm, spans)
         patched, lens = [], []
         for layer in Bar(range(len(theirs)), desc="Layers", disable=hf.no_bar(lm), leave=False):
-            patched.append(plain - _logprobs(lm, spans, layer, theirs[layer]))
-            lens.append(_lens(lm, spans, own[layer]) - _lens(lm, spans, theirs[layer]))
+            patched.append(of_target["plain"] - _logprobs(lm, spans, layer, theirs[layer]))
+            lens.append(of_target["lens"][layer] - _lens(lm, spans, theirs[layer]))
     starts = np.cumsum([0, *(span.stop - span.start for span in spans)])
     return {
         name: np.add.reduceat(np.array(found, np.float64), starts[:-1], axis=1).T / np.diff(starts)[:, None]
@@ -72,12 +93,15 @@ def drops(lm: HFLM, spans: Sequence[Span], source: Callable[[], None], target: C
 
 def decoder_layers(model: nn.Module) -> Sequence[nn.Module]:
     """The decoder's blocks, first to last: the outermost list of as many modules as the config has layers."""
+    return list(model.get_submodule(_place_of_layers(model)).children())
+
+
+def _place_of_layers(model: nn.Module) -> str:
     count = model.config.get_text_config().num_hidden_layers  # type: ignore[union-attr, operator]
-    lists = [(name.count("."), m) for name, m in model.named_modules() if isinstance(m, nn.ModuleList)]
-    found = min((pair for pair in lists if len(pair[1]) == count), key=lambda pair: pair[0], default=None)
-    if found is None:
+    lists = [n for n, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == count]
+    if not lists:
         raise InputError(f"depth: {type(model).__name__} has no list of {count} decoder layers")
-    return list(found[1])
+    return min(lists, key=lambda name: name.count("."))
 
 
 def _cut(span: Span, longest: int) -> Span:
@@ -158,9 +182,9 @@ def _logprobs(
 
 
 def _lens(lm: HFLM, spans: Sequence[Span], states: NDArray[np.float32]) -> Floats:
-    """Log-probabilities of the scored tokens where states are the output of the last layer, [tokens]."""
+    """Log-probabilities of the scored tokens where states are the output of the last layer, [tokens]. The other layers
+    are not run."""
     targets = torch.tensor([t for span in spans for t in span.ids[span.start : span.stop]])
-    last = decoder_layers(lm.model)[-1]
     found = np.empty(len(targets), np.float64)
     step = min(LENS_POSITIONS, lm.max_length)
     for start in range(0, len(targets), step):
@@ -171,10 +195,8 @@ def _lens(lm: HFLM, spans: Sequence[Span], states: NDArray[np.float32]) -> Float
 
         # what the tokens are does not matter, since the last layer's output is replaced
         ids = targets[start : start + step][None].to(lm.device)
-        with _output_of(last, put), hf.autocast(lm):
+        with _last_layer_alone(lm.model) as last, _output_of(last, put), hf.autocast(lm):
             logits = lm.model(input_ids=ids, use_cache=False).logits[0]
-        hf.work(lm)["forward_passes"] += 1
-        hf.work(lm)["positions"] += ids.numel()
         found[start : start + step] = _of(logits, targets[start : start + step])
     return found
 
@@ -186,6 +208,19 @@ def _of(logits: Tensor, targets: Tensor) -> NDArray[np.float32]:
         raise InputError("depth: the model gives NaN log-probabilities: an overflow, or broken weights; try float32")
     array: NDArray[np.float32] = chosen.cpu().numpy()
     return array
+
+
+@contextmanager
+def _last_layer_alone(model: nn.Module) -> Iterator[nn.Module]:
+    """The model with no decoder layer but its last, which is given."""
+    outer, _, name = _place_of_layers(model).rpartition(".")
+    owner = model.get_submodule(outer)
+    layers = getattr(owner, name)
+    setattr(owner, name, nn.ModuleList([layers[-1]]))
+    try:
+        yield layers[-1]
+    finally:
+        setattr(owner, name, layers)
 
 
 @contextmanager

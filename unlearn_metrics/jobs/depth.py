@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from lm_eval.models.huggingface import HFLM
@@ -20,6 +22,8 @@ from unlearn_metrics.records import store
 from unlearn_metrics.records.signature import short_hash
 from unlearn_metrics.settings import Settings
 
+Lists: TypeAlias = dict[str, list[list[float]]]
+
 
 def observe_depth(job: Job, control: Control, observed: Observations) -> None:
     """Add the drops of every layer to the forget documents of all models but the original: "patched" and "lens"."""
@@ -29,29 +33,34 @@ def observe_depth(job: Job, control: Control, observed: Observations) -> None:
     parts: dict[str, tuple[tuple[Checkpoint, Checkpoint], float, ControlFunction]] = {
         model: (job.published[model], 1.0, mix) for model in ("retain_only", "unlearned")
     }
+
+    def shared(model: str, compute: Callable[[], Lists]) -> Lists:  # the same for all checkpoints of a sweep
+        of = {role: job.checkpoints[role] for role in ("original", model)}
+        key = identity.fingerprint(
+            job.tasks, job.lm, of, identity.asked(job.settings), job.others, job.requests + about
+        )
+        return job.stage.shared(f"depth of {model}", key, compute)
+
+    def as_original() -> None:
+        mix_into(job.lm.model, *job.published["original"], 0)
+
+    def readings() -> Lists:
+        as_original()
+        return {name: rows.tolist() for name, rows in patching.readings(job.lm, spans).items()}
+
+    job.say("reading the layers of the original")
+    of_original = {name: np.array(rows) for name, rows in shared("original", readings).items()}
     if job.models is not None:
         parts["controlled"] = job.published["unlearned"], control.alpha, job.models.fn
     for model, (pair, alpha, fn) in parts.items():
         job.say(f"patching layers of the {model.replace('_', '-')} model into the original")
 
-        def drops(
-            pair: tuple[Checkpoint, Checkpoint] = pair, alpha: float = alpha, fn: ControlFunction = fn
-        ) -> dict[str, list[list[float]]]:
-            found = patching.drops(
-                job.lm,
-                spans,
-                lambda: mix_into(job.lm.model, *pair, alpha, fn),
-                lambda: mix_into(job.lm.model, *job.published["original"], 0),
-            )
+        def drops(pair: tuple[Checkpoint, Checkpoint] = pair, alpha: float = alpha, fn: ControlFunction = fn) -> Lists:
+            source = partial(mix_into, job.lm.model, *pair, alpha, fn)
+            found = patching.drops(job.lm, spans, of_original, source, as_original)
             return {name: rows.astype(np.float32).tolist() for name, rows in found.items()}  # as they are stored
 
-        if model == "retain_only":  # the same for all checkpoints of a sweep
-            of = {"original": job.checkpoints["original"], "checkpoint": job.checkpoints[model]}
-            asked = identity.asked(job.settings)
-            key = identity.fingerprint(job.tasks, job.lm, of, asked, job.others, job.requests + about)
-            found = job.stage.shared(f"depth of {model}", key, drops)
-        else:
-            found = job.stage(f"depth of {model} {about}", drops)
+        found = shared(model, drops) if model == "retain_only" else job.stage(f"depth of {model} {about}", drops)
         for i, document in enumerate(observed[model]["forget"]):
             document |= {name: rows[i] for name, rows in found.items()}
 
