@@ -25,10 +25,10 @@ LOGS = (
     "ft_epoch5_lr2e-05_phi_full_wd0.01",
 )
 ABOUT = {
-    "26": "gradient ascent, 26 steps (mild)",
-    "39": "gradient ascent, 39 steps (excessive)",
-    "52": "gradient ascent, 52 steps (collapsed)",
-    "78": "gradient ascent, 78 steps (collapsed)",
+    "26": "gradient ascent, 26 steps",
+    "39": "gradient ascent, 39 steps",
+    "52": "gradient ascent, 52 steps",
+    "78": "gradient ascent, 78 steps",
 }
 INTRO = (
     "Small Llama checkpoints taught TOFU's text and unlearned by gradient ascent, measured under control; and, as they "

@@ -19,7 +19,7 @@ from unlearn_metrics.errors import InputError, did_you_mean
 
 def _known(control: str) -> str:
     if control != "none" and control not in CONTROLS:
-        raise ValueError(f"input should be {', '.join(CONTROLS)} or none, not {control!r}")
+        raise ValueError(f"there is no control '{control}'; {did_you_mean(control, (*CONTROLS, 'none'))}")
     return control
 
 

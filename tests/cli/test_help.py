@@ -83,7 +83,10 @@ REFUSED = [
     (("--unlearned", str(CHECKPOINTS / "excesive")), "is not a folder; did you mean excessive?"),
     (("--benchmark", "tofu_forget5"), "unknown benchmark 'tofu_forget5'; did you mean tofu_forget05"),
     (("--data", "/no/where"), "data folder /no/where does not exist"),
-    (("--control", "mixx"), "--control: input should be mix, trim, layers, temperature, select or none, not 'mixx'"),
+    (("--control", "mixx"), "--control: there is no control 'mixx'; did you mean mix?"),
+    (("--control", "zzz"), "'zzz'; there are mix, trim, layers, temperature, select, none"),
+    (("--dtype", "flot16"), "--dtype: there is no 'flot16'; did you mean float16"),
+    (("--reference-from", "retain"), "--reference-from: there is no 'retain'; did you mean retain_only?"),
     (("--model_args", "foo=1"), "--model-args: there is no 'foo' to set; there are "),
     (("--reference-record", "/no/where"), "/no/where holds no run"),
 ]
@@ -171,3 +174,12 @@ def test_a_missing_field_names_the_columns(tmp_path: Path):
     path.write_text("q;a\nx;y\n")
     with pytest.raises(um.InputError, match=r"mine.csv, line 2: field 'question' is missing; the columns are q, a$"):
         data.documents("mine", data.rows(path), {"question": "question"})
+
+
+@pytest.mark.parametrize("command", ["show", "leaderboard", "control", "import lm-eval", "compare"])
+def test_usage_names_arguments_as_a_shell_takes_them(command, monkeypatch):
+    """Typer puts what is needed into braces."""
+    usage = next(
+        line for line in helped(*command.split(), "-h", monkeypatch=monkeypatch).splitlines() if "Usage" in line
+    )
+    assert re.fullmatch(r"Usage: unlearn-metrics [a-z -]+ \[OPTIONS\]( [A-Z_]+(\.\.\.)?)+", usage)

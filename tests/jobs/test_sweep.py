@@ -269,7 +269,7 @@ def test_plan_of_own_data(tmp_path):
         ({"dtype": "int8"}, "dtype: input should be 'auto', 'float32', 'bfloat16' or 'float16', not 'int8'"),
         (
             {"controls": [{"control": "mixx"}]},
-            "controls.0: control: input should be mix, trim, layers, temperature, select or none, not 'mixx'",
+            "controls.0: control: there is no control 'mixx'; did you mean mix?",
         ),
         ({"controls": [{"keep": 0.9, "alpha": 0.5}]}, "controls.0: keep and alpha exclude each other"),
         ({"controls": [{"control": "none", "keep": 0.9}]}, "controls.0: control none has no keep"),

@@ -53,7 +53,7 @@ def test_one_row_is_best_for_sure():
     assert "the other 2 ranked rows all have significantly more left" in found.why
     kept = "extraction_strength on the forget set where 95 % of the original's extraction_strength on the retain set"
     assert found.beside.startswith(f"Residual ({kept} is retained): a 0.200 [")
-    assert found.beside.endswith("], the retain-only model, the goal, 0.050, the original 1.000.")
+    assert found.beside.endswith("]; retain-only model (the goal) 0.050; original 1.000.")
     text = str(found)  # what is asked first, first
     order = [text.index(part) for part in (found.best, found.sure, found.why, found.beside)]
     assert order == sorted(order)
@@ -66,7 +66,7 @@ def test_rows_that_cannot_be_told_apart_are_no_single_best():
     assert found.sure == "Not decided"
     assert "the other one has significantly more left" in found.why
     assert said(*same).best == "No single best: a, b and 3 more cannot be told apart."
-    assert found.beside.endswith("], the original 1.000.")
+    assert found.beside.endswith("]; original 1.000.")
     assert "goal" not in found.beside  # no retain-only model, no goal
 
 
@@ -165,6 +165,9 @@ def test_what_differs_is_said_by_names_not_hashes():
     other = record("c", signature=changed, data=data | {"retain": "2" * 64})
     apart = rows.groups(found(*one, other))[1].apart
     assert apart == ["other prompts", "other documents (retain)"]
+    silent = [record(name, signature=SIGNATURE.replace("|prompt:1", "").replace("|data:1", "")) for name in "ab"]
+    apart = rows.groups(found(*silent, other))[1].apart
+    assert apart == ["not stated there: the prompts, the documents"]
 
 
 def test_tables_of_one_name_are_told_apart():

@@ -15,6 +15,7 @@ from typer.main import get_command
 from unlearn_metrics import __version__
 from unlearn_metrics.cli import attacks, import_logs, judging, models, records, sampling, semantic, showing, sweeps
 from unlearn_metrics.cli.console import asked, be, err, out
+from unlearn_metrics.cli.help import called
 from unlearn_metrics.cli.help import show as show_help
 from unlearn_metrics.errors import InputError
 
@@ -89,8 +90,15 @@ def command() -> Any:
     shared = [param for param in get_command(_common).params if param.name in ("quiet", "as_json")]
     whole = get_command(app)
 
+    def usage(argument: Any, context: Any) -> list[str]:
+        return [argument.metavar if argument.required else f"[{argument.metavar}]"]
+
     def adapt(part: Any) -> None:
         part.format_help = partial(show_help, part)
+        for param in part.params:
+            if param.param_type_name == "argument":
+                param.metavar = called(param)
+                param.get_usage_pieces = partial(usage, param)
         for member in getattr(part, "commands", {}).values():
             adapt(member)
         own = part.context_settings.get("help_option_names", ()) == []  # lm-eval's own options, not ours

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Iterator
-from enum import Enum
 from typing import Any
 
 from rich.panel import Panel
@@ -33,7 +32,7 @@ def show(command: Any, context: Any, formatter: object) -> None:
     for param in shown:
         argument = param.param_type_name == "argument"
         name = getattr(param, "rich_help_panel", None) or ("What" if argument else last)
-        names = param.metavar or param.name.upper() if argument else ", ".join(sorted(param.opts, key=len))
+        names = called(param) if argument else ", ".join(sorted(param.opts, key=len))
         if name not in panels:
             panels[name] = _panel()
         panels[name].add_row(Text(names, style="cyan"), Text.assemble(*_help(param, argument)))
@@ -49,6 +48,11 @@ def show(command: Any, context: Any, formatter: object) -> None:
         console.print(line, soft_wrap=True)
 
 
+def called(argument: Any) -> str:
+    """What help and usage call an argument."""
+    return argument.metavar or argument.name.upper()
+
+
 def _panel() -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True)
@@ -62,7 +66,7 @@ def _help(param: Any, argument: bool) -> Iterator[tuple[str, str]]:
     if param.metavar and not argument:
         yield f"{param.metavar}  ", "yellow"
     yield param.help or "", ""
-    default = param.default.value if isinstance(param.default, Enum) else param.default
+    default = param.default
     if isinstance(default, str | int | float) and not isinstance(default, bool) and default != "":
         yield f" [default: {default}]", "dim"
 

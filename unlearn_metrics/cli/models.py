@@ -55,7 +55,7 @@ def score(
     trajectory: of.Trajectory = None,
     retain_model: of.RetainModel = None,
     reference_record: of.ReferenceRecord = None,
-    reference_from: of.ReferenceFrom = of.ReferenceModel.retain_only,
+    reference_from: of.ReferenceFrom = "retain_only",
     utility_tasks: of.UtilityTasks = "",
     include_path: of.IncludePath = None,
     utility_limit: of.UtilityLimit = None,
@@ -141,7 +141,8 @@ def control(
     model_args: of.ModelArgs = "",
     batch_size: of.Batch = 1,
     out_dtype: Annotated[
-        of.StoredDType | None, typer.Option(help="Store the tensors so. Default: as the unlearned checkpoint does.")
+        str | None,
+        of.one_of("--out-dtype", *of.DTYPES, help="Store the tensors so. Default: as the unlearned checkpoint does."),
     ] = None,
 ) -> None:
     """Control an unlearned checkpoint: write one that keeps its usefulness, for transformers and lm-eval to load."""
@@ -155,9 +156,8 @@ def control(
     hush()
     from unlearn_metrics.jobs import whole
 
-    stored = None if out_dtype is None else out_dtype.value
     with status() as say:
-        found = whole.control(original, unlearned, benchmark, source, settings, out_folder, stored, say)
+        found = whole.control(original, unlearned, benchmark, source, settings, out_folder, out_dtype, say)
     tell(f"alpha {found.alpha:g}: wrote {out_folder}")
     emit(asdict(found) | {"out": str(out_folder)})
 

@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from unlearn_metrics.benchmarks.data import names
 from unlearn_metrics.control import CONTROLS
+from unlearn_metrics.errors import InputError, did_you_mean
 
 WHAT, CONTROL, REFERENCE, RUN = "What", "Control", "Reference", "Run"
 
 
-class StoredDType(StrEnum):
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
+def one_of(option: str, *names: str, **more: Any) -> Any:
+    """An option that takes one of some names; an unknown one is answered with those near it."""
+
+    def known(given: str | None) -> str | None:
+        name = given and given.replace("-", "_")
+        if name is None or name in names:
+            return name
+        raise InputError(f"{option}: there is no '{given}'; {did_you_mean(given or '', names)}")
+
+    return typer.Option(metavar="|".join(names), callback=known, autocompletion=lambda: [*names], **more)
 
 
-class ReferenceModel(StrEnum):
-    retain_only = "retain_only"
-    unlearned = "unlearned"
-    original = "original"
-
-
-class DType(StrEnum):
-    auto = "auto"
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
-
+DTYPES = ("float32", "bfloat16", "float16")
 
 Original = Annotated[
     str, typer.Option(help="Checkpoint before unlearning: a folder, or a hub id or ID@REVISION.", rich_help_panel=WHAT)
@@ -98,8 +93,13 @@ ReferenceRecord = Annotated[
     ),
 ]
 ReferenceFrom = Annotated[
-    ReferenceModel,
-    typer.Option(help="Which model of that run is the reference.", show_default=True, rich_help_panel=REFERENCE),
+    str,
+    one_of(
+        "--reference-from",
+        *("retain_only", "unlearned", "original"),
+        help="Which model of that run is the reference.",
+        rich_help_panel=REFERENCE,
+    ),
 ]
 UtilityTasks = Annotated[
     str,
@@ -181,9 +181,12 @@ Device = Annotated[
     str | None, typer.Option(help="cpu, cuda, cuda:1, ... Default: a GPU if there is one.", rich_help_panel=RUN)
 ]
 Precision = Annotated[
-    DType | None,
-    typer.Option(
-        help="Default: float32 on a CPU, else auto: the checkpoint's own, if the device has it.", rich_help_panel=RUN
+    str | None,
+    one_of(
+        "--dtype",
+        *("auto", *DTYPES),
+        help="Default: float32 on a CPU, else auto: the checkpoint's own, if the device has it.",
+        rich_help_panel=RUN,
     ),
 ]
 Chat = Annotated[

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +12,7 @@ import typer
 from rich.text import Text
 
 from unlearn_metrics.cli.console import as_json, emit, err, note, out, show, status, tell, wrote
+from unlearn_metrics.cli.options import one_of
 from unlearn_metrics.errors import InputError
 
 app = typer.Typer()
@@ -80,13 +80,6 @@ def split(names: str) -> list[str]:
     return [name.strip() for name in names.split(",") if name.strip()]
 
 
-class Model(StrEnum):
-    original = "original"
-    unlearned = "unlearned"
-    controlled = "controlled"
-    retain_only = "retain_only"
-
-
 @app.command(
     epilog="[bold]Examples[/]: unlearn-metrics compare runs/ga-26 runs/ga-52\n\n"
     "unlearn-metrics compare runs/* --metrics extraction_strength --json"
@@ -94,7 +87,12 @@ class Model(StrEnum):
 def compare(
     folders: Annotated[list[Path], typer.Argument(metavar="RUN_A RUN_B...", help="Runs; the first is the baseline.")],
     model: Annotated[
-        Model | None, typer.Option(help="Which of their models. Default: controlled if all have it, else unlearned.")
+        str | None,
+        one_of(
+            "--model",
+            *("original", "unlearned", "controlled", "retain_only"),
+            help="Which of their models. Default: controlled if all have it, else unlearned.",
+        ),
     ] = None,
     metrics: Annotated[
         str, typer.Option(help="Metrics, separated by commas; all = all there are. Default: those of the table.")
@@ -110,7 +108,7 @@ def compare(
     from unlearn_metrics.reports import compare as job
 
     names = [name.strip() for name in metrics.split(",") if name.strip()]
-    result = job.compare([*map(_folder, folders)], model.value if model else None, names, all_pairs, anyway, seed)
+    result = job.compare([*map(_folder, folders)], model, names, all_pairs, anyway, seed)
     emit(asdict(result))
     for table in result.tables():
         out.print(table)

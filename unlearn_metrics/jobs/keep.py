@@ -13,7 +13,7 @@ from unlearn_metrics.benchmarks import other_tasks, suites
 from unlearn_metrics.control.controls import Family
 from unlearn_metrics.control.mixing import mix_into
 from unlearn_metrics.documents import Document
-from unlearn_metrics.errors import InputError
+from unlearn_metrics.errors import InputError, did_you_mean
 from unlearn_metrics.metrics import METRICS, good, values
 from unlearn_metrics.record import Control, Headline, MeasuredPath, TracePoint
 from unlearn_metrics.scores import curve, equal_retention, stats
@@ -31,16 +31,17 @@ def check(metric: str, benchmark: str, tasks: Mapping[str, suites.TokenScoreTask
     known = {name: good(name, "retain") for name in retain} | other_tasks.directions(others)
     if known.get(metric) == "higher":
         return
-    usable = ", ".join(name for name, better in known.items() if better == "higher")
+    usable = [name for name, better in known.items() if better == "higher"]
+    every = f"there are {', '.join(usable) or 'none'}"
     if metric in known:
-        raise InputError(f"--retention-metric {metric}: higher is not better; there are {usable}")
+        raise InputError(f"--retention-metric {metric}: higher is not better; {every}")
     if kept_on(metric) == "retain" and "retain" not in tasks:
         raise InputError(
             f"{benchmark} has no retain split to calibrate on; pass --retain beside --forget, a --retention-metric "
             "TASK.METRIC of one of --utility-tasks, --alpha or --control none"
         )
     hint = "" if kept_on(metric) in ("retain", *others) else f" and what --utility-tasks {kept_on(metric)} would bring"
-    raise InputError(f"unknown --retention-metric '{metric}'; there are {usable or 'none'}{hint}")
+    raise InputError(f"unknown --retention-metric '{metric}'; {did_you_mean(metric, usable, every + hint)}")
 
 
 def wanted(

@@ -36,6 +36,11 @@ def plain(text: str) -> str:
     return text if text.isprintable() else "".join(c if _seen(c) else "\ufffd" for c in text)
 
 
+def one_line(text: str) -> str:
+    """The same without lines of its own."""
+    return plain(text).replace("\n", "\ufffd")
+
+
 def _seen(c: str) -> bool:
     return c.isprintable() or c == "\n" or unicodedata.category(c) == "Zs"
 

@@ -26,6 +26,7 @@ from unlearn_metrics.errors import InputError, first_line
 from unlearn_metrics.record import RunRecord, Score
 from unlearn_metrics.records.verdict import describe
 from unlearn_metrics.reports import attacked, table
+from unlearn_metrics.reports.console import one_line
 from unlearn_metrics.scores.composites import COMPOSITES
 from unlearn_metrics.splits import is_forget
 
@@ -339,8 +340,7 @@ def _arguments(figure: Figure) -> dict[str, Any]:
 def _label(name: str) -> str:
     """A hub id as it is, of a path the last part: the rest is nobody's business. No control characters."""
     parts = name.rstrip("/").split("/")
-    text = name if len(parts) == 2 and all(parts) else parts[-1] or name
-    return "".join(c if c.isprintable() else "\ufffd" for c in text)
+    return one_line(name if len(parts) == 2 and all(parts) else parts[-1] or name)
 
 
 def section(record: RunRecord, everything: bool = False) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from unlearn_metrics.metrics import METRICS, good
 from unlearn_metrics.record import Estimate, RunRecord, Score, Scores
+from unlearn_metrics.reports.console import one_line
 from unlearn_metrics.reports.grid import Grid
 from unlearn_metrics.scores.composites import COMPOSITES, equivalence
 from unlearn_metrics.scores.equal_retention import barrier
@@ -231,7 +232,7 @@ def residual_notes(record: RunRecord) -> list[str]:
 
 def escape_markdown(text: str) -> str:
     """A stranger's text as text: what could be Markdown, HTML or a link becomes a character reference."""
-    text = "".join(c if c.isprintable() else "\ufffd" for c in text)
+    text = one_line(text)
     risky = r"[^\w /,.:;=()%'-]|:(?!\s)|(?<!\d)\.(?!\s)|(?<=\d)\.(?![\d\s])|(?<![^\W_])_|_(?![^\W_])"
     return re.sub(risky, lambda found: f"&#{ord(found[0])};", text)
 

@@ -68,10 +68,10 @@ def _beside(group: Group, first: Row, name: str) -> str:
     assert group.retention is not None  # of a ranked row's table
     text = f"Residual ({group.metric} on the forget set where {percent(group.retention)} of the original's "
     text += f"{words.kept(group)} is retained): {name} {_value(first.values['residual'])}"
-    said = {"retain_only": "the retain-only model, the goal,", "original": "the original"}
+    said = {"retain_only": "retain-only model (the goal)", "original": "original"}
     known = {reference.role: reference.values["residual"].value for reference in group.references}
     beside = [f"{said[role]} {table.number(value)}" for role, value in known.items() if value is not None]
-    return ", ".join([text, *beside]) + "."
+    return "; ".join([text, *beside]) + "."
 
 
 def _doubts(group: Group, tied: list[Row], named: dict[str, str]) -> list[str]:

@@ -259,7 +259,9 @@ def _retained(record: RunRecord, model: str) -> Value:
     if found.value is None or not original.value:
         return Value(None, why=found.why or original.why or "the original retains nothing, which has no shares")
     share = found.value / original.value
-    return Value(share, n=found.n, unscored=found.unscored, why="a share of two values of the evaluation split")
+    return Value(
+        share, n=found.n, unscored=found.unscored, why="retention has no interval: it is a share of two values"
+    )
 
 
 def _split(record: RunRecord, metric: str) -> str:

@@ -379,13 +379,15 @@ def usual(rows: Sequence[Row], say: Callable[[Row], T]) -> T:
 def _apart(group: Group, largest: Group) -> list[str]:
     """What sets a group apart, in names: a hash says that something differs, not what."""
     here, there = (dict(signature.comparable(g.signatures[0])) for g in (group, largest))
-    words = []
+    words, unstated = [], []
     for field in signature.FIELDS:
         a, b = here.get(field, "not stated"), there.get(field, "not stated")
         if a == b or (field != "src" and a == "not stated"):  # an imported log states little
             continue
         if field == "src":
             words.append(f"a log of {a}" if b == "not stated" else f"a log of {a} here, of {b} there")
+        elif b == "not stated":
+            unstated.append(NAMED.get(field, field))
         elif field == "data":
             one, two = (g.rows[0].record.data for g in (group, largest))
             splits = [split for split in one if split in two and one[split] != two[split]]
@@ -395,6 +397,8 @@ def _apart(group: Group, largest: Group) -> list[str]:
         else:
             a, b = ("one" if field == "tmpl" and value not in NOTHING else value for value in (a, b))
             words.append(f"{NAMED.get(field, field)} is {a} here, {b} there")
+    if unstated:
+        words.append(f"not stated there: {', '.join(unstated)}")
     if (group.base_weights_sha256, group.base) != (largest.base_weights_sha256, largest.base):
         words.append(f"the original model is {base_label(group)} here, {base_label(largest)} there")
     return words
@@ -403,6 +407,8 @@ def _apart(group: Group, largest: Group) -> list[str]:
 NOTHING = ("none", "not stated")
 HASHED = {"prompt": "other prompts", "tmpl": "another chat template", "util": "other further tasks"}
 NAMED = {
+    "data": "the documents",
+    "prompt": "the prompts",
     "n": "the number of documents",
     "tmpl": "the chat template",
     "eos": "what probabilities are of",
