@@ -4,22 +4,25 @@
     python -m tools.smollm2 SHARED FAMILY RUNS [DOCUMENTS]
 
 FAMILY is built by SHARED/checkpoints/smollm2/make.py if it is not there (a minute, 0.9 GB). RUNS takes a sweep over its
-four checkpoints, which goes on where it was interrupted.
+four checkpoints, with depth, and all attacks on two of them. The same command goes on where it was interrupted.
 """
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 import yaml
 
+from tools import attack_table
 from unlearn_metrics.record import Estimate, RunRecord, Score
 from unlearn_metrics.records import store
 
 CHECKPOINTS = ("ga-18", "ga-24", "npo-40", "npor-60")
+ATTACKED = ("ga-24", "npo-40")
 METRIC = "extraction_strength"
 
 
@@ -41,7 +44,9 @@ def plan(shared: Path, family: Path, documents: int) -> dict[str, object]:
         "unlearned": [str(family / name) for name in CHECKPOINTS],
         "benchmarks": ["tofu_forget05"],
         "data": str(shared / "data" / "tofu"),
-        "limit": documents,
+        "sample": documents,
+        "retain_model": str(family / "retain"),
+        "depth": True,
         "apply_chat_template": True,
         "dtype": "auto",
     }
@@ -50,8 +55,18 @@ def plan(shared: Path, family: Path, documents: int) -> dict[str, object]:
 def score(shared: Path, family: Path, runs: Path, documents: int) -> None:
     runs.mkdir(parents=True, exist_ok=True)
     (runs / "plan.yaml").write_text(yaml.safe_dump(plan(shared, family, documents)))
-    command = [sys.executable, "-m", "unlearn_metrics", "sweep", str(runs / "plan.yaml"), "--out", str(runs)]
-    subprocess.run(command, check=True, stdout=sys.stderr)
+    command(["sweep", runs / "plan.yaml", "--out", runs])
+    for name in ATTACKED:
+        if store.load_record(folder(runs, name)).attacks is None:
+            command(["attack", folder(runs, name), "--attacks", "all", "--data", shared / "data" / "tofu"])
+
+
+def command(given: Sequence[str | Path]) -> None:
+    subprocess.run([sys.executable, "-m", "unlearn_metrics", *map(str, given)], check=True, stdout=sys.stderr)
+
+
+def folder(runs: Path, name: str) -> Path:
+    return next((runs / "tofu_forget05" / name).glob("mix*"))
 
 
 def number(value: float | None) -> str:
@@ -79,16 +94,29 @@ def row(name: str, record: RunRecord) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
+def depth(name: str, record: RunRecord) -> str:
+    cells = [name]
+    for model in ("unlearned", "controlled"):
+        cells += [interval(record.composites[model][c]) for c in ("erasure_depth", "logit_lens")]
+    return "| " + " | ".join(cells) + " |"
+
+
 def cost(name: str, record: RunRecord) -> str:
     counted = ("positions", "padding", "scored", "generated", "proposed", "accepted")
     cells = [name, *(f"{record.work.get(what, 0):,}" for what in counted), f"{record.wall_seconds:.0f}"]
     return "| " + " | ".join(cells) + " |"
 
 
-HEAD = """Over {documents} documents of each split, under the chat template, in {dtype}. Extraction strength with 95 % intervals:
+HEAD = """Over {documents} documents of each split, drawn from all authors, under the chat template, in {dtype}. Extraction strength with 95 % intervals:
 
 | checkpoint | forget, published | retain, published | alpha | forget, controlled | retain, controlled | residual at {kept} retention | perplexity of its texts under the original |
 |---|---:|---:|---:|---:|---:|---:|---:|"""
+
+DEPTH = """
+How much of what the original's {layers} layers hold of the forget set a model's layers lack:
+
+| checkpoint | erasure_depth, published | logit_lens, published | erasure_depth, controlled | logit_lens, controlled |
+|---|---:|---:|---:|---:|"""
 
 COST = """
 What a run counted (the original's share is in each, though a sweep observes it once), and its seconds:
@@ -98,12 +126,17 @@ What a run counted (the original's share is in each, though a sweep observes it 
 
 
 def page(runs: Path) -> str:
-    records = {n: store.load_record(next((runs / "tofu_forget05" / n).glob("mix*"))) for n in CHECKPOINTS}
+    records = {name: store.load_record(folder(runs, name)) for name in CHECKPOINTS}
     first = next(iter(records.values()))
     head = HEAD.format(
-        documents=first.settings["limit"], dtype=first.settings["dtype"], kept=f"{first.residual[METRIC].retention:.0%}"
+        documents=first.settings["sample"],
+        dtype=first.settings["dtype"],
+        kept=f"{first.residual[METRIC].retention:.0%}",
     )
-    lines = [head, *(row(*item) for item in records.items()), COST, *(cost(*item) for item in records.items())]
+    lines = [head, *(row(*item) for item in records.items())]
+    lines += [DEPTH.format(layers=len(first.depth["unlearned"])), *(depth(*item) for item in records.items())]
+    lines += [COST, *(cost(*item) for item in records.items())]
+    lines += [f"\n**{name}**\n\n{attack_table.page(records[name])}" for name in ATTACKED]
     return "\n".join(lines) + "\n"
 
 
