@@ -24,7 +24,7 @@ from unlearn_metrics.documents import Document, TokenScores
 from unlearn_metrics.metrics import METRICS
 
 REFERENCE = "open_unlearning_smollm2_original_chat_20.json"
-MASKED = "they score the template's tail, and mask every end of turn"
+MASKED = "their labels and mask"
 ROLES = ("answer", "paraphrased_question", "true_answer", "wrong_answers")
 
 

@@ -185,6 +185,29 @@ def test_a_killed_attack_run_resumes(attacked, tmp_path, monkeypatch):
     assert mine.work == whole.work
 
 
+def test_a_sweep_attacks_the_retain_only_model_once(tmp_path):
+    given = {"benchmarks": "demo", "data": str(DATA), "limit": 4, "alpha": 0.5, "attacks": ["int4", "token_noise"]}
+    given |= {"original": str(CHECKPOINTS / "original"), "retain_model": str(CHECKPOINTS / "retain")}
+    given |= {"unlearned": [str(CHECKPOINTS / name) for name in ("excessive", "moderate")]}
+    (tmp_path / "plan.yaml").write_text(json.dumps(given))
+    done = run("sweep", tmp_path / "plan.yaml", "--out", tmp_path / "runs", "-v")
+    assert done.returncode == 0, done.stderr
+    for attack in ("int4", "token_noise"):
+        shared = f"retain_only+{attack}: taken from another run"
+        assert done.stderr.count(shared) == 1
+    first, second = (store.load_record(folder) for folder in sorted((tmp_path / "runs" / "demo").glob("*/[!.]*")))
+    for name in ("retain_only+int4", "retain_only+token_noise"):
+        assert first.scores[name] == second.scores[name]
+    assert first.scores["retain_only+int4"] != first.scores["retain_only+token_noise"]
+    alone = run(
+        *("score", "--original", given["original"], "--unlearned", CHECKPOINTS / "moderate", "--benchmark", "demo"),
+        *("--data", DATA, "--limit", 4, "--alpha", 0.5, "--attacks", "int4", "--retain-model", given["retain_model"]),
+        *("--out", tmp_path / "alone"),
+    )
+    assert alone.returncode == 0, alone.stderr
+    assert store.load_record(tmp_path / "alone").scores["retain_only+int4"] == first.scores["retain_only+int4"]
+
+
 def test_nan_after_an_attack_is_one_line_and_nothing_is_lost(tmp_path, monkeypatch):
     def overflow(checkpoint):
         return weights.attacked(

@@ -14,6 +14,7 @@ from unlearn_metrics.checkpoints.files import Checkpoint, identify
 from unlearn_metrics.control.mixing import ControlFunction, mix, mix_into
 from unlearn_metrics.documents import Observations
 from unlearn_metrics.errors import InputError
+from unlearn_metrics.jobs import identity
 from unlearn_metrics.jobs.job import Job
 from unlearn_metrics.jobs.observing import Splits
 from unlearn_metrics.jobs.opening import open_pair
@@ -92,8 +93,22 @@ def observe(job: Job, prepared: Mapping[str, Prepared], control: Control) -> Obs
                 }
                 continue
             job.say(f"evaluating the {NAMED[model]} under the attack {name}")
-            found[under(model, name)] = job.stage(stage, partial(_observe, job, name, it, *subject))
+            look = partial(_observe, job, name, it, *subject)
+            shared = model == "retain_only" and it.relearned is None
+            found[under(model, name)] = (
+                job.stage.shared(stage, _same_for_all(job, name, it, model), look) if shared else job.stage(stage, look)
+            )
     return found
+
+
+def _same_for_all(job: Job, name: str, it: Prepared, model: str) -> str:
+    """What a model under an attack, as published, depends on: all checkpoints of a sweep share the retain-only one."""
+    of = {role: job.checkpoints[role] for role in ("original", model)}
+    tasks = {SPLIT: it.task}
+    requests = identity.requests_hash(tasks, job.lm, job.settings, {})
+    return identity.fingerprint(
+        tasks, job.lm, of, identity.asked(job.settings), {}, f"{requests} {name} {it.info.what}"
+    )
 
 
 def _observe(
