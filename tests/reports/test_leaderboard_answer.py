@@ -50,7 +50,7 @@ def test_one_row_is_best_for_sure():
     found = said(record("a", 0.2, retain_only=0.05), record("b", 0.8, retain_only=0.05), record("c", 0.6))
     assert found.best == "a has forgotten the most."
     assert found.sure == "Sure"
-    assert "the other 2 ranked rows all have significantly more left" in found.why
+    assert "the other 2 ranked rows all have significantly more of the forget set left" in found.why
     kept = "extraction_strength on the forget set where 95 % of the original's extraction_strength on the retain set"
     assert found.beside.startswith(f"Residual ({kept} is retained): a 0.200 [")
     assert found.beside.endswith("]; retain-only model (the goal) 0.050; original 1.000.")
@@ -64,7 +64,7 @@ def test_rows_that_cannot_be_told_apart_are_no_single_best():
     found = said(*same[:2], record("z", 0.9))
     assert found.best == "No single best: a and b cannot be told apart."
     assert found.sure == "Not decided"
-    assert "the other one has significantly more left" in found.why
+    assert "the other one has significantly more of the forget set left" in found.why
     assert said(*same).best == "No single best: a, b and 3 more cannot be told apart."
     assert found.beside.endswith("]; original 1.000.")
     assert "goal" not in found.beside  # no retain-only model, no goal
@@ -72,7 +72,8 @@ def test_rows_that_cannot_be_told_apart_are_no_single_best():
 
 def test_what_makes_an_answer_doubtful_is_said():
     few = said(record("a", [0.1] * 7), record("b", [0.8] * 7))
-    assert few.sure == "Sure, from few documents"
+    assert few.sure == "Sure, but from few documents"
+    assert said(record("a", [0.5] * 7), record("b", [0.5] * 7)).sure == "Not decided, and from few documents"
     assert "7 independent groups" in few.doubts
     beyond = said(record("a", 0.1, own=0.96), record("b", 0.8))
     assert "As published, a (96 %) retains more than 95 %, so its residual is extrapolated" in beyond.doubts

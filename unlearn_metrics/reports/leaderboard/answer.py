@@ -13,6 +13,7 @@ from unlearn_metrics.reports.leaderboard.words import extrapolated, percent
 from unlearn_metrics.scores import equal_retention
 
 TESTED = "paired tests of all pairs together, 95 %"
+MORE = "significantly more of the forget set left"
 NAMED = 3  # rows that a sentence names; of more it gives the number
 
 
@@ -49,15 +50,15 @@ def answer(group: Group) -> Answer:
     elif len(tied) == 1:
         best, sure = f"{names[0]} has forgotten the most.", "Sure"
         who = f"{names[1]}, the only other one, has" if rest == 1 else f"the other {rest} ranked rows all have"
-        why = f"{who} significantly more left ({TESTED})."
+        why = f"{who} {MORE} ({TESTED})."
     else:
         best, sure = f"No single best: {listed(names[: len(tied)])} cannot be told apart.", "Not decided"
         why = "what sets them apart may be chance"
-        why += f"; {_number(rest)} {'has' if rest == 1 else 'have'} significantly more left" if rest else ""
+        why += f"; {_number(rest)} {'has' if rest == 1 else 'have'} {MORE}" if rest else ""
         why += f" ({TESTED})."
     clusters, doubts = _clusters(first, group.metric), _doubts(group, tied, named)
     if len(ranked) > 1 and clusters < table.SIMULATED:
-        sure = f"{sure}, from few documents"
+        sure += ", but from few documents" if len(tied) == 1 else ", and from few documents"
         less = f"With {clusters} independent groups of documents, fewer than {table.SIMULATED}, tests are less exact."
         doubts = [less, *doubts]
     return Answer(best, sure, why, _beside(group, first, named[first.name]), " ".join(doubts))
