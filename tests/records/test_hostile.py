@@ -191,6 +191,17 @@ def test_json_that_is_too_large_too_deep_or_endless(tmp_path, kind):
         refused(lambda: READERS[kind](path))
 
 
+@pytest.mark.parametrize("field", ["limit", "model", "model_args", "batch_size"])
+def test_whole_numbers_that_no_float_holds(tmp_path, field):
+    """Found by the fuzzer: `limit` of lm-eval's own results is written into the signature as a float."""
+    results = fuzz.lm_eval_results()
+    for number, says in ((10**308, None), (2 * 10**308, "309 digits"), (-(10**400), "401 digits")):
+        results["config"][field] = number
+        write(tmp_path / "results_2026-01-02T03-04-05.000001.json", results)
+        line = refused(lambda: imports.import_logs("lm-eval", tmp_path))
+        assert says is None or says in line
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [

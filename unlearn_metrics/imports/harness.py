@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +181,8 @@ def _results(raw: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 # --- the benchmark
 
 
-def _suites() -> list[Suite]:
+@cache
+def _suites() -> tuple[Suite, ...]:
     """This package's benchmarks, as their YAML declares them; read without lm-eval."""
     found = []
     for file in sorted(tasks_path().glob("*/*_suite.yaml")):
@@ -189,12 +191,12 @@ def _suites() -> list[Suite]:
         headline = Headline(**metadata.get("headline", {}))
         name = declared["group"].removesuffix("_suite")
         found.append(Suite(name, tuple(declared["task"]), metadata.get("roles", {}), headline))
-    return found
+    return tuple(found)
 
 
 def _suite(given: str | None, tasks: Mapping[str, Task], groups: Mapping[str, list[str]], path: Path) -> Suite:
     """The benchmark: as given, or the one that most of the tasks are of; of several alike, the smallest."""
-    suites = _suites()
+    suites = [*_suites()]
     forget = {name for name, task in tasks.items() if task.ours} | {r for suite in suites for r in suite.roles}
     suites += [
         Suite(name.removesuffix("_suite"), tuple(of), {}, Headline())

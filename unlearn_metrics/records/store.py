@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -74,9 +75,12 @@ def _bytes(path: Path) -> bytes:
 
 
 def parsed(path: Path | str, data: bytes) -> Any:
-    """The JSON in bytes from anyone. InputError if it is none, or has a key twice; path: where they are from."""
+    """The JSON in bytes from anyone; path: where they are from.
+
+    InputError if it is none, has a key twice or a whole number that no float holds.
+    """
     try:
-        return json.loads(data, object_pairs_hook=_once)
+        return json.loads(data, object_pairs_hook=_once, parse_int=_counted)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON: {first_line(error)[:200]}") from None
 
@@ -87,6 +91,13 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         raise ValueError("an object has a key twice")
     return found
+
+
+def _counted(digits: str) -> int:
+    """A whole number of JSON. One that is too large to become a float ends every computation."""
+    if math.isinf(float(digits)):
+        raise ValueError(f"a number has {len(digits.lstrip('-')):,} digits")
+    return int(digits)
 
 
 def load_record(folder: Path) -> RunRecord:

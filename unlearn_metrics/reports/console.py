@@ -28,7 +28,8 @@ class Console(rich.console.Console):
 
     def render(self, *arguments: Any, **options: Any) -> Iterable[Segment]:
         for segment in super().render(*arguments, **options):
-            yield segment if segment.control else Segment(plain(segment.text), segment.style)
+            text = segment.text if segment.control else plain(segment.text)
+            yield segment if text is segment.text else Segment(text, segment.style)
 
 
 def plain(text: str) -> str:
