@@ -101,12 +101,6 @@ def depth(name: str, record: RunRecord) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def cost(name: str, record: RunRecord) -> str:
-    counted = ("positions", "padding", "scored", "generated", "proposed", "accepted")
-    cells = [name, *(f"{record.work.get(what, 0):,}" for what in counted), f"{record.wall_seconds:.0f}"]
-    return "| " + " | ".join(cells) + " |"
-
-
 HEAD = """Over {documents} documents of each split, drawn from all authors, under the chat template, in {dtype}. Extraction strength with 95 % intervals:
 
 | checkpoint | forget, published | retain, published | alpha | forget, controlled | retain, controlled | residual at {kept} retention | perplexity of its texts under the original |
@@ -117,12 +111,6 @@ How much of what the original's {layers} layers hold of the forget set a model's
 
 | checkpoint | erasure_depth, published | logit_lens, published | erasure_depth, controlled | logit_lens, controlled |
 |---|---:|---:|---:|---:|"""
-
-COST = """
-What a run counted (the original's share is in each, though a sweep observes it once), and its seconds:
-
-| checkpoint | positions | of them padding | tokens scored | tokens generated | proposed | accepted | seconds |
-|---|---:|---:|---:|---:|---:|---:|---:|"""
 
 
 def page(runs: Path) -> str:
@@ -135,7 +123,6 @@ def page(runs: Path) -> str:
     )
     lines = [head, *(row(*item) for item in records.items())]
     lines += [DEPTH.format(layers=len(first.depth["unlearned"])), *(depth(*item) for item in records.items())]
-    lines += [COST, *(cost(*item) for item in records.items())]
     lines += [f"\n**{name}**\n\n{attack_table.page(records[name])}" for name in ATTACKED]
     return "\n".join(lines) + "\n"
 

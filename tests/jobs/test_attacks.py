@@ -208,6 +208,21 @@ def test_a_sweep_attacks_the_retain_only_model_once(tmp_path):
     assert store.load_record(tmp_path / "alone").scores["retain_only+int4"] == first.scores["retain_only+int4"]
 
 
+def test_an_earlier_run_gives_the_retain_only_model_under_attack(attacked, tmp_path):
+    """With the record instead of the checkpoint, the same net recoveries; of an attack not made there, none."""
+    asked = (*ASKED[:4], "--reference-record", attacked[0], "--attacks", "int4,int8")
+    done = score(tmp_path / "run", *asked)
+    assert done.returncode == 0, done.stderr
+    assert "retain-only model under" not in done.stderr
+    mine, theirs = store.load_record(tmp_path / "run"), store.load_record(attacked[0])
+    for model in ("unlearned", "controlled"):
+        found, expected = (r.attacks.recovery[model]["extraction_strength"] for r in (mine, theirs))
+        assert found["int4"].net == expected["int4"].net
+        assert found["int4"].net is not None
+        assert found["int8"].net is None
+    assert run("rescore", tmp_path / "run").returncode == 0
+
+
 def test_nan_after_an_attack_is_one_line_and_nothing_is_lost(tmp_path, monkeypatch):
     def overflow(checkpoint):
         return weights.attacked(

@@ -77,9 +77,13 @@ def prepare(job: Job, names: Sequence[str]) -> dict[str, Prepared]:
 
 def observe(job: Job, prepared: Mapping[str, Prepared], control: Control) -> Observations:
     """The forget set under every attack, of the unlearned model as published and under control, and of the retain-only
-    model where its checkpoint is at hand: names of record.under -> split -> documents. Each is a stage of the run."""
+    model where its checkpoint, or an earlier run under the attack, is at hand: names of record.under -> split ->
+    documents. Each is a stage of the run."""
     found: Observations = {}
+    theirs = {} if job.reference is None else job.reference.attacked
     for name, it in prepared.items():
+        if name in theirs and theirs[name][0] == it.info:
+            found[under("retain_only", name)] = theirs[name][1]
         for model, subject in _models(job, control).items():
             stage = under(model, name)
             if it.relearned is not None:

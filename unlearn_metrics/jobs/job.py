@@ -14,7 +14,7 @@ from unlearn_metrics.benchmarks.suites import TokenScoreTask
 from unlearn_metrics.checkpoints.files import Checkpoint
 from unlearn_metrics.control.controls import Family
 from unlearn_metrics.documents import Document
-from unlearn_metrics.record import CheckpointInfo, Headline, RunRecord
+from unlearn_metrics.record import AttackInfo, CheckpointInfo, Headline, RunRecord
 from unlearn_metrics.records.folder import Stages
 from unlearn_metrics.settings import Settings
 
@@ -23,11 +23,13 @@ Tasks: TypeAlias = dict[str, TokenScoreTask]
 
 @dataclass(frozen=True)
 class Reference:
-    """A model of an earlier run that stands for the retain-only model: its record, checkpoint and documents."""
+    """A model of an earlier run that stands for the retain-only model: its record, checkpoint and documents. attacked:
+    attacks that were made there, and its documents under each."""
 
     record: RunRecord
     checkpoint: CheckpointInfo
     documents: dict[str, list[Document]]
+    attacked: dict[str, tuple[AttackInfo, dict[str, list[Document]]]]
 
 
 @dataclass(frozen=True)

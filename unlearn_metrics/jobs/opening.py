@@ -20,7 +20,7 @@ from unlearn_metrics.control.controls import Family, family
 from unlearn_metrics.errors import InputError, first_line
 from unlearn_metrics.jobs import identity, keep
 from unlearn_metrics.jobs.job import Job, Reference, Tasks
-from unlearn_metrics.record import CheckpointInfo
+from unlearn_metrics.record import CheckpointInfo, under
 from unlearn_metrics.records import store
 from unlearn_metrics.records.folder import stages
 from unlearn_metrics.scores.models import membership, whole
@@ -263,5 +263,8 @@ def open_reference(benchmark: str, tasks: Tasks, settings: Settings) -> Referenc
     for split, task in tasks.items():
         if record.data.get(split) != task.data_sha256:
             raise InputError(f"{folder} can't be the reference of this run: its {split} documents are others")
-    documents = whole(store.load_documents(folder).get(model, {}))
-    return Reference(record, record.checkpoints[model], {split: documents[split] for split in tasks})
+    observed = store.load_documents(folder)
+    documents = whole(observed.get(model, {}))
+    made = {} if record.attacks is None else record.attacks.made
+    attacked = {name: (info, observed[at]) for name, info in made.items() if (at := under(model, name)) in observed}
+    return Reference(record, record.checkpoints[model], {split: documents[split] for split in tasks}, attacked)
