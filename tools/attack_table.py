@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import sys
 from pathlib import Path
 
@@ -22,9 +23,9 @@ def page(record: RunRecord) -> str:
     known = [model for model in ATTACKED if model in record.attacks.recovery] if record.attacks is not None else []
     rows = [[*each.heads], ["none", *(cell for model in known for cell in (plain(model), "")), plain("retain_only")]]
     rows += [[f"`{name}`", *cells] for (name, *cells), _ in each.rows]
-    lines = ["| " + " | ".join(map(table.escape_markdown, row)) + " |" for row in rows]
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
     lines.insert(1, "|---|" + "---:|" * (len(each.heads) - 1))
-    return "\n".join([*lines, *attacked.markdown(record)]) + "\n"
+    return html.unescape("\n".join([*lines, *attacked.markdown(record)])) + "\n"  # of runs of our own
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from unlearn_metrics.checkpoints.pairs import align
 from unlearn_metrics.checkpoints.tensors import from_memory
 from unlearn_metrics.control import mixing
 from unlearn_metrics.control.controls import family
-from unlearn_metrics.control.mixing import lerp, mix_into, write_mix
+from unlearn_metrics.control.mixing import lerp, mix_into, rounding, write_mix
 from unlearn_metrics.errors import InputError
 
 
@@ -68,6 +68,26 @@ def test_mix_rounds_once():
     o, u = torch.tensor([1.0], dtype=torch.bfloat16), torch.tensor([1.015625], dtype=torch.bfloat16)
     exact = (o.double() + 0.6 * (u.double() - o.double())).to(torch.bfloat16)
     assert torch.equal(lerp(o, u, 0.6), exact)
+
+
+@pytest.mark.parametrize(("steps", "said"), [((1, 2, 2, 9), "75%"), ((1, 2, 9, 9), None), ((), None)])
+def test_changes_that_rounding_loses_are_said(pair, steps, said):
+    """Of four weights that differ by so many steps of bfloat16, 2^-7 between 1 and 2."""
+    o, u = torch.full((2, 4), 1.25, dtype=torch.bfloat16), torch.full((2, 4), 1.25, dtype=torch.bfloat16)
+    for i, n in enumerate(steps):
+        u[1, i] += n / 128
+    original, unlearned = (replace(pair[0], tensors={"w": from_memory(t)}) for t in (o, u))
+    note = rounding(original, unlearned)
+    assert (note is None) if said is None else note.startswith(f"{said} of the weights that unlearning changed are one")
+    wide = (replace(c, tensors={"w": c.tensors["w"].cast(torch.float32)}) for c in (original, unlearned))
+    assert rounding(*wide) is None
+    if said:  # a change of one step is lost below the middle, and whole above
+        below, above = (lerp(o, u, alpha)[1, 0].item() for alpha in (0.49, 0.51))
+        assert (below, above) == (o[1, 0].item(), u[1, 0].item())
+
+
+def test_the_packaged_checkpoints_mix_finely(pair):
+    assert rounding(*pair) is None
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])

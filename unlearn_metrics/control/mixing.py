@@ -24,6 +24,7 @@ from unlearn_metrics.errors import InputError
 ControlFunction: TypeAlias = Callable[[Checkpoint, Checkpoint, float], Checkpoint]
 Blend: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 CARD_PART = 1 << 25  # elements mixed at once on a GPU: each call costs microseconds, whatever its size
+ROWS, STEPS = 64, 2  # of each tensor; of the stored dtype
 SPARE = 0.25  # of a GPU's memory, left to what the model computes
 
 
@@ -70,6 +71,30 @@ def lerp(original: torch.Tensor, unlearned: torch.Tensor, alpha: float) -> torch
     if original.dtype == unlearned.dtype:  # torch computes it in float32 and rounds once
         return torch.lerp(original, unlearned, alpha)
     return torch.lerp(original.float(), unlearned.float(), alpha).to(unlearned.dtype)
+
+
+def rounding(original: Checkpoint, unlearned: Checkpoint) -> str | None:
+    """A sentence, if most of what unlearning changed is at most two steps of the dtype that mixes are rounded to.
+
+    A change of one step is lost in every mix below alpha 0.5, and whole above: the path is a staircase. Looked at in
+    the first rows of each tensor.
+    """
+    counts = torch.zeros(STEPS + 2, dtype=torch.long)
+    for name, tensor in unlearned.tensors.items():
+        theirs = original.tensors[name]
+        if tensor.dtype == theirs.dtype and tensor.dtype in (torch.bfloat16, torch.float16):
+            rows = 0, min(tensor.length, theirs.length, ROWS)
+            o, u = (t.rows(*rows).contiguous().view(torch.int16).int().flatten() for t in (theirs, tensor))
+            counts += torch.bincount((o - u).abs().clamp(max=STEPS + 1), minlength=STEPS + 2).cpu()
+    changed = int(counts[1:].sum())
+    share = float(counts[1 : STEPS + 1].sum()) / max(1, changed)
+    if share <= 0.5:
+        return None
+    dtype = str(next(iter(unlearned.tensors.values())).dtype).removeprefix("torch.")
+    return (
+        f"{share:.0%} of the weights that unlearning changed are one or two steps of {dtype} apart, to which mixes are "
+        "rounded: the path is a staircase; `control mix --alpha 1 --out-dtype float32` gives a copy that mixes finely"
+    )
 
 
 def mix_into(
