@@ -23,7 +23,7 @@ VERSIONS ?= transformers==5.20.0 transformers==5.24.0 datasets==4.0.0
 test-versions: .venv/installed-test
 	for version in $(VERSIONS); do \
 	  $(PIP) install --quiet --no-deps --target .versions/$$version $$version && \
-	  PYTHONPATH=.versions/$$version .venv/bin/python -m pytest $(XDIST) -m "not slow" tests/backends tests/benchmarks || exit 1; \
+	  PYTHONPATH=$(CURDIR)/.versions/$$version .venv/bin/python -m pytest $(XDIST) -m "not slow" tests/backends tests/benchmarks || exit 1; \
 	done
 
 .venv/bin/python:
