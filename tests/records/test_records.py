@@ -7,7 +7,6 @@ import fcntl
 import itertools
 import json
 import math
-import multiprocessing
 import os
 import random
 import shutil
@@ -17,6 +16,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import replace
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import jsonschema
@@ -31,6 +31,7 @@ from rouge_score import rouge_scorer
 import unlearn_metrics
 from tests.command import COMMAND, process, score_of
 from tests.command import run as run_it
+from tools.kills import started, warm
 from unlearn_metrics.documents import TOKEN_SCORE_FIELDS, Document, MeanLoss, TokenScores
 from unlearn_metrics.errors import InputError
 from unlearn_metrics.metrics import METRICS, retention, value, values
@@ -39,44 +40,17 @@ from unlearn_metrics.records import folder, rescore, store
 from unlearn_metrics.scores.scoring import score_all
 
 PACKAGE = Path(unlearn_metrics.__file__).parent
-KILLS = int(os.environ.get("UNLEARN_KILLS", "8"))
+KILLS = 8
 hypothesis = settings(deadline=None, max_examples=300)
 LIMIT = ("--limit", 6)
 
 
 # --- real runs, each in a process of its own; torch is imported once, in the server they are forked from -----------
 
-processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["unlearn_metrics.jobs.score", "unlearn_metrics"])
 
-
-def run_cli(args: list[str], log: Path, die_at: int | None) -> None:
-    """The command line in this process; SIGKILL itself instead of giving the die_at-th file its name."""
-    from unlearn_metrics.cli import main
-
-    for number, stream in enumerate((sys.stdout, sys.stderr), 1):
-        stream.flush()
-        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), number)
-    if die_at is not None:
-        rename, calls = os.replace, itertools.count(1)
-
-        def deadly(*paths: Path) -> None:
-            if next(calls) == die_at:
-                os.kill(os.getpid(), signal.SIGKILL)
-            rename(*paths)
-
-        os.replace = deadly
-    sys.argv = ["unlearn-metrics", *args]
-    main()
-
-
-def start(out: Path, *more: object, die_at: int | None = None) -> tuple[multiprocessing.process.BaseProcess, Path]:
-    args = score_of(out, *LIMIT, *more)
+def start(out: Path, *more: object, die_at: int | None = None) -> tuple[BaseProcess, Path]:
     log = out.with_suffix(".log")
-    log.unlink(missing_ok=True)
-    process = processes.Process(target=run_cli, args=([str(arg) for arg in args], log, die_at))
-    process.start()
-    return process, log
+    return started(score_of(out, *LIMIT, *more), log, die_at), log
 
 
 def finish(out: Path, *more: object, die_at: int | None = None) -> tuple[int | None, str]:
@@ -117,12 +91,10 @@ def undisturbed(tmp_path_factory) -> Path:
 
 @pytest.mark.slow
 def test_killed_at_random_moments_it_ends_as_if_undisturbed(undisturbed, tmp_path):
-    """SIGKILL, up to three times for each run, then left alone. UNLEARN_KILLS=50 for more."""
+    """SIGKILL, up to three times for each run, then left alone. `python -m tools.kills` kills more."""
     expected = everything(undisturbed)
     rng = random.Random(KILLS)
-    warm = processes.Process(target=abs, args=(1,))  # once the server has imported what it should
-    warm.start()
-    warm.join()
+    warm()
     begun = time.monotonic()
     assert finish(tmp_path / "alone")[0] == 0
     seconds = time.monotonic() - begun
