@@ -127,6 +127,8 @@ def killed(args: list[object], out: Path, seconds: float, rng: random.Random, mo
         hits += process.exitcode == -signal.SIGKILL
         if process.exitcode == 0:  # it takes less than it did: kill the next sooner
             return tries, hits, min(seconds, time.monotonic() - begun)
+        if (out / store.RECORD).exists():  # killed after its last step
+            return tries, hits, seconds
     undisturbed(args, out)
     return most, hits, seconds
 
