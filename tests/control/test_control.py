@@ -77,17 +77,18 @@ def test_changes_that_rounding_loses_are_said(pair, steps, said):
     for i, n in enumerate(steps):
         u[1, i] += n / 128
     original, unlearned = (replace(pair[0], tensors={"w": from_memory(t)}) for t in (o, u))
-    note = rounding(original, unlearned)
+    note = rounding("mix", original, unlearned)
     assert (note is None) if said is None else note.startswith(f"{said} of the weights that unlearning changed are one")
     wide = (replace(c, tensors={"w": c.tensors["w"].cast(torch.float32)}) for c in (original, unlearned))
-    assert rounding(*wide) is None
+    assert rounding("trim", original, unlearned) is None
+    assert rounding("mix", *wide) is None
     if said:  # a change of one step is lost below the middle, and whole above
         below, above = (lerp(o, u, alpha)[1, 0].item() for alpha in (0.49, 0.51))
         assert (below, above) == (o[1, 0].item(), u[1, 0].item())
 
 
 def test_the_packaged_checkpoints_mix_finely(pair):
-    assert rounding(*pair) is None
+    assert rounding("mix", *pair) is None
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])

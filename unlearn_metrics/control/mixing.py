@@ -24,6 +24,7 @@ from unlearn_metrics.errors import InputError
 ControlFunction: TypeAlias = Callable[[Checkpoint, Checkpoint, float], Checkpoint]
 Blend: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 CARD_PART = 1 << 25  # elements mixed at once on a GPU: each call costs microseconds, whatever its size
+MIXING = ("mix", "layers")  # controls whose tensors lie between those of the two checkpoints
 ROWS, STEPS = 64, 2  # of each tensor; of the stored dtype
 SPARE = 0.25  # of a GPU's memory, left to what the model computes
 
@@ -73,12 +74,14 @@ def lerp(original: torch.Tensor, unlearned: torch.Tensor, alpha: float) -> torch
     return torch.lerp(original.float(), unlearned.float(), alpha).to(unlearned.dtype)
 
 
-def rounding(original: Checkpoint, unlearned: Checkpoint) -> str | None:
+def rounding(control: str, original: Checkpoint, unlearned: Checkpoint) -> str | None:
     """A sentence, if most of what unlearning changed is at most two steps of the dtype that mixes are rounded to.
 
     A change of one step is lost in every mix below alpha 0.5, and whole above: the path is a staircase. Looked at in
     the first rows of each tensor.
     """
+    if control not in MIXING:
+        return None
     counts = torch.zeros(STEPS + 2, dtype=torch.long)
     for name, tensor in unlearned.tensors.items():
         theirs = original.tensors[name]

@@ -61,7 +61,7 @@ class ControlledLM(HFLM):
         done = None if attack is None else attacks.known(attack, on=("weights",)).fn
         o, u = open_pair(original, unlearned)
         models = family_of(settings, o, u)
-        if (note := rounding(o, u)) is not None:
+        if (note := rounding(control, o, u)) is not None:
             log.warning("unlearn-mix: %s", note)
         kwargs.setdefault("dtype", precision(u))  # as a written checkpoint would be loaded
         super().__init__(pretrained=str(o.folder), **kwargs)

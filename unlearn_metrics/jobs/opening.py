@@ -106,7 +106,7 @@ def open_job(
         check_chat_template(o)
         if differing := other_templates(published):
             say(f"the chat templates differ: {' and '.join(differing)}; all are asked in the original's")
-    if models is not None and (coarse := rounding(o, u)) is not None:
+    if models is not None and (coarse := rounding(settings.control, o, u)) is not None:
         say(coarse)
     lm = warm.lm(o, u, checkpoints["original"], settings)
     along = {} if models is None else {f"at {a!r}": identify(models.at(a)) for a in models.strengths or ()}

@@ -123,7 +123,7 @@ def control(
     for note in u.notes:
         say(note)
     models = family_of(settings, o, u)
-    if settings.alpha not in (0, 1) and dtype is None and (coarse := rounding(o, u)) is not None:
+    if settings.alpha not in (0, 1) and dtype is None and (coarse := rounding(settings.control, o, u)) is not None:
         say(coarse)
     if settings.alpha is None:
         if elsewhere:
