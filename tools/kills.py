@@ -79,6 +79,8 @@ def everything(out: Path) -> dict[str, object]:
         if path.name == store.RECORD:
             found[name] = replace(store.load_record(path.parent), wall_seconds=0, created="")
             store.load_documents(path.parent)
+        elif path.match(".*.new"):  # a write that was killed; hidden, and nobody reads it
+            continue
         elif path.is_file():  # what a sweep has observed is kept with the seconds that it took
             found[name] = path.read_bytes() if ".observed" not in path.parts else None
     return found

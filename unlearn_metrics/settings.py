@@ -61,7 +61,7 @@ def _attackable(names: tuple[str, ...]) -> tuple[str, ...]:
 
 DType: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
 Model: TypeAlias = Literal["retain_only", "unlearned", "original"]
-Count: TypeAlias = Annotated[int, Ge(1)]
+Count: TypeAlias = Annotated[int, Ge(1), Le(10**9)]
 
 
 @dataclass(frozen=True)

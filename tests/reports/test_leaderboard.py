@@ -868,3 +868,11 @@ return [...document.querySelectorAll(texts)]
     return [(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), `${e.tagName} ${e.textContent.slice(0, 40)}`];
   });
 """
+
+
+@given(st.floats(0, 1, exclude_max=True))
+def test_a_band_ends_at_the_originals_retention_whatever_it_begins_at(lowest):
+    found = plots.shares(lowest)
+    assert len(found) == plots.BAND_STEPS
+    assert found[-1] == 1
+    assert all(lowest <= share <= 1 for share in found)

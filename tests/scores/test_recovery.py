@@ -154,7 +154,9 @@ def test_sentences():
         "it is not established that any gives more back than it gives a model that never saw the data."
     )
     words = sentence("As published", "probability", before, {"prefix": of(0.06, None, 0.01)}, worst)
-    assert words.endswith("without a retain-only model, what attacks bring back may be what they themselves teach.")
+    assert words.endswith(
+        "without a retain-only model under the same attack, what attacks bring back may be what they themselves teach."
+    )
 
 
 def test_names_of_models_under_attacks():

@@ -131,7 +131,7 @@ def score(
         entity_spans: of depth, a JSON list of {"question", "entity"}, where the entity alone is read.
         name: what tables call the unlearned checkpoint; by default as it is given.
         limit: only the first documents of each split.
-        sample: only so many documents of each split, drawn with a fixed seed over its clusters.
+        sample: only so many documents of each split, drawn with a fixed seed.
         device: "cpu", "cuda", "cuda:1", ...; by default a GPU if there is one.
         dtype: by default float32 on a CPU, the checkpoint's own elsewhere.
         apply_chat_template: prompt through the tokenizer's chat template.

@@ -30,7 +30,8 @@ def fewshot(document: Document, around: Around, count: int) -> Document:
     others = around.cluster[:count]
     if not others:
         raise Impossible(
-            "has no other document in its cluster to be an example; data of your own name a cluster column"
+            "has no other document in its cluster to be an example; a limit or a sample may have left none, and data "
+            "of your own name a cluster column"
         )
     return document | {"examples": [*others]}
 

@@ -231,6 +231,12 @@ def git_state() -> GitState | None:
     return None if commit is None or changes is None else GitState(commit.strip(), bool(changes))
 
 
+def _drawn(job: Job) -> bool:
+    """Whether a sample leaves documents out: one that is larger than every split does not."""
+    sample = job.settings.sample
+    return sample is not None and any(len(task.eval_docs) == sample for task in job.tasks.values())
+
+
 def signature_of(job: Job, asked: Mapping[str, Sequence[Document]], control: Control, beside: bool = True) -> str:
     """The signature of a run, see signature.py. asked: at least the first document of each split, with its prompt.
 
@@ -240,7 +246,7 @@ def signature_of(job: Job, asked: Mapping[str, Sequence[Document]], control: Con
     hashes = {name: other_tasks.data_hash(loaded) for name, loaded in job.others.items()}
     rest = [found for name, found in hashes.items() if name not in own] if beside else []
     fields = {
-        "n": str(job.settings.limit or (f"{job.settings.sample}-drawn" if job.settings.sample else "all")),
+        "n": str(job.settings.limit or (f"{job.settings.sample}-drawn" if _drawn(job) else "all")),
         "tmpl": "chat" if job.settings.apply_chat_template else "none",
         **({"prompt": short_hash(asked[split][0]["prompt"] for split in job.tasks)} if job.tasks else {}),
         "eos": "prob+",

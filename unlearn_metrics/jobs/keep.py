@@ -83,6 +83,10 @@ def mean(metric: str, documents: Sequence[Document]) -> float:
     return _mean(values([metric], documents)[metric])
 
 
+def too_few(kept: str) -> InputError:
+    return InputError(f"calibration needs at least two {kept} documents (one half to calibrate on, one to report)")
+
+
 def target_of(settings: Settings, originals: Mapping[str, Sequence[Document]]) -> float:
     """The retention that calibration holds a model to, on the calibration split of the original's documents.
 
@@ -92,7 +96,7 @@ def target_of(settings: Settings, originals: Mapping[str, Sequence[Document]]) -
     assert keep is not None
     calibration, evaluation = halves(originals[kept])
     if not evaluation:
-        raise InputError(f"calibration needs at least two {kept} documents (one half to calibrate on, one to report)")
+        raise too_few(kept)
     target = keep * mean(metric, calibration)
     if not target > 0:
         raise InputError(

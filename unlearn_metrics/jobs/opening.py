@@ -26,6 +26,7 @@ from unlearn_metrics.records import store
 from unlearn_metrics.records.folder import stages
 from unlearn_metrics.scores.models import membership, whole
 from unlearn_metrics.settings import OwnData, Settings
+from unlearn_metrics.splits import kept_on
 
 T = TypeVar("T")
 
@@ -245,7 +246,17 @@ def open_tasks(
         raise InputError(f"the task {taken[0]} has the name of a split of {benchmark}; copy it under another")
     if settings.keep is not None and not settings.without_control:
         keep.check(settings.retention_metric, benchmark or "this command", tasks, others)
+        kept = kept_on(settings.retention_metric)
+        if kept in tasks and min(len(tasks[kept].eval_docs), settings.limit or 2) < 2:
+            raise keep.too_few(kept)
     return tasks, others, settings
+
+
+LEFT = ("limit", "sample")
+
+
+def _documents(limit: object, sample: object) -> str:
+    return str(limit or (f"{sample} drawn" if sample else "all"))
 
 
 def open_reference(benchmark: str, tasks: Tasks, settings: Settings) -> Reference:
@@ -259,10 +270,9 @@ def open_reference(benchmark: str, tasks: Tasks, settings: Settings) -> Referenc
         raise InputError(f"{folder} holds no {model} model; --reference-from can be {there}")
     if record.benchmark != benchmark:
         raise InputError(f"{folder} is a run of {record.benchmark}, not of {benchmark}")
-    if (theirs := record.settings.get("limit")) != limit:
-        raise InputError(
-            f"{folder} is a run of {theirs or 'all'} documents of each split, this one is of {limit or 'all'}"
-        )
+    theirs, ours = (_documents(*asked) for asked in (map(record.settings.get, LEFT), (limit, settings.sample)))
+    if theirs != ours:
+        raise InputError(f"{folder} is a run of {theirs} documents of each split, this one is of {ours}")
     for split, task in tasks.items():
         if record.data.get(split) != task.data_sha256:
             raise InputError(f"{folder} can't be the reference of this run: its {split} documents are others")

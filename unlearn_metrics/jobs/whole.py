@@ -72,6 +72,7 @@ def dry_run(
     _check_alone()
     early.check(original, unlearned, benchmark, data, settings)
     job = open_job(original, _latest(unlearned, settings), benchmark, data, settings, say, None, Warm())
+    attacking.prepare(job, settings.attacks)
     if (cost := ahead.cost_of_limit(job)) is not None:
         say(cost)
     say("observing a few documents, to see how long they take")

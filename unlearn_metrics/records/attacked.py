@@ -52,7 +52,8 @@ def sentence(view: str, metric: str, before: Estimate | None, found: Mapping[str
     text += f", under {many} {interval(worst.value)}"
     net = {name: it for name, it in found.items() if it.net is not None and it.net.value is not None}
     if not net:
-        return f"{text}; without a retain-only model, what attacks bring back may be what they themselves teach."
+        alone = "without a retain-only model under the same attack, what attacks bring back"
+        return f"{text}; {alone} may be what they themselves teach."
     # an attack that only harms the retain-only model has a net recovery, and brings nothing back
     sure = {
         name: it

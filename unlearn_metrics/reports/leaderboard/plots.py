@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
 
@@ -151,6 +152,11 @@ def _walk(row: Row, metric: str) -> list[tuple[float, Point]]:
     return [(alpha, point) for alpha, x, y in walk for point in _finite([(x, y)])]
 
 
+def shares(lowest: float) -> list[float]:
+    """BAND_STEPS retentions above the lowest, of which the last is 1 itself: a sum of steps can pass it."""
+    return [float(share) for share in np.linspace(lowest, 1, BAND_STEPS + 1)[1:]]
+
+
 def _band(row: Row, metric: str) -> list[Point]:
     """The outline of what is left at each retention that the path reaches, with its 95 % interval."""
     path = row.record.path
@@ -159,7 +165,7 @@ def _band(row: Row, metric: str) -> list[Point]:
     of = equal_retention.path_of(path, metric)
     drawn = curve.draw(of, 0, BAND_DRAWS)
     lowest = float(curve.retention(of, drawn)[:, 0].min())
-    grid = [max(lowest, 0.0) + (1 - max(lowest, 0.0)) * step / BAND_STEPS for step in range(1, BAND_STEPS + 1)]
+    grid = shares(max(lowest, 0.0))
     found = [curve.estimate(line, of.clusters) for line in curve.residual(of, metric, drawn, grid)]
     known = [(x, e.low, e.high) for x, e in zip(grid, found, strict=True)]
     low = [(x, a) for x, a, b in known if a is not None and b is not None]
