@@ -477,7 +477,9 @@ def test_the_collapsed_model_beside_the_moderate_one(tmp_path):
     assert result["model"] == "unlearned"
     assert result["paired"] == {"moderate": {"forget": 60, "retain": 60}}
     fluency, retention, quality = result["sentences"]
-    assert fluency.startswith("Fluency: moderate is better than excessive by perplexity (retain, forget)")
+    assert fluency.startswith(
+        "Fluency: moderate is better than excessive by perplexity (retain), repetition (retain, forget)"
+    )
     assert retention.startswith(
         "Knowledge retention: moderate is better than excessive by extraction_strength (retain)"
     )
