@@ -107,12 +107,9 @@ def observe(job: Job, prepared: Mapping[str, Prepared], control: Control) -> Obs
 
 def _same_for_all(job: Job, name: str, it: Prepared, model: str) -> str:
     """What a model under an attack, as published, depends on: all checkpoints of a sweep share the retain-only one."""
-    of = {role: job.checkpoints[role] for role in ("original", model)}
     tasks = {SPLIT: it.task}
     requests = identity.requests_hash(tasks, job.lm, job.settings, {})
-    return identity.fingerprint(
-        tasks, job.lm, of, identity.asked(job.settings), {}, f"{requests} {name} {it.info.what}"
-    )
+    return identity.as_published(job, model, tasks, {}, f"{requests} {name} {it.info.what}")
 
 
 def _observe(

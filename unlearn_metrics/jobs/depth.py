@@ -35,10 +35,7 @@ def observe_depth(job: Job, control: Control, observed: Observations) -> None:
     }
 
     def shared(model: str, compute: Callable[[], Lists]) -> Lists:  # the same for all checkpoints of a sweep
-        of = {role: job.checkpoints[role] for role in ("original", model)}
-        key = identity.fingerprint(
-            job.tasks, job.lm, of, identity.asked(job.settings), job.others, job.requests + about
-        )
+        key = identity.as_published(job, model, job.tasks, job.others, job.requests + about)
         return job.stage.shared(f"depth of {model}", key, compute)
 
     def as_original() -> None:

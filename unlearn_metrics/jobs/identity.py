@@ -151,6 +151,14 @@ def fingerprint(
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
+def as_published(job: Job, model: str, tasks: Tasks, others: other_tasks.Loaded, requests: str) -> str:
+    """The fingerprint of a checkpoint without a control, the same in every run that asks it the same."""
+    of = {"original": job.checkpoints["original"]}
+    if model != "original":
+        of["checkpoint"] = job.checkpoints[model]
+    return fingerprint(tasks, job.lm, of, asked(job.settings), others, requests)
+
+
 def requests_hash(tasks: Tasks, lm: HFLM, settings: Settings, others: other_tasks.Loaded) -> str:
     """sha256 over all that the models are sent: prompts, examples and all, as templates render them, and answers."""
     digest = hashlib.sha256()

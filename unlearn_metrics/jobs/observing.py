@@ -34,10 +34,7 @@ def observe(job: Job, pair: tuple[Checkpoint, Checkpoint], alpha: float, fn: Con
 
 def observe_as_published(job: Job, model: str) -> Splits:
     """A checkpoint without a control, which is the same in every run that asks it the same."""
-    of = {"original": job.checkpoints["original"]}
-    if model != "original":
-        of["checkpoint"] = job.checkpoints[model]
-    key = identity.fingerprint(job.tasks, job.lm, of, identity.asked(job.settings), job.others, job.requests)
+    key = identity.as_published(job, model, job.tasks, job.others, job.requests)
     alpha = float(model != "original")
     return job.stage.shared(model, key, lambda: observe(job, job.published[model], alpha))
 

@@ -252,17 +252,15 @@ def open_tasks(
     return tasks, others, settings
 
 
-LEFT = ("limit", "sample")
-
-
-def _documents(limit: object, sample: object) -> str:
+def _documents(settings: Mapping[str, object]) -> str:
+    limit, sample = settings.get("limit"), settings.get("sample")
     return str(limit or (f"{sample} drawn" if sample else "all"))
 
 
 def open_reference(benchmark: str, tasks: Tasks, settings: Settings) -> Reference:
     """The earlier run that settings.reference_record names. InputError if the model is not there, or if that run was of
     other documents."""
-    folder, model, limit = settings.reference_record, settings.reference_from, settings.limit
+    folder, model = settings.reference_record, settings.reference_from
     assert folder is not None
     record = store.load_record(folder)
     if model not in record.scores or model not in record.checkpoints:
@@ -270,7 +268,7 @@ def open_reference(benchmark: str, tasks: Tasks, settings: Settings) -> Referenc
         raise InputError(f"{folder} holds no {model} model; --reference-from can be {there}")
     if record.benchmark != benchmark:
         raise InputError(f"{folder} is a run of {record.benchmark}, not of {benchmark}")
-    theirs, ours = (_documents(*asked) for asked in (map(record.settings.get, LEFT), (limit, settings.sample)))
+    theirs, ours = _documents(record.settings), _documents(vars(settings))
     if theirs != ours:
         raise InputError(f"{folder} is a run of {theirs} documents of each split, this one is of {ours}")
     for split, task in tasks.items():
