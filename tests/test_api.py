@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from html.parser import HTMLParser
 from pathlib import Path
 from types import ModuleType
 
@@ -139,15 +140,26 @@ def test_a_run_is_one_line_and_one_table_and_a_strangers_name_is_text(run):
     assert "\n" not in repr(run)
     assert "\x1b" not in repr(run)
     assert "alpha 0.3" in repr(run)
-    page = run._repr_html_()
-    assert "min_k" in page  # it was asked for
-    assert "retain_model" in page  # what forget quality lacks, in Python's names
-    assert "--" not in page
-    assert "min_k" not in um.load(run.folder)._repr_html_()
+    table = run._repr_html_().split("<details>")[0]
+    assert "min_k" in table  # it was asked for
+    assert "retain_model" in table  # what forget quality lacks, in Python's names
+    assert "--" not in table
+    assert "min_k" not in um.load(run.folder)._repr_html_().split("<details>")[0]
     page = um.compare([run, scored(name="other")])._repr_html_()
     assert "<script" not in page
     assert "&lt;script&gt;" in page
     assert not {"\x1b", "\u202e"} & {*page}
+
+
+def test_a_notebook_has_the_report_folded_beneath_the_table(run, tmp_path):
+    """As it is written to a file, in a frame that runs nothing, out of which no text of a stranger breaks."""
+    frames = []
+    parser = HTMLParser()
+    parser.handle_starttag = lambda tag, attributes: frames.append((tag, dict(attributes)))
+    parser.feed(run._repr_html_().partition("</pre>")[2])
+    assert [tag for tag, _ in frames] == ["details", "summary", "iframe"]
+    assert frames[-1][1]["sandbox"] is None  # allows nothing
+    assert frames[-1][1]["srcdoc"] == run.report(tmp_path / "report.html").read_text()
 
 
 def test_a_run_opens_again_and_can_be_kept(run, tmp_path):

@@ -57,7 +57,8 @@ class Control:
 
     alpha is the control's strength (0 = original, 1 = unlearned): of `mix`, the weight of the unlearned model.
     parameters are what else the control was given. target and achieved are retention, the mean of `metric`, on the
-    calibration split; achieved_held_out / original_held_out are on the evaluation split.
+    calibration split; achieved_held_out / original_held_out are on the evaluation split. rounding: where the stored
+    dtype swallows most of what a mix would change, the sentence that tells it.
     """
 
     __pydantic_config__ = STRICT
@@ -72,6 +73,7 @@ class Control:
     achieved_held_out: float | None = None
     trace: list[TracePoint] = field(default_factory=list)
     parameters: dict[Text, Text] = field(default_factory=dict)
+    rounding: Text | None = None
 
 
 @dataclass(frozen=True)

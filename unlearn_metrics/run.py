@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from markupsafe import escape
 from rich.text import Text
 
 from unlearn_metrics.documents import Observations
@@ -28,11 +29,17 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 TEXTS = ("question", "prompt", "reference", "generation")
+# a page of its own within the notebook's: neither's style reaches the other, and nothing in it may run
+FOLDED = """<details><summary>Report: plots, what the models said, all scores</summary>
+<iframe sandbox srcdoc="{}" title="report" loading="lazy" style="width: 100%; height: 75vh; border: 0"></iframe>
+</details>
+"""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Run:
-    """A scored run, in memory or in a folder. A notebook shows it as the table that the command line prints.
+    """A scored run, in memory or in a folder. A notebook shows it as the table that the command line prints, with the
+    report folded beneath it.
 
     Made by `score`, `load` and `rescore`, not by hand.
 
@@ -205,12 +212,17 @@ class Run:
         """
         from unlearn_metrics.reports.showing import page
 
+        page.save(Path(path), self._page(split, count, metric))
+        return Path(path)
+
+    def _page(self, split: str = "forget", count: int = 5, metric: str | None = None) -> str:
+        from unlearn_metrics.reports.showing import page
+
         try:
             by, found = showing.examples(self.record, self.observations, split, count, metric)
         except showing.NoTexts:
             by, found = "", []
-        page.save(Path(path), page.as_html(self.record, self.observations, by, found))
-        return Path(path)
+        return page.as_html(self.record, self.observations, by, found)
 
     def figures(self, folder: str | Path) -> list[Path]:
         """Write the run's plots for a paper, each as SVG, PDF and PNG: its path, and how its documents differ.
@@ -266,7 +278,7 @@ class Run:
         return plain(" ".join(f"<Run {self.name} on {self.record.benchmark}: {'; '.join(said)}>".split()))
 
     def _repr_html_(self) -> str:
-        """The table, how the model was controlled, and the verdict, for a notebook."""
+        """For a notebook: the table, how the model was controlled, the verdict, and, folded, the report."""
         notes = [*table.composite_notes(self.record), *table.residual_notes(self.record)]
         lines = [Text(note, style="dim") for note in notes]
         lines += [Text(f"unknown: {line}", style="dim") for line in table.undefined(self.record)]
@@ -275,4 +287,4 @@ class Run:
         tables = [table.table(self.record, self.everything), table.residual_table(self.record)]
         tables += attacked.tables(self.record, self.everything)
         lines = [Text(in_python(line.plain), line.style) for line in lines]
-        return html(*(shown for shown in tables if shown is not None), *lines)
+        return html(*(shown for shown in tables if shown is not None), *lines) + FOLDED.format(escape(self._page()))

@@ -172,6 +172,18 @@ def mixed(tmp_path_factory):
     return out, done
 
 
+def test_a_record_says_where_the_dtype_swallows_a_mix(tmp_path):
+    """Every weight of a copy of the original is one step of bfloat16 off."""
+    near = Path(shutil.copytree(CHECKPOINTS / "original", tmp_path / "near"))
+    for file in near.glob("*.safetensors"):
+        stepped = {name: (t.view(torch.int16) ^ 1).view(torch.bfloat16) for name, t in load_file(file).items()}
+        save_file(stepped, file, metadata={"format": "pt"})
+    done = score(tmp_path / "run", "--alpha", "0.5", "--limit", "1", unlearned=near)
+    said = "100% of the weights that unlearning changed are one or two steps of bfloat16 apart"
+    told = store.load_record(tmp_path / "run").control.rounding
+    assert [said in text for text in (told, done.stdout, done.stderr)] == [True] * 3
+
+
 def test_control_mix_writes_what_score_would_have_scored(mixed, tmp_path):
     """Scored raw, the written checkpoint gives the numbers that `score --keep` gives under control."""
     out, done = mixed

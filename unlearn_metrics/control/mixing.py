@@ -26,6 +26,7 @@ Blend: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 CARD_PART = 1 << 25  # elements mixed at once on a GPU: each call costs microseconds, whatever its size
 MIXING = ("mix", "layers")  # controls whose tensors lie between those of the two checkpoints
 ROWS, STEPS = 64, 2  # of each tensor; of the stored dtype
+FINER = "`control mix --alpha 1 --out-dtype float32` gives a copy that mixes finely"
 SPARE = 0.25  # of a GPU's memory, left to what the model computes
 
 
@@ -96,7 +97,7 @@ def rounding(control: str, original: Checkpoint, unlearned: Checkpoint) -> str |
     dtype = str(next(iter(unlearned.tensors.values())).dtype).removeprefix("torch.")
     return (
         f"{share:.0%} of the weights that unlearning changed are one or two steps of {dtype} apart, to which mixes are "
-        "rounded: the path is a staircase; `control mix --alpha 1 --out-dtype float32` gives a copy that mixes finely"
+        "rounded: the path is a staircase"
     )
 
 

@@ -37,8 +37,8 @@ class Job:
     """A run, opened. tasks: the benchmark's by split; others: lm-eval's own, by name.
 
     published: model -> the pair of checkpoints whose second is the model as published. models: what the control makes
-    of the pair; None: no control. checkpoints: what identifies each model. reader: a classifier of generations.
-    requests: the hash of all that the models are sent.
+    of the pair; None: no control. rounding: what is to be said of its mixes (mixing.rounding). checkpoints: what
+    identifies each model. reader: a classifier of generations. requests: the hash of all that the models are sent.
     """
 
     benchmark: str
@@ -48,6 +48,7 @@ class Job:
     headline: Headline
     published: Mapping[str, tuple[Checkpoint, Checkpoint]]
     models: Family | None
+    rounding: str | None
     checkpoints: dict[str, CheckpointInfo]
     reference: Reference | None
     reader: Classifier | None

@@ -17,7 +17,7 @@ from unlearn_metrics.checkpoints.files import Checkpoint, check_finite, identify
 from unlearn_metrics.checkpoints.pairs import align
 from unlearn_metrics.checkpoints.tokenizers import check_chat_template, other_templates, with_fixed_date
 from unlearn_metrics.control.controls import Family, family
-from unlearn_metrics.control.mixing import rounding
+from unlearn_metrics.control.mixing import FINER, rounding
 from unlearn_metrics.errors import InputError, first_line
 from unlearn_metrics.jobs import identity, keep
 from unlearn_metrics.jobs.job import Job, Reference, Tasks
@@ -107,8 +107,9 @@ def open_job(
         check_chat_template(o)
         if differing := other_templates(published):
             say(f"the chat templates differ: {' and '.join(differing)}; all are asked in the original's")
-    if models is not None and (coarse := rounding(settings.control, o, u)) is not None:
-        say(coarse)
+    coarse = None if models is None else rounding(settings.control, o, u)
+    if coarse is not None:
+        say(f"{coarse}; {FINER}")
     lm = warm.lm(o, u, checkpoints["original"], settings)
     along = {} if models is None else {f"at {a!r}": identify(models.at(a)) for a in models.strengths or ()}
     # once: rendering all prompts of many tasks takes seconds
@@ -132,6 +133,7 @@ def open_job(
         headline=suites.headline(benchmark),
         published=published,
         models=models,
+        rounding=coarse,
         checkpoints=checkpoints,
         reference=reference,
         reader=reader,

@@ -98,7 +98,8 @@ def choose_control(job: Job, observed: Observations, clock: ahead.Clock) -> tupl
     if models is None:
         return Control(method="none", alpha=1.0), None
     if settings.alpha is not None:
-        return Control(method=models.method, alpha=settings.alpha, parameters=models.given(settings.alpha)), None
+        given = models.given(settings.alpha)
+        return Control(models.method, settings.alpha, parameters=given, rounding=job.rounding), None
     job.say(f"calibrating the control {models.method} on {settings.retention_metric}")
     wanted = keep.wanted(job.tasks, job.others, settings, job.headline)
     observe = keep.observer(job.lm, job.tasks, job.others, settings, wanted)
@@ -107,7 +108,8 @@ def choose_control(job: Job, observed: Observations, clock: ahead.Clock) -> tupl
     def say(message: str) -> None:
         job.say(message + clock.left())
 
-    return keep.calibrated(job.lm, models, settings, wanted, known, observe, say, clock.stage(job.stage))
+    control, path = keep.calibrated(job.lm, models, settings, wanted, known, observe, say, clock.stage(job.stage))
+    return replace(control, rounding=job.rounding), path
 
 
 def observe_controlled(job: Job, control: Control, observed: Observations) -> Splits:

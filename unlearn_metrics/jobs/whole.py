@@ -18,7 +18,7 @@ from unlearn_metrics.benchmarks import suites
 from unlearn_metrics.checkpoints.files import check_finite, check_free, open_checkpoint, write_checkpoint
 from unlearn_metrics.control import CONTROLS
 from unlearn_metrics.control.controls import steps
-from unlearn_metrics.control.mixing import rounding, write_mix
+from unlearn_metrics.control.mixing import FINER, rounding, write_mix
 from unlearn_metrics.documents import Observations
 from unlearn_metrics.errors import InputError
 from unlearn_metrics.jobs import ahead, attacking, early, identity
@@ -125,7 +125,7 @@ def control(
         say(note)
     models = family_of(settings, o, u)
     if settings.alpha not in (0, 1) and dtype is None and (coarse := rounding(settings.control, o, u)) is not None:
-        say(coarse)
+        say(f"{coarse}; {FINER}")
     if settings.alpha is None:
         if elsewhere:
             benchmark, data = None, None

@@ -20,14 +20,13 @@ def describe(control: Control) -> str:
         return "control: none"
     given = "".join(f", {name} {value}" for name, value in control.parameters.items())
     text = f"control: {control.method}{given}, alpha = {control.alpha:.4g} (0 = original, 1 = unlearned)"
-    if control.target is None or control.achieved is None or control.keep is None:
-        return text
-    text += f"; {_named(control.metric)}: {control.achieved:.3f} on the calibration split (target {control.target:.3f}"
-    text += f" = {control.keep:g} of the original's)"
-    if control.achieved_held_out is not None and control.original_held_out:
-        text += f", {control.achieved_held_out:.3f} on the evaluation split"
-        text += f" ({control.achieved_held_out / control.original_held_out:.1%} of the original's)"
-    return text
+    if control.target is not None and control.achieved is not None and control.keep is not None:
+        text += f"; {_named(control.metric)}: {control.achieved:.3f} on the calibration split (target "
+        text += f"{control.target:.3f} = {control.keep:g} of the original's)"
+        if control.achieved_held_out is not None and control.original_held_out:
+            text += f", {control.achieved_held_out:.3f} on the evaluation split"
+            text += f" ({control.achieved_held_out / control.original_held_out:.1%} of the original's)"
+    return text if control.rounding is None else f"{text}; {control.rounding}"
 
 
 def verdict(
