@@ -35,7 +35,13 @@ def as_html(record: RunRecord, observations: Observations, metric: str, examples
     environment = Environment(
         loader=templates, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"shown": shown, "plain": _lines, "called": called, "number": table.number, "estimate": _estimate}
+    environment.filters |= {
+        "shown": shown,
+        "plain": _lines,
+        "called": called,
+        "number": table.number,
+        "estimate": _estimate,
+    }
     style = templates.get_source(environment, "report.css")[0]
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
