@@ -31,8 +31,8 @@ ABOUT = {
     "78": "gradient ascent, 78 steps",
 }
 INTRO = (
-    "Small Llama checkpoints taught TOFU's text and unlearned by gradient ascent, measured under control; and, as they "
-    "were published, logs of the TOFU and MUSE authors and of UDS."
+    "Small Llama checkpoints taught TOFU's text, unlearned by gradient ascent and measured here; and, as they were "
+    "published, logs of the TOFU and MUSE authors and of the Unlearning Depth Score paper (UDS)."
 )
 # picture -> (width, height, dark, what is shown: the page from its top, or the first element of a selector)
 PICTURES = {

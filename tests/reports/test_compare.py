@@ -355,6 +355,20 @@ def test_signatures_that_differ_in_what_matters_are_refused(tmp_path):
     compare([a, save(tmp_path / "e", values, signature=SIGNATURE.replace("seed:0", "seed:1"))])
 
 
+def test_of_which_documents_is_said(tmp_path):
+    """So many drawn ones are no others than so many first ones by name; of all documents there is nothing to say."""
+    values = {"forget": {"rouge": [0.1] * 12}}
+    all_, drawn, again, first = (
+        save(tmp_path / name, values, signature=SIGNATURE.replace("n:all", f"n:{n}"))
+        for name, n in (("a", "all"), ("b", "1-drawn"), ("c", "1-drawn"), ("d", "1200"))
+    )
+    at_random = "1 document of each split, drawn at random"
+    assert f"All are measured on {at_random}." in compare([drawn, again]).notes
+    assert not any("measured on" in note for note in compare([all_, save(tmp_path / "e", values)]).notes)
+    differ = f"n is {at_random} in one, the first 1,200 documents of each split in the other"
+    assert differ in compare([drawn, first], anyway=True).notes[0]
+
+
 def test_bad_arguments(tmp_path):
     a, b = (save(tmp_path / name, {"forget": {"rouge": [0.1] * 12}}) for name in "ab")
     for arguments, says in (

@@ -31,6 +31,7 @@ from tests.reports.test_leaderboard import (
 from unlearn_metrics.record import RunRecord
 from unlearn_metrics.records import tables
 from unlearn_metrics.records.folder import TEXTS
+from unlearn_metrics.reports import drawing
 from unlearn_metrics.reports.leaderboard import about, answer, files, printed, reading, rows, samples, strips, words
 
 
@@ -51,8 +52,9 @@ def test_one_row_is_best_for_sure():
     assert found.best == "a has forgotten the most."
     assert found.sure == "Sure"
     assert "the other 2 ranked rows all have significantly more of the forget set left" in found.why
-    kept = "extraction_strength on the forget set where 95 % of the original's extraction_strength on the retain set"
-    assert found.beside.startswith(f"Residual ({kept} is retained): a 0.200 [")
+    kept = "Each row is held to 95 % of the original's extraction_strength on the retain set; "
+    left = "its residual is the extraction_strength still left on the forget set: a 0.200 ["
+    assert found.beside.startswith(kept + left)
     assert found.beside.endswith("]; retain-only model (the goal) 0.050; original 1.000.")
     text = str(found)  # what is asked first, first
     order = [text.index(part) for part in (found.best, found.sure, found.why, found.beside)]
@@ -74,7 +76,7 @@ def test_what_makes_an_answer_doubtful_is_said():
     few = said(record("a", [0.1] * 7), record("b", [0.8] * 7))
     assert few.sure == "Sure, but from few documents"
     assert said(record("a", [0.5] * 7), record("b", [0.5] * 7)).sure == "Not decided, and from few documents"
-    assert "7 independent groups" in few.doubts
+    assert "7 clusters of documents" in few.doubts
     beyond = said(record("a", 0.1, own=0.96), record("b", 0.8))
     assert "As published, a (96 %) retains more than 95 %, so its residual is extrapolated" in beyond.doubts
     broken = record("a", 0.1)
@@ -86,19 +88,45 @@ def test_what_makes_an_answer_doubtful_is_said():
 def test_nothing_to_rank_is_said_with_its_reason():
     found = said(unlearned("a"), unlearned("b"), unlearned("c"))
     assert (found.best, found.sure) == ("Nothing can be ranked here.", "Unknown")
-    assert "the 3 rows are without a rank, scored without control" in found.why
+    assert found.why.startswith("all 3 rows: scored without control")
+    assert said(unlearned("a")).why.startswith("the only row: scored without control")
     assert said(record("a")).sure == "No comparison"
 
 
-def test_numbers_are_ranks_and_letters_find_a_row_in_the_plots():
+def test_a_mark_finds_a_row_in_the_plots_and_is_no_letter():
+    """Letters beside ranks would be taken for groups of rows that do not differ."""
     group = table(*(record(name, 0.5) for name in "ab"), record("y", 0.2), record("z", 0.9), older("o"), older("p"))
     assert [words.rank(row) for row in group.rows] == ["1", "2–3", "2–3", "4", "—", "—"]
-    assert [row.label for row in group.rows] == [*"ABCDEF"]
-    many = table(*(record(f"m{i:02}", 0.5) for i in range(28)))
-    assert [row.label for row in many.rows][-3:] == ["Z", "AA", "AB"]
     page = files.as_html([group])
-    assert re.findall(r'class="chip p\d"[^>]*>([^<]+)<', page) == [*"ABCDEF"]
-    assert {*"ABCD"} <= set(re.findall(r">([^<>]+)</text>", page))
+    assert len(set(marks(page))) == len(marks(page)) == 6
+    curves = page[page.index("<figure>") : page.index("</figure>")]
+    assert not re.findall(r">[A-Z]{1,2}</text>", curves)
+    # colour and shape of a row's point are those of its mark; the point is hollow if it is extrapolated
+    shapes = {name: d for d, name in re.findall(r'<path d="([^"]+)"[^>]*id="([^"]+)"', curves)}
+    points = re.findall(r'<use [^>]*data-row="(\d)" [^>]*"var\(--s(\d)\)"[^>]*href="#([^"]+)"', curves)
+    assert sorted({(int(row), colour, corners(shapes[path])) for row, colour, path in points}) == [
+        (row, colour, corners(d)) for row, (colour, d) in enumerate(marks(page)[:4])
+    ]
+
+
+def marks(page: str) -> list[tuple[str, str]]:
+    """(number of the colour, outline) of each row's mark."""
+    return re.findall(r'class="mark"[^>]*><path class="dot p(\d)" d="([^"]+)"', page)
+
+
+def corners(outline: str) -> tuple[int, int]:
+    """(how many there are, how many of them at the top); a circle has none."""
+    if re.search("[aC]", outline):
+        return 0, 0
+    ys = [float(y) for y in re.findall(r"-?[\d.]+", outline)][1::2]
+    return len(ys), ys.count(min(ys))
+
+
+@pytest.mark.parametrize(("n", "alike"), [(drawing.MARKS, False), (drawing.MARKS + 1, True)])
+def test_no_two_rows_share_a_mark(n: int, alike: bool):
+    page = files.as_html([table(*(record(f"m{i:02}", 0.5) for i in range(n)))])
+    assert len(set(marks(page))) == (0 if alike else n)
+    assert ("mark stands beneath its rank" in page) is not alike
 
 
 def test_what_is_retained_is_named():
@@ -171,12 +199,23 @@ def test_what_differs_is_said_by_names_not_hashes():
     assert apart == ["not stated there: the prompts, the documents"]
 
 
+def test_a_sample_is_said_in_one_table_as_in_many():
+    sampled = SIGNATURE.replace("n:all", "n:4-drawn")
+    only = rows.groups(found(record("a", signature=sampled), record("b", signature=sampled)))
+    for text in (files.as_markdown(only), files.as_html(only), files.as_latex(only)):
+        assert "2 rows, 2 ranked, on 4 documents of each split, drawn at random." in text
+    many = rows.groups(found(record("a", signature=sampled), record("b", signature=sampled), record("c")))
+    assert sorted(group.variant for group in many) == ["4 documents of each split, drawn at random", "all documents"]
+    (apart,) = (group.apart for group in many if group.apart)
+    assert apart == ["all documents here, 4 documents of each split, drawn at random there"]
+
+
 def test_tables_of_one_name_are_told_apart():
     layers = SIGNATURE.replace("ctl:mix.es.keep0.95", "ctl:layers.es.keep0.95").replace("n:all", "n:140")
     tables = rows.groups(found(record("a"), record("b"), record("c", signature=layers), record("d", base="org/x")))
     titles = [words.titled(group) for group in tables]
     assert sorted(titles) == [
-        "demo, original org/base, control layers, 140 documents",
+        "demo, original org/base, control layers, the first 140 documents of each split",
         "demo, original org/base, control mix, all documents",
         "demo, original org/x",
     ]
@@ -249,7 +288,7 @@ def test_logs_are_a_compact_table_of_what_they_hold():
     compact = page[page.index("Not ranked: single rows") :]
     assert compact.count("<tbody id") == 3
     assert "<figure>" not in compact
-    assert "imported from a log, so never put under control" in compact
+    assert "imported from a log, which tells values as published only" in compact
 
 
 def test_rows_of_one_log_are_not_taken_for_one_run():

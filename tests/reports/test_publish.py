@@ -120,7 +120,7 @@ def test_the_headline_is_short_and_all_is_all():
     mine = ModelCard(new).data.eval_results
     assert [(e.metric_name, e.metric_value) for e in mine] == [
         ("residual extraction_strength at 95 % retention (forget)", pytest.approx(0.4)),
-        ("extraction_strength above retain-only at 95 % retention (forget)", pytest.approx(0.25)),
+        ("extraction_strength at 95 % retention, rescaled: retain-only 0, original 1 (forget)", pytest.approx(0.25)),
         ("extraction_strength, as published (forget)", 0.5),
         ("extraction_strength, as published (retain)", 0.5),
         ("model_utility, as published", 0.6),

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from unlearn_metrics.errors import InputError
 from unlearn_metrics.record import Control
+from unlearn_metrics.wording import counted
 
 # what each field fixes; of those in FREE, two records may differ and still be compared
 FIELDS = {
@@ -83,13 +84,25 @@ def comparable(line: str) -> tuple[tuple[str, str], ...]:
     return tuple(sorted(fields.items()))
 
 
+def documents(line: str) -> str:
+    """Of which documents of each split a number is, in words; empty for all of them."""
+    n = parse(line).get("n", "all")
+    if n == "all":
+        return ""
+    count, drawn = n.removesuffix("-drawn"), n.endswith("-drawn")
+    many = counted(int(count), "document") if count.isdigit() else f"{count} documents"
+    return f"{many} of each split, drawn at random" if drawn else f"the first {many} of each split"
+
+
 def differences(
     a: str, b: str, besides: Collection[str] = (), words: tuple[str, str] = ("in one", "in the other")
 ) -> list[str]:
     """In which fields that matter two signatures differ, besides those named, in words; empty: they may be compared."""
     one, two = dict(comparable(a)), dict(comparable(b))
+    # what is given there by a name of this package's alone, in words
+    said = [{**of, "n": documents(line) or "all documents"} if "n" in of else of for of, line in ((one, a), (two, b))]
     return [
-        f"{key} is {one.get(key, 'not given')} {words[0]}, {two.get(key, 'not given')} {words[1]}"
+        f"{key} is {said[0].get(key, 'not given')} {words[0]}, {said[1].get(key, 'not given')} {words[1]}"
         for key in ("benchmark", *FIELDS)
         if key not in besides and one.get(key) != two.get(key)
     ]

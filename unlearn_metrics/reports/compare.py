@@ -145,17 +145,21 @@ def _procedure(tests: Sequence[Test], pairs: int) -> list[str]:
 
 def _about(model: str, runs: Sequence[Run]) -> list[str]:
     """What to keep in mind of the models that are compared."""
+    documents = {signature.documents(run.record.signature) for run in runs}
+    said = [f"All are measured on {of}." for of in documents if of and len(documents) == 1]
     if model == "unlearned":
         return [
+            *said,
             "Without control, a model that lost everything also looks good on the forget set: "
-            "read forget quality together with retention."
+            "read forget quality together with retention.",
         ]
     if model == "controlled" and any(run.record.control.keep is not None for run in runs):
         return [
+            *said,
             "Apart from the residual, metrics are those of the controlled checkpoints at their alphas as calibrated: "
-            "the noise of the calibration is not in their intervals."
+            "the noise of the calibration is not in their intervals.",
         ]
-    return []
+    return said
 
 
 def _load(runs: Sequence[Path | Measured], model: str | None) -> tuple[str, list[Run]]:

@@ -18,6 +18,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 SERIES = 8  # colours of lines; what shares one is told apart otherwise
+# matplotlib's marker -> the same in 20 x 20. Colours and shapes take turns, so that the first MARKS places differ
+SHAPES = {
+    "o": "M2.5 10a7.5 7.5 0 1 0 15 0a7.5 7.5 0 1 0-15 0Z",
+    "s": "M3.5 3.5L16.5 3.5L16.5 16.5L3.5 16.5Z",
+    "^": "M10 2L18 17L2 17Z",
+    "v": "M10 18L2 3L18 3Z",
+}
+MARKS = SERIES * len(SHAPES)
 # Colours are called by their place in matplotlib's cycle: first those of lines, then these four.
 INK, MUTED, LINE, PAGE = (f"C{SERIES + i}" for i in range(4))
 PAPER = ["#1f6fb4", "#b35900", "#2a7d3f", "#b3262e", "#7048a8", "#7d5a3c", "#00767c", "#a8327e"]
@@ -32,6 +40,10 @@ Draw: TypeAlias = Callable[[Axes], bool]
 
 def colour(place: int) -> str:
     return f"C{place % SERIES}"
+
+
+def marker(place: int) -> str:
+    return [*SHAPES][(place + place // SERIES) % len(SHAPES)]
 
 
 def _style(colours: Sequence[str]) -> Any:  # rcParams names its keys

@@ -251,7 +251,7 @@ def headline(record: RunRecord) -> list[Figure]:
         n = None if record.path is None else int(sum(record.path.forget[first].count[0]))
         parts = [
             (f"residual {first} {at}", residual.value),
-            (f"{first} above retain-only {at}", residual.above_floor),
+            (f"{first} {at}, {table.RESCALED}", residual.above_floor),
         ]
         for called, estimate in parts:
             if estimate is not None and estimate.value is not None:

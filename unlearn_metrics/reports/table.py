@@ -163,7 +163,8 @@ def table(record: RunRecord, everything: bool = False) -> Grid:
     return result
 
 
-RESIDUAL = ("at {:.0%} retention", "mean, 90 to 100%", "above retain-only", "alpha")
+RESCALED = "rescaled: retain-only 0, original 1"
+RESIDUAL = ("at {:.0%} retention", "mean, 90 to 100%", RESCALED, "alpha")
 
 
 def residual_rows(record: RunRecord) -> list[list[str]]:

@@ -11,8 +11,9 @@ from unlearn_metrics.reports.leaderboard.columns import Value
 from unlearn_metrics.reports.leaderboard.rows import Group, Row, labels
 from unlearn_metrics.reports.leaderboard.words import extrapolated, percent
 from unlearn_metrics.scores import equal_retention
+from unlearn_metrics.wording import counted
 
-TESTED = "paired tests of all pairs together, 95 %"
+TESTED = "paired tests, 95 % for all together: rows can differ though intervals overlap"
 MORE = "significantly more of the forget set left"
 NAMED = 3  # rows that a sentence names; of more it gives the number
 
@@ -59,7 +60,8 @@ def answer(group: Group) -> Answer:
     clusters, doubts = _clusters(first, group.metric), _doubts(group, tied, named)
     if len(ranked) > 1 and clusters < table.SIMULATED:
         sure += ", but from few documents" if len(tied) == 1 else ", and from few documents"
-        less = f"With {clusters} independent groups of documents, fewer than {table.SIMULATED}, tests are less exact."
+        few = f"With {counted(clusters, 'cluster')} of documents that belong together, such as all questions on one "
+        less = f"{few}author, tests are less exact than with {table.SIMULATED} or more."
         doubts = [less, *doubts]
     return Answer(best, sure, why, _beside(group, first, named[first.name]), " ".join(doubts))
 
@@ -67,8 +69,9 @@ def answer(group: Group) -> Answer:
 def _beside(group: Group, first: Row, name: str) -> str:
     """Both names that the table uses, residual and retention, are explained in this sentence."""
     assert group.retention is not None  # of a ranked row's table
-    text = f"Residual ({group.metric} on the forget set where {percent(group.retention)} of the original's "
-    text += f"{words.kept(group)} is retained): {name} {_value(first.values['residual'])}"
+    text = f"Each row is held to {percent(group.retention)} of the original's {words.kept(group)}; its residual is the "
+    text += f"{group.metric} still left on the forget set: "
+    text += f"{name} {_value(first.values['residual'])}"
     said = {"retain_only": "retain-only model (the goal)", "original": "original"}
     known = {reference.role: reference.values["residual"].value for reference in group.references}
     beside = [f"{said[role]} {table.number(value)}" for role, value in known.items() if value is not None]
@@ -84,17 +87,18 @@ def _doubts(group: Group, tied: list[Row], named: dict[str, str]) -> list[str]:
     if beyond := [row for row in tied if extrapolated(row.values)]:
         kept = [(named[row.name], row.values["own_retention"].value) for row in beyond]
         names = listed([name if share is None else f"{name} ({100 * share:.0f} %)" for name, share in kept])
-        which = "its residual is" if len(beyond) == 1 else "their residuals are"
-        more = f"As published, {names} retain{'s' * (len(beyond) == 1)} more than {at}, so {which} extrapolated: "
-        found.append(more + f"what would be left if unlearning went on until {at} is retained.")
+        one = len(beyond) == 1
+        more = f"As published, {names} {'retains' if one else 'retain'} more than {at}, so "
+        more += f"{'its residual is' if one else 'their residuals are'} {words.EXTRAPOLATED}: "
+        found.append(more + f"what would be left if unlearning went on to {at}.")
     return found
 
 
 def _unranked(group: Group) -> Answer:
     reason, rows = Counter(row.unranked for row in group.rows).most_common(1)[0]
     many = len(group.rows)
-    which = "The row is" if many == 1 else f"{rows} of {many} rows are" if rows < many else f"The {many} rows are"
-    return Answer("Nothing can be ranked here.", "Unknown", f"{which[0].lower() + which[1:]} without a rank, {reason}.")
+    which = "the only row" if many == 1 else f"{rows} of {many} rows" if rows < many else f"all {many} rows"
+    return Answer("Nothing can be ranked here.", "Unknown", f"{which}: {reason}.")
 
 
 def listed(names: list[str]) -> str:

@@ -35,9 +35,9 @@ COMPOSED = {
         "needs TOFU's retain, real-authors and world-facts splits",
     ),
     "forget_quality": (
-        "forget quality",
+        "forget quality (p-value)",
         "↑",
-        "p-value against the retain-only model (TOFU)",
+        "of TOFU's test against the retain-only model; below 0.05 the two differ",
         "needs a retain-only model that answered the same questions",
     ),
     "privleak": (
@@ -75,12 +75,12 @@ PUBLISHED = "published"
 SHOWN = (
     Shown("residual", "↓", "", "residual", "residual_unlearned", PUBLISHED),
     Shown(
-        "above retain-only",
+        table.RESCALED,
         "↓",
-        "the residual as a share of the way from the retain-only model (0) to the original (1)",
+        "the residual as a share of the way from the retain-only model to the original",
         "above_floor",
     ),
-    Shown("where all reach", "↓", "the residual at the highest retention that all rows reach", "common"),
+    Shown("where all reach", "↓", "", "common"),
     Shown(
         "retained, as published",
         "↑",
@@ -105,7 +105,7 @@ SHOWN = (
         "retain",
     ),
     *(
-        Shown(heading, way, f"{what}, under control", f"{name}_controlled", f"{name}_unlearned", PUBLISHED)
+        Shown(heading, way, f"under control, {what}", f"{name}_controlled", f"{name}_unlearned", PUBLISHED)
         for name, (heading, way, what, _) in COMPOSED.items()
     ),
 )
@@ -131,17 +131,17 @@ def primary(record: RunRecord) -> str:
 def incomparable(record: RunRecord, metric: str) -> str | None:
     """Why a record can't be compared at equal retention; None if it can."""
     if record.imported is not None:
-        return "imported from a log, so never put under control"
+        return "imported from a log, which tells values as published only"
     if record.control.method == "none" or "controlled" not in record.scores:
         return "scored without control, so forgetting and damage cannot be distinguished"
     if record.control.keep is None:
-        return "controlled at a given alpha, so it was not measured along the path to it"
+        return "controlled at a given alpha, so what other alphas keep was not measured"
     if any((c := record.checkpoints.get(role)) is None or not c.weights_sha256 for role in ("original", "unlearned")):
         return "the record lacks the weight hash of a checkpoint"
     if record.path is None:
-        return "the record holds no path of its control, so it is of an older version; score it again"
+        return "made by an older version, which kept no path of the control; score again"
     if metric not in record.path.forget or metric not in record.residual:
-        return f"{metric[:NAME]} was not measured along the path of its control"
+        return f"{metric[:NAME]} was not measured along the path of the control"
     if equal_retention.barrier(record.path):
         return BARRIER
     return _contradiction(record.path, metric, record.residual[metric], record.control.keep)

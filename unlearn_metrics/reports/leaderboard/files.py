@@ -22,7 +22,7 @@ from unlearn_metrics.reports.leaderboard.papers import LATEX, MARKDOWN, as_latex
 from unlearn_metrics.reports.leaderboard.rows import Group, Row
 from unlearn_metrics.reports.leaderboard.words import Head, shown
 
-SCHEMA = "unlearn-metrics/leaderboard/3"
+SCHEMA = "unlearn-metrics/leaderboard/4"
 # file -> how it starts: what starts otherwise was not written here, and is not overwritten
 FILES = {
     "leaderboard.json": f'{{"schema":"{SCHEMA.split("/")[0]}/leaderboard/',

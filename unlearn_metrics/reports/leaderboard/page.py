@@ -16,7 +16,7 @@ from unlearn_metrics.metrics import METRICS, good
 from unlearn_metrics.record import Estimate, RunRecord
 from unlearn_metrics.records import signature
 from unlearn_metrics.records.verdict import describe
-from unlearn_metrics.reports import attacked, drawing, table
+from unlearn_metrics.reports import attacked, table
 from unlearn_metrics.reports.leaderboard import plots, samples, strips, words
 from unlearn_metrics.reports.leaderboard.about import About
 from unlearn_metrics.reports.leaderboard.answer import answer
@@ -37,6 +37,7 @@ PATHS = (
     "beyond. Small points are measured; bands are 95 % intervals. Right is useful, down is forgotten: the retain-only "
     "model (the diamond) is the goal."
 )
+MARKED = " A row's mark stands beneath its rank."
 OTHERS = 6  # further tables whose answers are listed at the top
 
 
@@ -64,7 +65,7 @@ def at_equal_retention(record: RunRecord) -> tuple[list[str], list[list[str]]]:
     """(headings, a row for each metric): what a record says is still there, and how it depends on the retain set."""
     parts = list(dict.fromkeys(part for residual in record.residual.values() for part in residual.sensitivity))
     first = next(iter(record.residual.values()))
-    heads = ["metric", f"residual at {words.percent(first.retention)}", "mean, 90 to 100 %", "above retain-only"]
+    heads = ["metric", f"residual at {words.percent(first.retention)}", "mean, 90 to 100 %", table.RESCALED]
 
     def text(estimate: Estimate | None) -> str:
         if estimate is None or estimate.value is None:
@@ -94,7 +95,7 @@ def as_html(groups: list[Group], head: Head | None = None) -> str:
     environment = Environment(
         loader=templates, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"shown": words.shown, "breakable": breakable, "number": table.number}
+    environment.filters |= {"shown": words.shown, "breakable": breakable, "glued": glued, "number": table.number}
     environment.filters |= {"base_label": base_label, "findable": findable, "fields_of": _fields}
 
     def part(name: str) -> str:
@@ -109,8 +110,11 @@ def as_html(groups: list[Group], head: Head | None = None) -> str:
 
     def drawn(group: Group) -> list[tuple[Markup, str]]:
         named = labels(group)
-        names = [f"{row.label}: {words.shown(named[row.name])}" for row in group.rows]
-        pairs = [(plots.curves(group, names), CURVE), (plots.paths(group, names), PATHS)]
+        names = [words.shown(named[row.name]) for row in group.rows]
+        pairs = [
+            (plots.curves(group, names), CURVE + MARKED * plots.has_marks(group)),
+            (plots.paths(group, names), PATHS),
+        ]
         return [(Markup(svg), text) for svg, text in pairs if svg]  # our own SVG; its names are escaped
 
     full = [group for group in groups if not is_brief(group, groups)]
@@ -143,11 +147,12 @@ def as_html(groups: list[Group], head: Head | None = None) -> str:
         key=strips.KEY,
         OTHERS=OTHERS,
         model_names=table.COLUMNS,
-        series=drawing.SERIES,
         words=words,
         **{f.__name__: f for f in (facets, labels, at_equal_retention, describe, about_columns)},
         scale=strips.scale,
         strip=strips.strip,
+        mark=strips.mark,
+        has_marks=plots.has_marks,
     )
 
 
@@ -168,6 +173,11 @@ def about_columns(group: Group) -> list[str]:
 
 def _fields(about: About) -> list[tuple[str, str]]:
     return [(name.replace("_", " "), text) for name, text in asdict(about).items() if text]
+
+
+def glued(text: str) -> str:
+    """No line breaks before a number or a sign."""
+    return re.sub(r" (?=[\d%↓↑→])", "\u00a0", text)
 
 
 def breakable(text: str) -> Markup:

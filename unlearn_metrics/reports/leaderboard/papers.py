@@ -48,7 +48,7 @@ def as_markdown(groups: list[Group], head: Head | None = None) -> str:
         blocks.append(_markdown_table(group, main, numbered, first=True))
         if rest:
             blocks.append(_markdown_table(group, rest, numbered))
-        blocks.append("\n".join(f"- {_prose(heading)}: {_prose(what)}" for heading, what in explained(group)))
+        blocks.append("\n".join(f"- {_prose(name)}: {_prose(what)}" for name, what, _ in explained(group)))
         if numbered:
             blocks.append("  \n".join(f"{_prose(mark)} {_prose(why)}".strip() for mark, why in words.legend(numbered)))
         if group.methods:

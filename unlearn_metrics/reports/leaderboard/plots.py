@@ -1,6 +1,6 @@
 """Two plots of a group as inline SVG: the residual at equal retention, and the whole path of each row.
 
-Points carry the numbers of rows; their names come in afterwards (see `drawing`).
+Points carry the places of rows; their names come in afterwards (see `drawing`).
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
 
 from unlearn_metrics.reports import drawing
-from unlearn_metrics.reports.drawing import INK, MUTED, PAGE, Draw, colour
+from unlearn_metrics.reports.drawing import INK, MARKS, MUTED, PAGE, Draw, colour, marker
 from unlearn_metrics.reports.leaderboard.rows import Group, Row
 from unlearn_metrics.scores import curve, equal_retention
 
-BARS, NUMBERS = 12, 40  # in a group of more rows: no bands, no labels in the points
+BARS = 12  # in a group of more rows: no bands
 BAND_DRAWS, BAND_STEPS = 400, 40  # of the band along a whole path
 
 
 def curves(group: Group, names: Sequence[str]) -> str | None:
     """x = retention relative to the original's, from 0.9 to 1; y = the residual there, with its band.
 
-    Rows that are compared at equal retention; a labelled point at the group's retention. What lies beyond alpha 1 is
+    Rows that are compared at equal retention; a point at the group's retention. What lies beyond alpha 1 is
     dashed, and a point there hollow. A horizontal line is the retain-only model. None if there is no curve.
     """
 
@@ -207,11 +207,16 @@ def _bands(axes: Axes, outlines: Mapping[int, Sequence[Point]]) -> None:
 Point = tuple[float, float]
 
 
+def has_marks(group: Group) -> bool:
+    """Whether each row has a colour and shape of its own."""
+    return len(group.rows) <= MARKS
+
+
 def _together(group: Group) -> list[list[int]]:
     """Places of rows that are drawn at once, the first row last, so that it lies on top: each by itself where points
-    have numbers in them, otherwise all, since matplotlib takes as long for one as for many."""
+    have shapes, otherwise all, since matplotlib takes as long for one as for many."""
     last_first = list(range(len(group.rows)))[::-1]
-    return [[place] for place in last_first] if len(last_first) <= NUMBERS else [last_first]
+    return [[place] for place in last_first] if has_marks(group) else [last_first]
 
 
 def _lines(axes: Axes, lines: Mapping[int, Sequence[Any]], **style: Any) -> None:
@@ -232,19 +237,14 @@ def _points(axes: Axes, points: Sequence[tuple[int, Point]], size: float, **styl
 
 
 def _spots(axes: Axes, points: Sequence[tuple[int, Point]], group: Group, hollow: bool = False) -> None:
-    """Points, the numbers of their rows in them if there is room for numbers."""
-    above, room = _above([place for place, _ in points], group), len(group.rows) <= NUMBERS
+    """Points, in their rows' shapes if there are shapes for all."""
+    above = _above([place for place, _ in points], group)
     filling: Any = {"facecolors": PAGE, "lw": 1.2} if hollow else {"edgecolors": PAGE, "lw": 0.7}
-    _points(axes, points, 9.5 if room else 4, zorder=above, **filling)
-    for place, (x, y) in points if room else ():
-        inside: Any = {
-            "ha": "center",
-            "va": "center_baseline",
-            "fontsize": 6 if len(group.rows[place].label) < 2 else 5,
-            "clip_on": True,
-        }
-        inside["color"] = colour(place) if hollow else PAGE
-        axes.text(x, y, group.rows[place].label, **inside, zorder=above, gid=_gid([place]))
+    if not has_marks(group):
+        return _points(axes, points, 4, zorder=above, **filling)
+    for place, point in points:
+        _points(axes, [(place, point)], 8, zorder=above, marker=marker(place), **filling)
+    return None
 
 
 def _gid(places: Iterable[int]) -> str:

@@ -11,6 +11,7 @@ from unlearn_metrics.reports.leaderboard import words
 from unlearn_metrics.reports.leaderboard.answer import answer
 from unlearn_metrics.reports.leaderboard.columns import SHOWN, Value
 from unlearn_metrics.reports.leaderboard.rows import Group, labels
+from unlearn_metrics.wording import counted
 
 TABLES, ROWS = 5, 20  # that are printed
 
@@ -25,7 +26,7 @@ def ranking(groups: list[Group]) -> Iterator[Grid | Text]:
         if group.ranked:
             yield _table(group)
     if rest := len(groups) - len(shown):
-        yield Text(f"and {rest} more table{'s'[: rest > 1]} on the page")
+        yield Text(f"and {counted(rest, 'more table')} on the page")
 
 
 def _table(group: Group) -> Grid:

@@ -34,6 +34,7 @@ from unlearn_metrics.reports.leaderboard.columns import (
 )
 from unlearn_metrics.reports.leaderboard.reading import Found, Kept, newest
 from unlearn_metrics.scores import curve, equal_retention, stats
+from unlearn_metrics.wording import counted
 
 CROSSED = 8  # rows, from the first, whose curves are tested for crossings: as many as there are colours
 DRAWN = 4_000_000  # draws of all rows of a table together, so that thousands of rows fit in memory
@@ -43,7 +44,7 @@ R = TypeVar("R", "Row", "Reference")
 
 @dataclass(frozen=True)
 class Row:
-    """A record in a table. values: column -> Value. label: its letter in tables and plots.
+    """A record in a table. values: column -> Value.
 
     Exactly one of `rank` and `unranked`, the reason for having none, is set. Of ranked rows, the true place lies
     between rank and rank_worst. degenerate: what shows that its answers are none. replaces: where older records of the
@@ -64,7 +65,6 @@ class Row:
     contested: list[str]
     record: RunRecord
     about: About
-    label: str = ""
     folder: Annotated[Path | None, Field(exclude=True)] = None
 
 
@@ -146,7 +146,7 @@ def ranked(rows: Sequence[Row], metric: str) -> tuple[list[Row], float | None, f
         return sorted(rows, key=_order), None, None
     clusters = usual(able, lambda row: equal_retention.clusters_of(_path(row), metric))
     paired = [row for row in able if equal_retention.clusters_of(_path(row), metric) == clusters]
-    other = "its path is over other clusters of documents than those of most rows"
+    other = "measured along a path over other clusters of documents than those of most rows"
     rho = paired[0].record.control.keep
     assert rho is not None  # of a row without a reason for no rank; the same in all signatures of a group
     paths = [_path(row) for row in paired]
@@ -180,7 +180,8 @@ def ranked(rows: Sequence[Row], metric: str) -> tuple[list[Row], float | None, f
 
 def _unplaced(residual: Value, clusters: int, rho: float) -> str:
     if residual.value is not None and clusters < curve.RANKED:
-        return f"{clusters} clusters of documents are too few to tell rows apart; a rank takes {curve.RANKED}"
+        few = counted(clusters, "cluster of documents is", "clusters of documents are")
+        return f"{few} too few to tell rows apart; a rank takes {curve.RANKED}"
     return f"no residual with an interval at {rho:.0%} retention: {residual.why}"
 
 
@@ -255,8 +256,7 @@ def row(kept: Kept) -> Row:
     item, record = kept.found, kept.found.record
     metric = primary(record)
     why = incomparable(record, metric)
-    others = len(kept.contested)
-    contested = f"contested by {others} other record{'s'[: others > 1]} of the same run with other values"
+    contested = f"contested by {counted(len(kept.contested), 'other record')} of the same run with other values"
     return Row(
         id=f"r-{item.sha256[:24]}",
         source=item.source,
@@ -304,7 +304,7 @@ def groups(found: Iterable[Found], seeds: re.Pattern[str] | None = None, first: 
 
 def _group(key: object, rows: list[Row], seeds: re.Pattern[str] | None) -> Group:
     metric = usual(rows, lambda row: primary(row.record))
-    other = f"its benchmark is summed up by another metric than that of most rows, {metric[:NAME]}"
+    other = f"of a benchmark summed up by another metric than that of most rows, {metric[:NAME]}"
     rows = [r if r.unranked or primary(r.record) == metric else replace(r, unranked=other) for r in rows]
     rows, retention, common = ranked(rows, metric)
     able = [row for row in rows if row.rank is not None]
@@ -325,7 +325,7 @@ def _group(key: object, rows: list[Row], seeds: re.Pattern[str] | None) -> Group
         apart=[],
         ranked=len(able),
         references=_alike(_references(rows, metric), rows),
-        rows=_labelled(_alike(rows, rows)),
+        rows=_alike(rows, rows),
     )
 
 
@@ -360,17 +360,6 @@ def _weights(record: RunRecord, role: str) -> str | None:
     return None if checkpoint is None else checkpoint.weights_sha256 or checkpoint.path
 
 
-def _labelled(rows: Sequence[Row]) -> list[Row]:
-    """With a letter for each, by which it is found in the plots: numbers are ranks."""
-    made = []
-    for place, row in enumerate(rows):
-        letters, n = "", place
-        while n >= 0:
-            letters, n = chr(65 + n % 26) + letters, n // 26 - 1
-        made.append(replace(row, label=letters))
-    return made
-
-
 def usual(rows: Sequence[Row], say: Callable[[Row], T]) -> T:
     """What most rows say, since anyone may have written one."""
     return min(Counter(map(say, rows)).items(), key=lambda item: (-item[1], repr(item[0])))[0]
@@ -395,6 +384,9 @@ def _apart(group: Group, largest: Group) -> list[str]:
         elif field in HASHED and not {a, b} & set(NOTHING):
             words.append(HASHED[field])
         else:
+            if field == "n":
+                words.append(f"{_documents(group)} here, {_documents(largest)} there")
+                continue
             a, b = ("one" if field == "tmpl" and value not in NOTHING else value for value in (a, b))
             words.append(f"{NAMED.get(field, field)} is {a} here, {b} there")
     if unstated:
@@ -402,6 +394,10 @@ def _apart(group: Group, largest: Group) -> list[str]:
     if (group.base_weights_sha256, group.base) != (largest.base_weights_sha256, largest.base):
         words.append(f"the original model is {base_label(group)} here, {base_label(largest)} there")
     return words
+
+
+def _documents(group: Group) -> str:
+    return signature.documents(group.signatures[0]) or "all documents"
 
 
 NOTHING = ("none", "not stated")
@@ -445,7 +441,7 @@ def _variant(group: Group, same: Sequence[Group]) -> str:
     fields = {g.id: dict(signature.comparable(g.signatures[0])) for g in same}
     said: dict[str, Callable[[str], str]] = {
         "ctl": lambda v: "no control" if v == "none" else f"control {v.split('.')[0]}",
-        "n": lambda v: f"{v} documents",
+        "n": lambda v: _documents(group),
         "dtype": str,
         "tmpl": lambda v: "no chat template" if v == "none" else "a chat template",
         "src": lambda v: f"a log of {v}",

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from markupsafe import Markup
 
-from unlearn_metrics.reports.drawing import SERIES
+from unlearn_metrics.reports.drawing import SERIES, SHAPES, marker
 from unlearn_metrics.reports.leaderboard.columns import Value
 from unlearn_metrics.reports.leaderboard.rows import Group
 
@@ -20,6 +20,12 @@ KEY = {
     "goal": Markup('<path class="retain_only" d="M10 1V19"/>'),
     "original": Markup('<path class="original" d="M10 1V19"/>'),
 }
+
+
+def mark(place: int) -> Markup:
+    """What a row's points in the plots look like."""
+    path = f'<path class="dot p{place % SERIES}" d="{SHAPES[marker(place)]}"/>'
+    return Markup(f'<svg class="mark" viewBox="0 0 20 20" role="img" aria-label="its mark in the plots">{path}</svg>')
 
 
 def scale(group: Group) -> tuple[float, float] | None:

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from unlearn_metrics.metrics import METRICS
+from unlearn_metrics.records import signature
 from unlearn_metrics.reports import table
 from unlearn_metrics.reports.leaderboard.columns import (
     BARRIER,
@@ -16,6 +18,7 @@ from unlearn_metrics.reports.leaderboard.columns import (
     PUBLISHED,
     REPETITIVE,
     SHOWN,
+    SIDES,
     TIMES,
     Shown,
     Value,
@@ -23,21 +26,28 @@ from unlearn_metrics.reports.leaderboard.columns import (
 )
 from unlearn_metrics.reports.leaderboard.rows import Crossing, Group, Row, base_label, labels, usual
 from unlearn_metrics.splits import is_forget, kept_on
+from unlearn_metrics.wording import counted
 
 RULE = (
     "Every unlearned checkpoint was put under control, which makes models between it and its original, and measured "
     "along the way. Rows are compared where all retain exactly the same share of what the original retains, by what is "
     "still there of the forget set: their residual; less is better. So there is no retention target to miss. The 95 % "
-    "intervals redraw retain and forget documents together, by clusters. Ranks come from paired tests on the same "
-    "draws, of all rows of a table together at 95 %: a rank is 1 + the number of rows with significantly less. Rows "
-    "that cannot be distinguished share a rank (beside it: the places they may have) and are listed by residual. An "
-    "interval is about one checkpoint, not about a method over training seeds."
+    "intervals redraw retain and forget documents together, by clusters: documents that belong together, such as all "
+    "questions on one author. Ranks come from paired tests on the same draws, of all rows of a table together at 95 %: "
+    "a rank is 1 + the number of rows with significantly less. Rows that cannot be distinguished share a rank (beside "
+    "it: the places they may have) and are listed by residual. An interval is about one checkpoint, not about a "
+    "method over training seeds."
 )
 DEGENERATE = (
     f"Degenerate: of the answers on the forget set at least {REPETITIVE:.0%} of the 4-grams are repeated, or their "
     f"perplexity is at least {GARBLED:.0f} and {TIMES:.0f} times that on retain. A low residual of such a row shows "
     "broken text, not forgetting."
 )
+DOCUMENTS = (
+    "documents: questions with their answers, or texts; intervals redraw whole clusters of them, such as all questions "
+    "on one author"
+)
+EXTRAPOLATED, UNDER_CONTROL = "extrapolated", SIDES["controlled"]
 SEEDS = (
     "Rows that are training seeds of one method, by their names: mean, range and standard deviation of their "
     "residuals. This is the spread between seeds, which no row's interval has in it."
@@ -99,7 +109,7 @@ def present(group: Group) -> list[Shown]:
         if known[column.value]:
             found.append(column if column.beneath and known[column.beneath] else replace(column, beneath=None))
         elif column.beneath and known[column.beneath]:
-            what = column.what.removesuffix(", under control")
+            what = column.what.removeprefix(f"{UNDER_CONTROL}, ")
             found.append(
                 replace(
                     column, heading=f"{column.heading}, {column.small}", value=column.beneath, beneath=None, what=what
@@ -177,21 +187,41 @@ def reasons(group: Group) -> list[str]:
     return [f"Not ranked: {why}." for why in whys] or ["Ranked alone, which says nothing."]
 
 
-def explained(group: Group) -> list[tuple[str, str]]:
-    """(heading, what it is) of each column, beneath the table."""
+def explained(group: Group) -> list[tuple[str, str, bool]]:
+    """(what stands in the table, what it means, whether a phone, which shows the first column alone, has it)."""
+    columns = present(group)
+    found = [(pointed(group, column), _what(group, column), column is columns[0]) for column in columns]
     at = "the share asked for" if group.retention is None else percent(group.retention)
-    first = f"{group.metric} on the forget set where exactly {at} of the original's {kept(group)} is retained"
-    published = f"{group.metric} on the forget set, of the checkpoint as it was published"
-    found = []
-    for column in present(group):
-        what = column.what
-        if column.value == "residual":
-            full = f"; beneath, the same of the checkpoint as it was {column.small}, and its retention"
-            what = first + (full if column.beneath else "")
-        elif column.value == "residual_unlearned":
-            what = published
-        found.append((pointed(group, column), what))
+    if any(row.rank != row.rank_worst for row in group.rows):
+        found.insert(0, ("1–2", "first or second: the places that a row may have", True))
+    if any(extrapolated(row.values) for row in group.rows):
+        beyond = f"as published the checkpoint retains more than {at}; this would be left if unlearning went on to {at}"
+        found.append((EXTRAPOLATED, beyond, True))
+    if group.metric in METRICS and {column.value for column in columns} & {"residual", "residual_unlearned"}:
+        definition = " ".join(METRICS[group.metric].definition.split("\n\n")[0].split())
+        found.append((group.metric, definition.split(". ")[0].rstrip("."), True))
+    if any(UNDER_CONTROL in what for _, what, _ in found):
+        near = "" if group.retention is None else f", as close to the checkpoint as still keeps {at}"
+        found.append((UNDER_CONTROL, f"of a model between the original and the checkpoint{near}", False))
+    if any(counts(group, column) for column in columns):
+        found.append(("n", DOCUMENTS, False))
+    if any(column.way for column in columns):
+        found.append(("↓ ↑", "which way is good; without an arrow, neither is", False))
     return found
+
+
+def _what(group: Group, column: Shown) -> str:
+    if column.value == "residual":
+        at = "the share asked for" if group.retention is None else percent(group.retention)
+        what = f"{group.metric} on the forget set where exactly {at} (--keep of the runs) of the original's "
+        what += f"{kept(group)} is retained, with its 95 % interval"
+        more = f"; beneath, the same of the checkpoint as it was {column.small}, and its retention"
+        return what + (more if column.beneath else "")
+    if column.value == "residual_unlearned":
+        return f"{group.metric} on the forget set, of the checkpoint as it was published"
+    if column.value == "common":
+        return "the residual at the least retention that every row reaches without being extrapolated"
+    return column.what
 
 
 def flag(row: Row) -> str:
@@ -211,7 +241,7 @@ def beneath(values: Mapping[str, Value], column: Shown) -> list[str]:
     """What stands in small under a value: its interval, whether it is extrapolated, another value."""
     lines = [cell(values[column.value])[1]]
     if column.value == "residual" and extrapolated(values):
-        lines.append("extrapolated")
+        lines.append(EXTRAPOLATED)
     if column.beneath:
         lines.append(f"{column.small} {cell(values[column.beneath])[0]}")
         kept = values["own_retention"].value
@@ -244,7 +274,7 @@ def heading(group: Group, column: Shown) -> str:
     if column.value == "residual_unlearned":
         return f"{group.metric}, forget"
     if column.value == "common" and group.common is not None and group.common < 1:
-        return f"residual at {percent(group.common)}"
+        return f"residual at {percent(group.common)}, none {EXTRAPOLATED}"
     return column.heading
 
 
@@ -255,14 +285,11 @@ def pointed(group: Group, column: Shown) -> str:
 
 def about(group: Group) -> list[str]:
     """Sentences beneath the answer: how many rows are ranked, and how far the table can be relied on."""
-    rows = f"{len(group.rows)} row" + ("s" if len(group.rows) > 1 else "")
     none = "none" if len(group.rows) > 1 else "not"
-    sentences = [f"{rows}, {group.ranked or none} ranked."]
-    if group.common is not None:
-        reach = f"The highest retention that all rows reach without extrapolation is {percent(group.common)} of the "
-        reach += "original's: a column compares them there."
-        nowhere = "Some row retains at no alpha less than the original, so nowhere do all rows retain the same."
-        sentences.append(reach if group.common < 1 else nowhere)
+    of = signature.documents(group.signatures[0])
+    sentences = [f"{counted(len(group.rows), 'row')}, {group.ranked or none} ranked" + (f", on {of}." if of else ".")]
+    if group.common == 1:
+        sentences.append("Some row retains at no alpha less than the original, so nowhere do all rows retain the same.")
     sentences += [crossing(group, one) for one in group.crossings]
     if any(row.unranked == BARRIER for row in group.rows):
         sentences.append(
@@ -270,12 +297,11 @@ def about(group: Group) -> list[str]:
             "checkpoint still has at the retention of the others."
         )
     others = [r for r in group.references if r.others]
-    sentences += [f"{rows_(r.others)} seen beside another {REFERENCES[r.role]} than is shown." for r in others]
+    seen = "seen beside another"
+    sentences += [
+        f"{counted(r.others, 'row is', 'rows are')} {seen} {REFERENCES[r.role]} than is shown." for r in others
+    ]
     return sentences
-
-
-def rows_(n: int) -> str:
-    return f"{n} row is" if n == 1 else f"{n} rows are"
 
 
 REFERENCES = {"retain_only": "retain-only model", "original": "original"}
