@@ -33,9 +33,9 @@ def be(option: str, given: bool) -> None:
 
 
 def emit(result: Any) -> None:
-    """Print what a command found as JSON, if that was asked for."""
+    """Print what a command found as JSON, if that was asked for; a function is called for it only then."""
     if "json" in asked:
-        print(json.dumps(result, indent=2, default=str))
+        print(json.dumps(result() if callable(result) else result, indent=2, default=str))
 
 
 def as_json(record: RunRecord) -> Any:

@@ -240,4 +240,4 @@ def leaderboard(
     ranked = sum(group.ranked for group in groups)
     older = f"; {len(found) - kept} older records of the same runs left out" if len(found) > kept else ""
     out.print(Text(f"{tables}, {ranked} ranked{older}: {out_folder / 'index.html'}"), soft_wrap=True)
-    emit(json.loads((out_folder / "leaderboard.json").read_text(encoding="utf-8")))
+    emit(lambda: json.loads((out_folder / "leaderboard.json").read_text(encoding="utf-8")))

@@ -47,13 +47,12 @@ def facets(record: RunRecord) -> tuple[list[str], dict[str, list[tuple[str, list
     splits = list(dict.fromkeys(s for m in models for s in record.scores[m] if not parse(s).calibration))
     tables = {split: [record.scores[model].get(split, {}) for model in models] for split in splits}
     tables["all splits"] = [record.composites.get(model, {}) for model in models]
-    ways = {split: {name: GOOD[good(name, split)] for name in METRICS} for split in splits}
-    ways["all splits"] = {name: GOOD[composite.better] for name, composite in COMPOSITES.items()}
     found: dict[str, list[tuple[str, list[str], str]]] = {}
-    for split, names in ways.items():
-        for name, arrow in names.items():
-            scores = [table.get(name) for table in tables[split]]
+    for split, of_models in tables.items():
+        for name in COMPOSITES if split == "all splits" else METRICS:
+            scores = [of.get(name) for of in of_models]
             if any(scores):
+                arrow = GOOD[COMPOSITES[name].better if split == "all splits" else good(name, split)]
                 n = " / ".join(sorted({"—" if score.n is None else f"{score.n:,}" for score in scores if score}))
                 found.setdefault(split, []).append(
                     (f"{name} {arrow}".strip(), [table.cell(score) for score in scores], n)

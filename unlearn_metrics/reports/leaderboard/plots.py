@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
+from matplotlib.colors import to_rgba_array
 
 from unlearn_metrics.reports import drawing
-from unlearn_metrics.reports.drawing import INK, MARKS, MUTED, PAGE, Draw, colour, marker
+from unlearn_metrics.reports.drawing import INK, MARKS, MUTED, PAGE, SERIES, Draw, colour, marker
 from unlearn_metrics.reports.leaderboard.rows import Group, Row
 from unlearn_metrics.scores import curve, equal_retention
 
@@ -229,7 +230,7 @@ def _lines(axes: Axes, lines: Mapping[int, Sequence[Any]], **style: Any) -> None
 def _points(axes: Axes, points: Sequence[tuple[int, Point]], size: float, **style: Any) -> None:
     """(place of a row, where), as circles of its colour, `size` units across."""
     if points:
-        tints = [colour(place) for place, _ in points]
+        tints = to_rgba_array([colour(place) for place in range(SERIES)])[[place % SERIES for place, _ in points]]
         drawn: Any = {"s": size**2, "gid": _gid(place for place, _ in points)}
         drawn |= {key: tints for key in ("facecolors", "edgecolors") if key not in style}
         xs, ys = zip(*(point for _, point in points), strict=True)

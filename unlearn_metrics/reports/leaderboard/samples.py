@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from unlearn_metrics.errors import InputError
 from unlearn_metrics.records import tables
 from unlearn_metrics.records.folder import TEXTS
@@ -37,16 +40,20 @@ def samples(row: Row) -> list[Sample]:
     ]
     if "generation" not in names:
         return []
-    documents: dict[int, dict[str, dict[str, str]]] = defaultdict(dict)
-    split = None
-    for found in texts.select(names).to_pylist():
-        if found["generation"] is None or not is_forget(found["split"]):
-            continue
-        split = split or found["split"]
-        if found["split"] == split:
-            documents[found["id"]][found["model"]] = found
-    every = sorted(documents)
+    texts = texts.select(names)
+    texts = texts.filter(pc.is_valid(texts["generation"]))
+    splits = texts["split"].combine_chunks()
+    there = splits.unique()
+    named = zip(there.indices.to_pylist(), there.to_pylist(), strict=True)
+    forget = next((place for place, name in named if is_forget(name)), None)
+    if forget is None:
+        return []
+    texts = texts.filter(pc.equal(splits.indices, forget))  # by place: as many texts as rows could fill the memory
+    every = sorted(texts["id"].unique().to_pylist())
     chosen = [every[i * len(every) // SAMPLES] for i in range(min(SAMPLES, len(every)))]
+    documents: dict[int, dict[str, dict[str, str]]] = defaultdict(dict)
+    for found in texts.filter(pc.is_in(texts["id"], pa.array(chosen, pa.int32()))).to_pylist():
+        documents[found["id"]][found["model"]] = found
     return [_sample(documents[at]) for at in chosen]
 
 
