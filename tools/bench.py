@@ -1,6 +1,6 @@
 """Ratios of our speed and memory to what peers do: `make bench`, by hand, on an idle machine.
 
-    python -m tools.bench SHARED [a1 a2 b1 b2 b3 c d] [--repeats 5] > docs/performance.md
+    python -m tools.bench SHARED [a1 a2 b1 b2 b3 c d] [--repeats 5] [--documents 16] > docs/performance.md
 
 Everything compared runs in one process, alternating; a figure is the median over the repeats, a ratio the median of
 the paired ratios. SHARED holds checkpoints/ and data/tofu/. Progress goes to stderr.
@@ -255,13 +255,25 @@ def unsettled(lm: HFLM, data: Data) -> list[tuple[int, int]]:
     return lines
 
 
+def bare_passes(lm: HFLM, positions: int) -> None:
+    """Bare forward passes over as many positions, in batches of ours: no draft and no score costs less."""
+    with torch.no_grad():
+        for start in range(0, positions, batching.budget(lm)):
+            ids = torch.zeros(16, max(1, min(batching.budget(lm), positions - start) // 16), dtype=torch.long)
+            lm.model(input_ids=ids, use_cache=False)
+
+
 def bench_b(label: str, lm: HFLM, data: Data, repeats: int) -> list[str]:
     pairs, steps = suite(lm, data), unsettled(lm, data)
     forwarded = []
+    hf.work(lm).clear()
+    our_suite(lm, data)
+    positions = hf.work(lm)["positions"] - hf.work(lm)["padding"]
     t = alternate(
         repeats,
         ours=lambda: our_suite(lm, data),
         limit=lambda: limit_suite(lm, pairs, steps),
+        bare=lambda: bare_passes(lm, positions),
         peer=lambda: forwarded.append(peer_suite(lm, data)),
     )
     ours, peers, limit = (statistics.median(t[k]) for k in ("ours", "peer", "limit"))
@@ -270,6 +282,8 @@ def bench_b(label: str, lm: HFLM, data: Data, repeats: int) -> list[str]:
         f"positions) and `generate`: {peers:.1f} s; ours: {ours:.1f} s |",
         f"| (b) {label} | {ratio(t['ours'], t['limit']):.2f} | at most 1.25 | arithmetic limit: {limit:.1f} s "
         f"({sum(s[1] for s in steps):,} tokens to generate) |",
+        f"| (b) {label} | {ratio(t['peer'], t['bare']):.2f} | | bare passes over our {positions:,} positions: "
+        f"{statistics.median(t['bare']):.1f} s |",
     ]
 
 
@@ -406,13 +420,14 @@ def main() -> None:
     parser.add_argument("shared", type=Path)
     parser.add_argument("parts", nargs="*", help="a1 a2 b1 b2 b3 c d; default: all")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--documents", type=int, help="of each split in b1 and b2; default: all")
     args = parser.parse_args()
     s, n = args.shared, args.repeats
     jobs: dict[str, Callable[[], list[str]]] = {
         "a1": lambda: bench_a("4 M, 4 k vocabulary, whole suite", small(s, "original"), load(s), n),
         "a2": lambda: bench_a("185 M, 128 k vocabulary, 3 documents a split", big_llama(s), load(s, 3), n),
-        "b1": lambda: bench_b("4 M, knows the answers", small(s, "original"), load(s), n),
-        "b2": lambda: bench_b("4 M, collapsed", small(s, "ga/checkpoint-78"), load(s), n),
+        "b1": lambda: bench_b("4 M, knows the answers", small(s, "original"), load(s, args.documents), n),
+        "b2": lambda: bench_b("4 M, collapsed", small(s, "ga/checkpoint-78"), load(s, args.documents), n),
         "b3": lambda: bench_b("185 M, random, 2 documents a split", big_llama(s), load(s, 2), n),
         "c": lambda: bench_c(s, n),
         "d": lambda: bench_d(s, n),
