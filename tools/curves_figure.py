@@ -1,6 +1,6 @@
 """The README's picture: residual extraction strength against retention, a curve with its band for each run.
 
-python -m tools.curves_figure docs/curves.svg RUN RUN ...
+python -m tools.curves_figure docs/curves.svg "step 26=RUN" "step 39=RUN" ...
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from unlearn_metrics.reports import drawing
 METRIC = "extraction_strength"
 
 
-def draw(axes: Axes, records: list[RunRecord]) -> bool:
-    for i, record in enumerate(records):
+def draw(axes: Axes, records: dict[str, RunRecord]) -> bool:
+    for i, (name, record) in enumerate(records.items()):
         residual, colour = record.residual[METRIC], drawing.colour(i)
         known = [p for p in residual.curve if None not in (p.value.value, p.value.low, p.value.high)]
         at = [p.retention for p in known]
@@ -26,9 +26,9 @@ def draw(axes: Axes, records: list[RunRecord]) -> bool:
             at, [p.value.low for p in known], [p.value.high for p in known], color=colour, alpha=0.12, lw=0
         )
         beyond = (residual.alpha or 0) > 1
-        label = record.name + (" (extrapolated)" if beyond else "")
+        label = name + (" (extrapolated)" if beyond else "")
         axes.plot(at, [p.value.value for p in known], "--" if beyond else "-", color=colour, lw=1.6, label=label)
-    axes.axvline(0.95, color=drawing.MUTED, lw=0.9, ls=(0, (4, 3)))
+    axes.axvline(0.95, ymin=0.2, color=drawing.MUTED, lw=0.9, ls=(0, (4, 3)))
     axes.set_xlabel("retention, as a share of the original's")
     axes.set_ylabel("residual extraction strength")
     axes.set_ylim(0, 1)
@@ -37,7 +37,8 @@ def draw(axes: Axes, records: list[RunRecord]) -> bool:
 
 
 def main(out: str, *runs: str) -> None:
-    records = [load_record(Path(run)) for run in runs]
+    named = (run.split("=", 1) for run in runs)
+    records = {name: load_record(Path(run)) for name, run in named}
     drawn = drawing.saved(lambda axes: draw(axes, records), "svg")
     if drawn is not None:
         Path(out).write_bytes(drawn)
