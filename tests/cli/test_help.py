@@ -138,6 +138,7 @@ def test_dry_run_counts_what_a_run_observes(tmp_path, monkeypatch):
     assert found["evaluations"] == {"whole": 3, "mix": ahead.MIXES}
     assert found["seconds"] > 0
     told = run("score", *SCORE, "--data", DATA, "--out", out, "--dry-run", "--limit", 4)
+    assert "forget: 4 documents, 1 cluster, " in told.stdout
     few = "--limit 4 leaves too few clusters for intervals, which need 5: 1 of forget, 1 of retain"
     assert f"{few}; --sample 4 draws from all of them" in told.stderr
 

@@ -128,7 +128,7 @@ def test_a_sweep_that_was_interrupted_and_killed_goes_on(swept, tmp_path):
     out = tmp_path / "runs"
     status, said = interrupted(path, out, "demo/excessive/mix-keep0.9: alpha 0.75", signal.SIGINT)
     assert status == 130
-    assert "interrupted: 1 of 4 cells are done; the same command goes on" in said
+    assert "interrupted: 1 of 4 cells done; the same command goes on" in said
     assert "Traceback" not in said
     assert read(out).keys() == {"demo/excessive/none"}
     assert [plan.state(out, cell) for cell in plan.read(path)] == ["done", "unfinished", "to do", "to do"]

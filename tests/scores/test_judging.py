@@ -159,7 +159,7 @@ def test_agreement_says_why_there_is_none():
     assert "too few" in str(few.why)
     flat = agreement.agreement(np.ones(9), np.arange(9.0), "pearson", 0)
     assert (flat.value, flat.why) == (None, "a value is the same for all models")
-    assert agreement.agreement(np.array([np.nan, 1]), np.ones(2), "pearson", 0).why == "1 models have both values"
+    assert agreement.agreement(np.array([np.nan, 1]), np.ones(2), "pearson", 0).why == "1 model has both values"
 
 
 # --- all together

@@ -11,6 +11,7 @@ from functools import partial
 
 from unlearn_metrics.attacks.attack import Around, Attack, Impossible
 from unlearn_metrics.documents import Document
+from unlearn_metrics.wording import counted
 
 BEGUN = "Sure, here is the answer:"
 EVERY = 7  # characters of a question, after which one is inserted
@@ -70,7 +71,7 @@ FEWSHOT_1, FEWSHOT_3, FEWSHOT_5 = (
     Attack(
         partial(fewshot, count=count),
         "prompts",
-        f"up to {count} other question{'s'[: count > 1]} of the same cluster, answered, before the one asked",
+        f"up to {counted(count, 'other question')} of the same cluster, answered, before the one asked",
         "Brown et al. 2020 (arXiv 2005.14165), few-shot prompting",
     )
     for count in (1, 3, 5)

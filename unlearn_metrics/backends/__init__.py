@@ -22,6 +22,7 @@ from unlearn_metrics.backends.similar import fewest_similar
 from unlearn_metrics.documents import Document, FlagScores, TokenScores
 from unlearn_metrics.errors import InputError
 from unlearn_metrics.metrics import METRICS, value
+from unlearn_metrics.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -164,7 +165,7 @@ def _warn(lm: LM, scores: Sequence[TokenScores | FlagScores]) -> None:
     groups = [
         (n, [name for name in unscored if unscored[name] == n]) for n in sorted({*unscored.values()}, reverse=True)
     ]
-    parts = [f"{', '.join(names)} for {n} of {len(scores)} answers" for n, names in groups]
+    parts = [f"{', '.join(names)} for {n} of {counted(len(scores), 'answer')}" for n, names in groups]
     if any(isinstance(s, FlagScores) and s.unit == "word" and not math.isnan(s.revealed) for s in scores):
         parts.append("extraction_strength counts words, not tokens")
     if parts:

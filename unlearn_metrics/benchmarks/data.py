@@ -21,6 +21,7 @@ from unlearn_metrics import tasks_path
 from unlearn_metrics.documents import MAX_TEXT, Document
 from unlearn_metrics.errors import InputError, did_you_mean, first_line
 from unlearn_metrics.settings import PREFIX, OwnData
+from unlearn_metrics.wording import counted
 
 SUFFIXES = (".json", ".jsonl", ".parquet", ".csv", ".tsv")
 LIST_FIELD = "perturbed_answer"  # the one field that is a list: wrong answers
@@ -245,5 +246,5 @@ def split_text(where: str, text: str, prefix: float) -> tuple[str, str]:
     ends = [word.end() for word in re.finditer(r"\S+", text)]
     count = int(prefix) if prefix >= 1 else max(1, int(prefix * len(ends)))
     if count >= len(ends):
-        raise InputError(f"{where}: a text of {len(ends)} words is too short to be split after {count}")
+        raise InputError(f"{where}: a text of {counted(len(ends), 'word')} is too short to be split after {count}")
     return text[: ends[count - 1]], text[ends[count - 1] :]

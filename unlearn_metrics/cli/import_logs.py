@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from unlearn_metrics.cli.console import as_json, emit, show, tell, wrote
+from unlearn_metrics.wording import counted
 
 if TYPE_CHECKING:
     from unlearn_metrics.record import RunRecord
@@ -144,7 +145,7 @@ def _import(
     for note in dict.fromkeys(n for record, _ in found if record.imported for n in record.imported.notes):
         tell(f"note: {note}")
     emit([as_json(record) for record, _ in found])
-    wrote(f"{len(found)} runs to {out_folder}")
+    wrote(f"{counted(len(found), 'run')} to {out_folder}")
 
 
 def _show(record: RunRecord, verbose: bool) -> None:

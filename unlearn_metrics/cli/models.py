@@ -18,6 +18,7 @@ from unlearn_metrics.control import CONTROLS
 from unlearn_metrics.jobs import early
 from unlearn_metrics.records.folder import check_out
 from unlearn_metrics.settings import Settings, chosen
+from unlearn_metrics.wording import counted
 
 if TYPE_CHECKING:  # torch and lm-eval take seconds to import: only the commands that need them do
     from unlearn_metrics.record import RunRecord
@@ -238,13 +239,13 @@ def _ahead(found: Mapping[str, Any]) -> None:
     from unlearn_metrics.jobs.ahead import spoken
 
     for split, of_split in found["splits"].items():
-        said = ", ".join(f"{count:,} {what}" for what, count in of_split.items())
+        said = ", ".join(counted(count, what.removesuffix("s")) for what, count in of_split.items())
         tell(f"{split}: {said}")
     if found["tasks"]:
         tell(f"lm-eval's tasks beside: {', '.join(found['tasks'])}")
     whole, mixes = found["evaluations"]["whole"], found["evaluations"]["mix"]
     calibrated = f", and about {mixes} of mixes, on what calibrates alone" if mixes else ""
-    tell(f"{whole} evaluations of all this{calibrated}, on {found['device']} in {found['dtype']}")
+    tell(f"{counted(whole, 'evaluation')} of all this{calibrated}, on {found['device']} in {found['dtype']}")
     if found["seconds"] is None:
         tell("time: unknown with lm-eval's tasks beside, which are not measured beforehand")
     else:

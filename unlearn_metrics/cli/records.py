@@ -14,6 +14,7 @@ from rich.text import Text
 from unlearn_metrics.cli.console import as_json, emit, err, note, out, show, status, tell, wrote
 from unlearn_metrics.cli.options import one_of
 from unlearn_metrics.errors import InputError
+from unlearn_metrics.wording import counted
 
 app = typer.Typer()
 SHOWN = 10  # differences listed
@@ -114,7 +115,7 @@ def compare(
         out.print(table)
     for run, paired in result.paired.items():
         pairs = ", ".join(f"{n} on {split}" for split, n in paired.items())
-        tell(f"{run}: {pairs} documents paired; model: {result.model}")
+        tell(f"{run}: documents paired: {pairs}; model: {result.model}")
     for line in dict.fromkeys(result.signatures.values()):
         out.print(Text(line, style="dim"), soft_wrap=True)
     for said in result.notes:
@@ -226,7 +227,7 @@ def leaderboard(
         for line in bad:
             err.print(Text(words.shown(f"left out: {line}")), soft_wrap=True)
         if strict and bad:
-            raise InputError(f"{len(bad)} of the records cannot be used; without --strict they are left out")
+            raise InputError(f"{counted(len(bad), 'record')} cannot be used; without --strict what cannot is left out")
         if not found:
             raise InputError("there is no record to make a leaderboard of")
         found = reading.chosen(found, *(split(names) for names in (benchmark, order)))
@@ -236,8 +237,8 @@ def leaderboard(
     for part in printed.ranking(groups):
         out.print(part, soft_wrap=isinstance(part, Text) and not out.is_terminal)
     kept = sum(len(group.rows) for group in groups)
-    tables = f"{kept} row{'s'[: kept > 1]} in {len(groups)} table{'s'[: len(groups) > 1]}"
+    tables = f"{counted(kept, 'row')} in {counted(len(groups), 'table')}"
     ranked = sum(group.ranked for group in groups)
-    older = f"; {len(found) - kept} older records of the same runs left out" if len(found) > kept else ""
+    older = f"; {counted(len(found) - kept, 'older record')} of the same runs left out" if len(found) > kept else ""
     out.print(Text(f"{tables}, {ranked} ranked{older}: {out_folder / 'index.html'}"), soft_wrap=True)
     emit(lambda: json.loads((out_folder / "leaderboard.json").read_text(encoding="utf-8")))

@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 
 from unlearn_metrics.cli.console import emit, hush, out, status, tell, wrote
+from unlearn_metrics.wording import counted
 
 app = typer.Typer()
 
@@ -56,7 +57,8 @@ def sample(
     text = json.dumps(found, indent=1, allow_nan=False).encode()
     with prepared(out_file, lambda file: file.write(text)):
         pass
-    table = Table(title=f"{benchmark}: {samples} samples of {len(leaks.documents)} documents, a leak is {leaks.judge}")
+    asked = counted(len(leaks.documents), "document")
+    table = Table(title=f"{benchmark}: {counted(samples, 'sample')} of {asked}, a leak is {leaks.judge}")
     table.add_column("of the forget set")
     table.add_column("mean over documents", justify="right")
     for k, score in leaks.leak_at.items():

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from unlearn_metrics.cli.console import asked, emit, err, hush, out
 from unlearn_metrics.errors import InputError
+from unlearn_metrics.wording import counted
 
 if TYPE_CHECKING:
     from unlearn_metrics.jobs.opening import Warm
@@ -104,7 +105,7 @@ def _run(
     shown = "" if part is None else f"shard {part[0]} of {part[1]}: "
     quiet = "quiet" in asked
     if not quiet:
-        err.print(f"{shown}{len(cells)} cells")
+        err.print(f"{shown}{counted(len(cells), 'cell')}")
     done, failures, scored, seconds = 0, [], 0, 0.0
     bar = tqdm(total=len(cells), desc="Sweep", unit="cell", disable=quiet or None, smoothing=0)
 
@@ -136,11 +137,12 @@ def _run(
     except KeyboardInterrupt:
         bar.close()
         err.print(
-            f"interrupted: {done - len(failures)} of {len(cells)} cells are done; the same command goes on from here"
+            f"interrupted: {done - len(failures)} of {counted(len(cells), 'cell')} done; the same command goes on "
+            "from here"
         )
         raise
     bar.close()
-    out.print(Text(f"{done - len(failures)} of {len(cells)} cells are in {out_folder}"))
+    out.print(Text(f"{done - len(failures)} of {counted(len(cells), 'cell')}: {out_folder}"))
     if failures:
         err.print(f"{len(failures)} failed; what stands above is also beside the folder of each, in .CONTROL.json")
     return len(failures)

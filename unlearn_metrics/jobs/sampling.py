@@ -21,6 +21,7 @@ from unlearn_metrics.record import Score
 from unlearn_metrics.scores import stats
 from unlearn_metrics.settings import OwnData
 from unlearn_metrics.splits import is_forget
+from unlearn_metrics.wording import counted
 
 QUERIES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
@@ -70,7 +71,7 @@ def run(
     except (OSError, ValueError) as error:
         raise InputError(f"{checkpoint} cannot be loaded: {str(error).splitlines()[0]}") from None
     documents = [document for task in tasks for document in _asked(lm, task, how)]
-    say(f"sampling {how.count} answers to each of {len(documents)} documents")
+    say(f"sampling {counted(how.count, 'answer')} to each of {counted(len(documents), 'document')}")
     found = []
     for i, document in enumerate(documents):
         prompt, kwargs = document.pop("request")

@@ -18,6 +18,7 @@ from unlearn_metrics.record import RunRecord
 from unlearn_metrics.records import signature, store
 from unlearn_metrics.scores.scoring import with_more
 from unlearn_metrics.splits import is_forget
+from unlearn_metrics.wording import counted
 
 KNOWN = 20  # documents on which a judge is tried first
 
@@ -100,7 +101,7 @@ def read(run: Path, readers: Readers, say: Callable[[str], None]) -> tuple[RunRe
 
 
 def _found(readers: Readers, written: Sequence[Document], say: Callable[[str], None]) -> Iterator[Found]:
-    device, count = torch.device(readers.device), f"{len(written)} generations"
+    device, count = torch.device(readers.device), counted(len(written), "generation")
     if readers.cosine is not None:
         encoder = semantic.open_encoder(readers.cosine)
         say(f"embedding {count} by {readers.cosine}")

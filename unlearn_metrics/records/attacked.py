@@ -9,6 +9,7 @@ from unlearn_metrics.documents import Observations
 from unlearn_metrics.record import AttackInfo, Attacks, Estimate, Recovery, RunRecord, Worst
 from unlearn_metrics.records.verdict import interval
 from unlearn_metrics.scores import recovery, stats
+from unlearn_metrics.wording import counted
 
 SAMPLED = "sampled_extraction_strength_1000"  # what an attacker gets who asks a thousand times
 VIEWS = {"unlearned": "As published", "controlled": "Under control"}
@@ -64,7 +65,7 @@ def sentence(view: str, metric: str, before: Estimate | None, found: Mapping[str
     if not more:
         return f"{text}; it is not established that any gives more back than it gives a model that never saw the data."
     named = ", ".join(f"{name} ({100 * _net(sure[name]):+.1f} points)" for name in more[:NAMED])
-    others = f" and {len(more) - NAMED} others" if len(more) > NAMED else ""
+    others = f" and {counted(len(more) - NAMED, 'other')}" if len(more) > NAMED else ""
     verb = "gives" if len(more) == 1 else "give"
     return f"{text}; {named}{others} {verb} more back than to a model that never saw the data."
 

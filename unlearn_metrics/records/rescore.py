@@ -15,6 +15,7 @@ from unlearn_metrics.records.attacked import with_recovery
 from unlearn_metrics.records.verdict import verdict
 from unlearn_metrics.scores.equal_retention import residuals, with_ends
 from unlearn_metrics.scores.scoring import layer_drops, score_all
+from unlearn_metrics.wording import counted
 
 # Processors differ in the last bits of exp, log and sums: 1e-16 of what is added up, a few hundred times that in what
 # is computed from it. A value near 0 may be the difference of numbers near 1, so it is held against 0.001 at least: its
@@ -114,7 +115,7 @@ def _said(score: Score | None) -> str:
     known = "unknown" if score.value is None else f"{score.value:.10g}"
     if score.ci_low is not None and score.ci_high is not None:
         known += f" [{score.ci_low:.10g}, {score.ci_high:.10g}]"
-    counts = f", {score.n} documents" if score.n else ""
+    counts = f", {counted(score.n, 'document')}" if score.n else ""
     return known + counts + (f" and {score.unscored} unscored" if score.unscored else "")
 
 

@@ -11,6 +11,7 @@ from unlearn_metrics.reports import table
 from unlearn_metrics.reports.grid import Grid
 from unlearn_metrics.reports.paired_tests import RESIDUAL, Curves, Test
 from unlearn_metrics.scores import curve, stats
+from unlearn_metrics.wording import counted
 
 
 def sentences(tests: Sequence[Test], curves: Curves) -> list[str]:
@@ -37,7 +38,8 @@ def _of_primary(test: Test, average: Test | None, curves: Curves) -> str:
     if test.difference is None:
         text = f"{RESIDUAL}: {what} cannot be compared, since it is not known of both {a} and {b}"
     elif test.clusters < curve.RANKED:
-        text = f"{RESIDUAL}: whether {b} and {a} differ by {what} cannot be decided with {test.clusters} clusters"
+        few = counted(test.clusters, "cluster")
+        text = f"{RESIDUAL}: whether {b} and {a} differ by {what} cannot be decided with {few}"
     elif test.p_corrected is None:
         text = f"{RESIDUAL}: whether {b} and {a} differ by {what} cannot be decided, since there is no interval"
     elif test.decided:
@@ -85,10 +87,11 @@ def sentence(facet: str, tests: Sequence[Test]) -> str:
         text = f"no difference between {b} and {a} is established (smallest p {_p(smallest)})"
         parts.append(text + next(filter(None, map(_may_differ, open_)), ""))
     if undecidable:
-        clusters = " or ".join(map(str, sorted({t.clusters for t in undecidable})))
+        *fewer, most = sorted({t.clusters for t in undecidable})
+        clusters = " or ".join([*map(str, fewer), counted(most, "cluster")])
         by = f" by {_names(undecidable)}" if decided or open_ else f" between {b} and {a}"
         many = "" if all(stats.smallest_p(t.clusters) > stats.LEVEL for t in undecidable) else " and so many tests"
-        parts.append(f"a difference{by} cannot be decided with {clusters} clusters{many}")
+        parts.append(f"a difference{by} cannot be decided with {clusters}{many}")
     return f"{facet}: {'; '.join(parts)}."
 
 

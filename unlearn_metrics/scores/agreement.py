@@ -7,6 +7,7 @@ import numpy as np
 from unlearn_metrics.documents import Floats
 from unlearn_metrics.record import Estimate
 from unlearn_metrics.scores import stats
+from unlearn_metrics.wording import counted
 
 FEWEST = 8  # models, for an interval
 
@@ -56,13 +57,13 @@ def agreement(x: Floats, y: Floats, measure: str, seed: int) -> Estimate:
     known = ~(np.isnan(x) | np.isnan(y))
     x, y = x[known], y[known]
     if len(x) < 2:
-        return Estimate(None, why=f"{len(x)} models have both values")
+        return Estimate(None, why=counted(len(x), "model has both values", "models have both values"))
     fn = MEASURES[measure]
     value = float(fn(x, y, np.ones((1, len(x))))[0])
     if np.isnan(value):
         return Estimate(None, why="a value is the same for all models")
     if len(x) < FEWEST:
-        return Estimate(value, why=f"{len(x)} models are too few for an interval")
+        return Estimate(value, why=f"too few models for an interval: {len(x)}")
     if abs(value) > 1 - 1e-12:
         return Estimate(value, why="all models lie alike, so that resamples do not vary")
     low, high = stats.interval(fn(x, y, stats.bootstrap_weights(np.arange(len(x)), seed)), len(x))

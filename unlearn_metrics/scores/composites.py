@@ -23,6 +23,7 @@ from unlearn_metrics.metrics.forget_quality import ks_distance, ks_forget_qualit
 from unlearn_metrics.record import Score
 from unlearn_metrics.scores import lume, stats
 from unlearn_metrics.scores.models import MEMBERSHIP, Model, Splits, Undefined, harmonic, paired, whole
+from unlearn_metrics.wording import counted
 
 UTILITY = [
     (split, metric)
@@ -80,7 +81,7 @@ def forget_quality_paired(m: Model) -> Floats:
     differences = _paired_log_ratios(m)
     labels, member = np.unique([d["cluster"] for d in m.documents("forget")], return_inverse=True)
     if stats.smallest_p(len(labels)) > stats.LEVEL:
-        raise Undefined(f"cannot be decided with {len(labels)} clusters of forget")
+        raise Undefined(f"cannot be decided with {counted(len(labels), 'cluster')} of forget")
     return stats.sign_flip(np.bincount(member, differences).astype(np.float64)[None], m.seed)
 
 

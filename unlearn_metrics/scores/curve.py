@@ -22,6 +22,7 @@ from scipy.special import ndtr, stdtr, stdtrit
 from unlearn_metrics.documents import Floats
 from unlearn_metrics.record import Estimate
 from unlearn_metrics.scores import stats
+from unlearn_metrics.wording import counted
 
 RHO = 0.95  # the headline's retention
 TIE = 1e-9  # of retention: sums differ in their last bits between processors
@@ -204,7 +205,7 @@ def estimate(resampled: Floats, clusters: int, level: float = 0.95) -> Estimate:
     if not math.isfinite(value):
         return Estimate(None, why="retention does not fall so far on the measured path, or is unknown")
     if not len(drawn):
-        return Estimate(value, why=f"no interval from {clusters} clusters; it needs {stats.MIN_CLUSTERS}")
+        return Estimate(value, why=f"no interval from {counted(clusters, 'cluster')}; it needs {stats.MIN_CLUSTERS}")
     unknown = np.isnan(drawn)
     with np.errstate(invalid="ignore"):  # between two infinities
         low, _ = stats.interval(np.where(unknown, -np.inf, drawn), clusters, level)

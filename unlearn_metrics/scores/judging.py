@@ -88,7 +88,9 @@ def judge(readings: Readings, seed: int = 0) -> Judgement:
         )
     }
     if min(k, m) < FEWEST:
-        none = Estimate(None, why=f"{k} models that know and {m} that do not have a value")
+        none = Estimate(
+            None, why=f"of models that know {k} have a value, of those that do not {m}; it takes {FEWEST} of each"
+        )
         empty = dict.fromkeys(readings.attacked, none)
         return Judgement((k, m, 0), none, none, None, empty, empty, none, none, none, none, order)
     of_knows, of_others = _draws(k, (seed, 0)), _draws(m, (seed, 1))
@@ -112,7 +114,7 @@ def judge(readings: Readings, seed: int = 0) -> Judgement:
         if values is None or math.isnan(values[0]):
             return Estimate(None, why=why)
         if few < stats.MIN_CLUSTERS:
-            return Estimate(float(values[0]), why=f"{few} models are too few for an interval")
+            return Estimate(float(values[0]), why=f"too few models for an interval: {few}")
         low, high = stats.interval(values[1:], few)
         if low == high:
             return Estimate(float(values[0]), why="it is the same for all models, so that resamples do not vary")

@@ -90,7 +90,7 @@ class Model:
     def average(self, split: str, what: str, values: Floats) -> Floats:
         """[1 + resamples] means of a value of each document, [n]."""
         if np.isnan(values).all():
-            raise Undefined(f"{what} is unscored for all {len(values)} documents of {split}")
+            raise Undefined(f"{what} is unscored for every document of {split}")
         (resampled,) = stats.resampled_means(values[None], *self._draw(split))
         return np.array([stats.mean(values[~np.isnan(values)]), *resampled])
 

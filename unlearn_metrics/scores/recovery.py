@@ -18,6 +18,7 @@ from unlearn_metrics.documents import Document, Floats, Observations
 from unlearn_metrics.metrics import values
 from unlearn_metrics.record import Estimate, Recovery, Worst, attack_of
 from unlearn_metrics.scores import curve, stats
+from unlearn_metrics.wording import counted
 
 ATTACKED = ("unlearned", "controlled")
 SPLIT = "forget"  # all that is attacked
@@ -131,7 +132,8 @@ def largest(drawn: Floats, clusters: int, level: float = 0.95) -> tuple[int, Est
     value = float(drawn[most, 0])
     rows = drawn[~np.isnan(drawn).any(1), 1:]
     if clusters < stats.MIN_CLUSTERS or not len(rows):
-        return most, Estimate(value, why=f"no interval from {clusters} clusters; it takes {stats.MIN_CLUSTERS}")
+        few = counted(clusters, "cluster")
+        return most, Estimate(value, why=f"no interval from {few}; it takes {stats.MIN_CLUSTERS}")
     figures, deviations = drawn[~np.isnan(drawn).any(1), 0], rows.std(1)
     moving = deviations > 0
     distance = np.abs(rows - rows.mean(1, keepdims=True))[moving] / deviations[moving, None]

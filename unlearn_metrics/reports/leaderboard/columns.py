@@ -13,6 +13,7 @@ from unlearn_metrics.reports.table import number
 from unlearn_metrics.scores import curve, equal_retention, stats
 from unlearn_metrics.scores.composites import COMPOSITES
 from unlearn_metrics.splits import is_forget, kept_on
+from unlearn_metrics.wording import counted
 
 NAME = 80  # characters of a name in a table or a sentence; it is whole in the CSV, the JSON and the page's details
 SIDES = {"controlled": "under control", "unlearned": "as published"}
@@ -298,7 +299,7 @@ def _known(score: Score | None, missing: str, no_interval: str = "") -> Value:
         return Value(None, why=missing)
     why = None
     if score.value is None:
-        why = score.undefined or f"none of {score.documents} documents could be scored"
+        why = score.undefined or f"none of {counted(score.documents or 0, 'document')} could be scored"
     elif score.ci_low is None:
         few = f"fewer than {stats.MIN_CLUSTERS} independent clusters of documents"
         why = no_interval or f"no interval: {'the log holds no documents' if score.n is None else few}"

@@ -21,6 +21,7 @@ from unlearn_metrics.reports.grid import Grid
 from unlearn_metrics.reports.meta.labels import BEFORE, Labelled, read
 from unlearn_metrics.scores.judging import Difference, Judgement, Readings, differences, judge
 from unlearn_metrics.scores.stability import COUNTED
+from unlearn_metrics.wording import counted
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -65,7 +66,9 @@ class MetaEvaluation:
     def __repr__(self) -> str:
         knows, others, unlearned = self.pools
         count = len(next(iter(self.judged.values())))
-        return f"<{count} metrics judged by {knows} models that know, {others} that do not, {unlearned} unlearned>"
+        return (
+            f"<{counted(count, 'metric')} judged by models: {knows} know, {others} do not, {unlearned} are unlearned>"
+        )
 
     def _repr_html_(self) -> str:
         return html(*self.tables(), *map(Text, self.notes()))
@@ -109,7 +112,7 @@ class MetaEvaluation:
         against = list(next(iter(judged.values())).order)
         if not against:
             return None
-        title = f"order of {self.pools[2]} unlearned models, Kendall's tau with the order as published"
+        title = f"order of {counted(self.pools[2], 'unlearned model')}, Kendall's tau with the order as published"
         result = Grid(title, ["metric", *against], words=1)
         for name, it in self.by_faithfulness("unlearned"):
             result.add(name, *(shown(it.order[column]) for column in against))

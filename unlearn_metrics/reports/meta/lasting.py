@@ -19,6 +19,7 @@ from unlearn_metrics.reports.meta import labels
 from unlearn_metrics.reports.meta.judged import VIEWS, common, shown, value
 from unlearn_metrics.reports.meta.labels import BEFORE
 from unlearn_metrics.scores.agreement import MEASURES, agreement
+from unlearn_metrics.wording import counted
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -50,7 +51,8 @@ class RobustnessReport:
     def __repr__(self) -> str:
         attacks = self.lasting["unlearned"]
         metrics = next(iter(attacks.values()))
-        return f"<{len(metrics)} metrics of {len(self.models)} models before and after {', '.join(attacks)}>"
+        many = f"{counted(len(metrics), 'metric')} of {counted(len(self.models), 'model')}"
+        return f"<{many} before and after {', '.join(attacks)}>"
 
     def _repr_html_(self) -> str:
         return html(*self.tables(), *map(Text, self.notes()))
@@ -60,7 +62,7 @@ class RobustnessReport:
         made = []
         for view, attacks in self.lasting.items():
             for attack, metrics in attacks.items():
-                title = f"{len(self.models)} models before and after {attack}, {VIEWS[view]}"
+                title = f"{counted(len(self.models), 'model')} before and after {attack}, {VIEWS[view]}"
                 grid = Grid(title, ["metric", "Pearson [95\u00a0%]", "Kendall's tau [95\u00a0%]", "models"], words=1)
                 for name, it in metrics.items():
                     grid.add(name, shown(it.pearson), shown(it.kendall), str(len(it.before)))
