@@ -134,6 +134,20 @@ def test_the_largest_of_equal_figures_is_wider_than_one_of_them():
     assert largest(np.array([[0.1], [np.nan], [0.3]]), 3)[0] == 2
 
 
+def test_where_no_attack_brings_anything_back_none_is_called_the_worst():
+    none, some = Recovery(Estimate(0.0), Estimate(0.0), 1.0, 1.0), Recovery(Estimate(0.02), Estimate(0.02), 0.4, 0.4)
+    worst = Worst("int8", Estimate(0.0), "int8", Estimate(0.0))
+
+    def said(found):
+        return sentence("As published", "extraction_strength", Estimate(0.0), found, worst)
+
+    assert said({"int8": none, "prefix": none}).endswith("is 0.00; none of 2 attacks brings anything back.")
+    assert said({"int8": none}).endswith("is 0.00; the attack int8 brings nothing back.")
+    assert "under the worst of 2 attacks 0.00; it is not established" in said({"int8": none, "prefix": some})
+    unknown = Recovery(Estimate(None), None, None, None)
+    assert "none of 2" not in said({"int8": none, "prefix": unknown})
+
+
 def test_sentences():
     before = Estimate(0.59, 0.46, 0.71)
 

@@ -40,17 +40,23 @@ def card(record: RunRecord) -> list[list[str]]:
         if worst is None:
             continue
         base = _score(record, model, metric)
+        gained = record.attacks.recovery.get(model, {}).get(metric, {}).get(worst.attack)
         rows.append(
             [
                 table.COLUMNS[model],
                 table.cell(base),
-                f"{table.estimate(worst.value)} ({worst.attack})",
+                _by(worst.value, worst.attack, None if gained is None else gained.value),
                 table.cell(_score(record, model, SAMPLED)),
-                "—" if worst.net is None else f"{table.estimate(worst.net)} ({worst.net_attack})",
+                "—" if worst.net is None else _by(worst.net, worst.net_attack, worst.net),
                 "—" if base is None or base.n is None else str(base.n),
             ]
         )
     return rows
+
+
+def _by(value: Estimate, attack: str | None, more: Estimate | None) -> str:
+    """A worst case, and which attack it is under: unless that brings nothing back, when it could be any."""
+    return table.estimate(value) + (f" ({attack})" if more is not None and (more.value or 0) > 0 else "")
 
 
 def markdown(record: RunRecord) -> list[str]:
