@@ -232,6 +232,9 @@ class Run:
 
         Returns:
             The files.
+
+        Raises:
+            InputError: a folder that cannot be written to, and files of others in it that have the plots' names.
         """
         from unlearn_metrics.reports.showing import plots
 

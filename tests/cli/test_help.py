@@ -89,12 +89,24 @@ REFUSED = [
     (("--reference-from", "retain"), "--reference-from: there is no 'retain'; did you mean retain_only?"),
     (("--model_args", "foo=1"), "--model-args: there is no 'foo' to set; there are "),
     (("--reference-record", "/no/where"), "/no/where holds no run"),
+    (("--attacks", "relearn=/no/where"), "checkpoint /no/where is not a folder"),
+]
+NOT_ATTACKED = [
+    (("/no/where", "--attacks", "int8"), "/no/where"),
+    (("/no/where", "--attacks", "itn8"), "--attacks: unknown attack 'itn8'; did you mean int8"),
+    (
+        ("itn8", "--model", str(CHECKPOINTS / "original"), "--out", "/no/where"),
+        "unknown attack 'itn8'; did you mean int8",
+    ),
+    (("int8", "--model", "/no/where", "--out", "/no/where/else"), "checkpoint /no/where is not a folder"),
 ]
 
 
 def test_what_is_not_there_is_told_before_torch_is_imported(tmp_path):
     """Each in one line, by a process that has imported neither torch nor transformers."""
     commands = [[*map(str, score_of(tmp_path / "run")), *more] for more, _ in REFUSED]
+    commands += [["attack", *more] for more, _ in NOT_ATTACKED]
+    refused = [*REFUSED, *NOT_ATTACKED]
     code = (
         "import json, sys\nfrom unlearn_metrics.cli import main\n"
         "for arguments in json.loads(sys.stdin.read()):\n"
@@ -106,8 +118,8 @@ def test_what_is_not_there_is_told_before_torch_is_imported(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", code], input=json.dumps(commands), env=env, capture_output=True, text=True
     )
-    assert done.stdout.split("\n")[:-1] == ["2"] * len(REFUSED) + ["set()"], done.stderr
-    for line, (_, says) in zip(done.stderr.splitlines(), REFUSED, strict=True):
+    assert done.stdout.split("\n")[:-1] == ["2"] * len(refused) + ["set()"], done.stderr
+    for line, (_, says) in zip(done.stderr.splitlines(), refused, strict=True):
         assert says in line
     assert "not 'foo" not in done.stderr  # what was given is said once
 

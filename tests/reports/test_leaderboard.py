@@ -672,7 +672,7 @@ def test_others_files_stay(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert {path.name: path.read_bytes() for path in out.iterdir()} == first
     (out / "index.html").write_text("<!doctype html><title>My thesis</title>")
-    with pytest.raises(InputError, match=r"index.html was not written by unlearn-metrics leaderboard"):
+    with pytest.raises(InputError, match=r"index.html was not written by unlearn-metrics; choose another folder"):
         files.write(out, tables)
     assert "My thesis" in (out / "index.html").read_text()
 

@@ -85,6 +85,18 @@ def test_folders_with_the_names_of_labels_are_a_plan(pool, tmp_path):
         ("unlearned", "probability"),
     ]
     assert b"<svg" in (out / "meta.svg").read_bytes()
+    assert run("meta", pool, "--out", out).returncode == 0  # its own files are replaced
+    # a picture by matplotlib, but not of ours, and a folder that is a file: in one line, and nothing is lost
+    theirs = (out / "meta.svg").read_text().replace("unlearn-metrics", "somebody")
+    (out / "meta.svg").write_text(theirs)
+    (out / "meta.json").unlink()
+    for place in (out, out / "meta.csv", out / "meta.csv" / "below"):
+        done = run("meta", pool, "--out", place)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert "Errno" not in done.stderr
+        assert ("was not written by unlearn-metrics" if place == out else "meta.csv is a file") in done.stderr
+    assert (out / "meta.svg").read_text() == theirs
+    assert not (out / "meta.json").exists()
 
 
 def test_a_plan_in_yaml_and_the_api_give_the_same(pool):

@@ -108,7 +108,25 @@ def test_figures_are_files_that_are_the_same_again(tmp_path):
         "path.pdf": b"%PDF",
         "path.png": b"\x89PNG",
     }
-    assert written(tmp_path / "b") == found
+    assert written(tmp_path / "b") == written(tmp_path / "b") == found
+
+
+@pytest.mark.parametrize("form", ["svg", "pdf", "png"])
+def test_a_figure_of_somebody_else_stays(tmp_path, form):
+    theirs = tmp_path / f"path.{form}"
+    Figure().savefig(theirs)
+    data = theirs.read_bytes()
+    with pytest.raises(InputError, match=f"path.{form} was not written by unlearn-metrics"):
+        plots.save(tmp_path, record(), observations())
+    assert [path.name for path in tmp_path.iterdir()] == [theirs.name]
+    assert theirs.read_bytes() == data
+    for place in (theirs, theirs / "below"):
+        with pytest.raises(InputError, match=f"path.{form} is a file, not a folder"):
+            plots.save(place, record(), observations())
+        with pytest.raises(
+            InputError, match="is a folder, not a file" if place == theirs else "is a file, not a folder"
+        ):
+            page.save(tmp_path if place == theirs else place, "")
 
 
 class Tags(HTMLParser):

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from unlearn_metrics.attacks import ON_WEIGHTS
+from unlearn_metrics.attacks import ON_WEIGHTS, known
 from unlearn_metrics.cli import options as of
 from unlearn_metrics.cli.console import as_json, emit, hush, out, show, status, wrote
 from unlearn_metrics.errors import InputError
+from unlearn_metrics.jobs import early
+from unlearn_metrics.settings import chosen
 
 if TYPE_CHECKING:
     from unlearn_metrics.settings import OwnData
@@ -53,10 +55,12 @@ def attack(
     """Attack the models of a run and score what comes back; or write a checkpoint as an attack leaves its weights."""
     if (model is None) == (not attacks) or (model is None) != (out_folder is None):
         raise InputError("attack takes a run with --attacks, or the name of an attack with --model and --out")
-    hush()
-    from unlearn_metrics.jobs import whole
-
     if model is not None and out_folder is not None:
+        early.check(original, model, None, None, chosen({}))
+        known(what, on=("weights",))
+        hush()
+        from unlearn_metrics.jobs import whole
+
         with status() as say:
             whole.attack(what, model, original, out_folder, say)
         out.print(f"{what}: wrote {out_folder}")
@@ -66,14 +70,19 @@ def attack(
     from unlearn_metrics.records import store
     from unlearn_metrics.records.folder import RECORD
 
+    settings = chosen({"attacks": of.listed(attacks), "retain_model": retain_model}, of.option)
     run = Path(what).parent if Path(what).name == RECORD else Path(what)
     source: Path | OwnData | None = data
     if store.load_record(run).benchmark == OWN:
         files = {"forget": forget, "retain": retain, "holdout": holdout}
         source = to_score(None, data, files, fields, prefix, of.option)[1]
+    early.check(original, unlearned, None, source, settings)
     places = {"original": original, "unlearned": unlearned, "retain_only": retain_model}
+    hush()
+    from unlearn_metrics.jobs import whole
+
     with status(run) as say:
-        record, _ = whole.attack_run(run, of.listed(attacks), source, places, device, say)
+        record, _ = whole.attack_run(run, settings.attacks, source, places, device, say)
     show(record, everything=True)
     emit(as_json(record))
     wrote(run)

@@ -43,11 +43,13 @@ def sample(
     hush()
     from unlearn_metrics.errors import InputError
     from unlearn_metrics.jobs import sampling
-    from unlearn_metrics.records.folder import prepared
+    from unlearn_metrics.records.folder import check_folder, prepared
     from unlearn_metrics.reports.table import cell
 
     if out_file.exists():
         raise InputError(f"{out_file} exists; choose another --out")
+    check_folder(out_file.parent, {})
+    out_file.parent.mkdir(parents=True, exist_ok=True)
     how = sampling.Sampling(
         *(samples, temperature, top_p, recall, entailment, alpha, limit, apply_chat_template, dtype, device, seed)
     )

@@ -12,12 +12,13 @@ from unlearn_metrics.settings import OwnData, Settings
 
 
 def check(
-    original: str, unlearned: str | None, benchmark: str | None, data: Path | OwnData | None, settings: Settings
+    original: str | None, unlearned: str | None, benchmark: str | None, data: Path | OwnData | None, settings: Settings
 ) -> None:
     """InputError for the first that cannot be used."""
     if benchmark is not None and benchmark != OWN:
         check_known(benchmark)
-    for name in (original, unlearned, settings.retain_model):
+    relearned = [place for name in settings.attacks if (place := name.partition("=")[2])]
+    for name in (original, unlearned, settings.retain_model, *relearned):
         if name is not None:
             repository(name)
     if isinstance(data, Path) and not data.is_dir():

@@ -14,7 +14,7 @@ import shutil
 import time
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -129,6 +129,20 @@ def foreign(path: Path, start: str) -> bool:
         with path.open("rb") as file:
             return file.read(len(start.encode())) != start.encode()
     return path.exists()
+
+
+def check_folder(folder: Path, ours: Mapping[str, str | Callable[[Path], bool]]) -> None:
+    """InputError if there can be no such folder, or if a file to write there is somebody else's.
+
+    ours: name of a file -> how those begin that this package wrote, which are replaced; or what tells whether it did.
+    """
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise InputError(f"{there} is a file, not a folder; choose another for {folder.name}")
+    for name, is_ours in ours.items():
+        path = folder / name
+        if foreign(path, is_ours) if isinstance(is_ours, str) else path.exists() and not is_ours(path):
+            raise InputError(f"{path} was not written by unlearn-metrics; choose another folder")
 
 
 def write(path: Path, fill: Callable[[IO[bytes]], object]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 from xml.etree import ElementTree as ET
 
@@ -83,10 +84,22 @@ def _saved(draw: Draw, form: str, colours: Sequence[str], **options: Any) -> byt
     return file.getvalue()
 
 
+MAKER = "unlearn-metrics, drawn by matplotlib"
+
+
 def saved(draw: Draw, form: Literal["svg", "pdf", "png"]) -> bytes | None:
     """A plot as a file, the same whenever it is written; None if there is nothing to draw."""
-    dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}
-    return _saved(draw, form, PAPER, metadata=dates[form], dpi=200)
+    said = {
+        "svg": {"Date": None, "Creator": MAKER},
+        "pdf": {"CreationDate": None, "Creator": MAKER},
+        "png": {"Software": MAKER},
+    }
+    return _saved(draw, form, PAPER, metadata=said[form], dpi=200)
+
+
+def ours(path: Path) -> bool:
+    """Whether a file is a plot that `saved` made."""
+    return path.is_file() and MAKER.encode() in path.read_bytes()
 
 
 def inline(draw: Draw, prefix: str, label: str, names: Sequence[str]) -> str | None:

@@ -14,8 +14,8 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from unlearn_metrics import __version__
-from unlearn_metrics.errors import InputError
-from unlearn_metrics.records.folder import foreign, prepared
+from unlearn_metrics.errors import InputError, first_line
+from unlearn_metrics.records.folder import check_folder, prepared
 from unlearn_metrics.reports.leaderboard.columns import COLUMNS
 from unlearn_metrics.reports.leaderboard.page import START, as_html
 from unlearn_metrics.reports.leaderboard.papers import LATEX, MARKDOWN, as_latex, as_markdown
@@ -65,17 +65,13 @@ def write(
                 data = makers[name](groups).encode()
                 stack.enter_context(prepared(out / name, lambda file, data=data: file.write(data)))  # type: ignore[misc]
     except OSError as error:
-        raise InputError(f"{out} cannot be written: {error}") from None
+        raise InputError(f"{out} cannot be written to: {first_line(error)}") from None
     return [out / name for name in FILES]
 
 
 def check_out(out: Path) -> None:
     """InputError if one of the files to write is somebody else's. Called before any work, and again before writing."""
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file, not a folder for a leaderboard")
-    for name, start in FILES.items():
-        if foreign(out / name, start):
-            raise InputError(f"{out / name} was not written by unlearn-metrics leaderboard; choose another --out")
+    check_folder(out, FILES)
 
 
 def as_json(groups: list[Group]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from unlearn_metrics.errors import InputError, first_line
 from unlearn_metrics.record import Estimate
 from unlearn_metrics.records import folder as whole
 from unlearn_metrics.reports.console import plain
@@ -72,18 +73,25 @@ def rows(
 
 
 def write(folder: Path, name: str, text: str, table: DataFrame, draw: Draw) -> None:
-    """FOLDER/NAME.json, .csv and .svg; files of these names there are replaced."""
+    """FOLDER/NAME.json, .csv and .svg. InputError if that fails, and for files of others with these names."""
     from unlearn_metrics.reports import drawing
 
-    folder.mkdir(parents=True, exist_ok=True)
+    rows = table.to_csv(index=False)
     files = {
-        "json": text.encode() + b"\n",
-        "csv": table.to_csv(index=False).encode(),
-        "svg": drawing.saved(draw, "svg"),
+        f"{name}.json": text.encode() + b"\n",
+        f"{name}.csv": rows.encode(),
+        f"{name}.svg": drawing.saved(draw, "svg"),
     }
-    for ending, data in files.items():
-        if data is not None:
-            whole.write(folder / f"{name}.{ending}", _writer(data))
+    # those of an earlier call begin with the same key, or the same columns
+    starts = {f"{name}.json": text.partition(":")[0], f"{name}.csv": ",".join(rows.split(",")[:3])}
+    whole.check_folder(folder, {**starts, f"{name}.svg": drawing.ours})
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for file, data in files.items():
+            if data is not None:
+                whole.write(folder / file, _writer(data))
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written to: {first_line(error)}") from None
 
 
 def _writer(data: bytes) -> Callable[..., object]:

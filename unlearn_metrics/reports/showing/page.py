@@ -16,7 +16,7 @@ from unlearn_metrics.documents import Observations
 from unlearn_metrics.errors import InputError, first_line
 from unlearn_metrics.places import ends
 from unlearn_metrics.record import Estimate, RunRecord
-from unlearn_metrics.records.folder import foreign, write
+from unlearn_metrics.records.folder import check_folder, foreign, write
 from unlearn_metrics.records.verdict import describe
 from unlearn_metrics.reports import drawing, table
 from unlearn_metrics.reports.leaderboard.words import shown
@@ -78,6 +78,9 @@ def as_html(record: RunRecord, observations: Observations, metric: str, examples
 def save(path: Path, text: str, start: str = START) -> None:
     """Write the page, or another text that starts so. InputError if that fails, and for a file of others."""
     try:
+        if path.is_dir():
+            raise InputError(f"{path} is a folder, not a file to write to")
+        check_folder(path.parent, {})
         if foreign(path, start):
             raise InputError(f"{path} was not written by unlearn-metrics show; choose another file")
         path.parent.mkdir(parents=True, exist_ok=True)

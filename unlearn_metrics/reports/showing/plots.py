@@ -13,7 +13,7 @@ from unlearn_metrics.errors import InputError, first_line
 from unlearn_metrics.metrics import values
 from unlearn_metrics.metrics.depth import THRESHOLD, erased_share
 from unlearn_metrics.record import ClusterSums, RunRecord
-from unlearn_metrics.records.folder import write
+from unlearn_metrics.records.folder import check_folder, write
 from unlearn_metrics.registry import NAME
 from unlearn_metrics.reports import drawing
 from unlearn_metrics.reports.drawing import INK, MUTED, PAGE, Draw, colour
@@ -50,19 +50,21 @@ def plots(record: RunRecord, observations: Observations) -> dict[str, tuple[Draw
 
 
 def save(folder: Path, record: RunRecord, observations: Observations) -> list[Path]:
-    """Write the plots as SVG, PDF and PNG. InputError if the folder cannot be written to."""
-    written = []
+    """Write the plots as SVG, PDF and PNG. InputError if the folder cannot be written to, and for files of others."""
+    made = {
+        f"{name}.{form}": drawn
+        for name, (draw, _) in plots(record, observations).items()
+        for form in FORMS
+        if (drawn := drawing.saved(draw, form)) is not None
+    }
+    check_folder(folder, dict.fromkeys(made, drawing.ours))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, (draw, _) in plots(record, observations).items():
-            for form in FORMS:
-                drawn = drawing.saved(draw, form)
-                if drawn is not None:
-                    write(folder / f"{name}.{form}", partial(_put, drawn))
-                    written.append(folder / f"{name}.{form}")
+        for name, drawn in made.items():
+            write(folder / name, partial(_put, drawn))
     except OSError as error:
         raise InputError(f"{folder} cannot be written to: {first_line(error)}") from None
-    return written
+    return [folder / name for name in made]
 
 
 def _put(drawn: bytes, file: IO[bytes]) -> None:
