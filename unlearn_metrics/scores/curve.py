@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.distance import pdist, squareform
 from scipy.special import ndtr, stdtr, stdtrit
 
 from unlearn_metrics.documents import Floats
@@ -27,7 +28,7 @@ from unlearn_metrics.wording import counted
 RHO = 0.95  # the headline's retention
 TIE = 1e-9  # of retention: sums differ in their last bits between processors
 GRID = tuple(round(0.90 + step / 100, 2) for step in range(11))  # retentions of the curve, and of its mean
-BLOCK = 1_000  # draws of all pairs of rows at once, so that they stay in the processor's cache
+BLOCK = 500  # draws of all pairs of rows at once, so that they stay in the processor's cache
 DRAWS = 20_000  # of cluster sums, which cost nothing: the ends of an interval at ten clusters rest on 1 % of them
 RANKED = 6  # clusters, at least: with five, all of them in favour of one model is a chance of 1 in 16
 COARSE, TOP, FINEST = 8, 1.5, 1 / 1024  # steps of the scan in [0, 1]; the last alpha; the smallest step
@@ -208,8 +209,11 @@ def estimate(resampled: Floats, clusters: int, level: float = 0.95) -> Estimate:
         return Estimate(value, why=f"no interval from {counted(clusters, 'cluster')}; it needs {stats.MIN_CLUSTERS}")
     unknown = np.isnan(drawn)
     with np.errstate(invalid="ignore"):  # between two infinities
-        low, _ = stats.interval(np.where(unknown, -np.inf, drawn), clusters, level)
-        _, high = stats.interval(np.where(unknown, np.inf, drawn), clusters, level)
+        if unknown.any():
+            low, _ = stats.interval(np.where(unknown, -np.inf, drawn), clusters, level)
+            _, high = stats.interval(np.where(unknown, np.inf, drawn), clusters, level)
+        else:
+            low, high = stats.interval(drawn, clusters, level)
     if low is None or high is None:
         return Estimate(value, why=f"in {unknown.mean():.0%} of the draws retention does not fall so far")
     return Estimate(value, low, high)
@@ -307,24 +311,17 @@ def ranks(rows: Floats, clusters: int, level: float = 0.95) -> list[tuple[int, i
     if clusters < RANKED or not ranked:
         return found
     values, drawn = rows[ranked, 0], rows[ranked, 1:]
-    drawn = drawn[:, ~np.isnan(drawn).any(0)]
+    drawn = np.compress(~np.isnan(drawn).any(0), drawn, 1)  # a row stays in one piece, unlike with drawn[:, ...]
     drawn = drawn - drawn.mean(1, keepdims=True)
-    blocks = [drawn[:, start : start + BLOCK] for start in range(0, drawn.shape[1], BLOCK)]
-    squares = np.zeros((len(drawn), len(drawn)))
-    for block in blocks:
-        for i, row in enumerate(block):
-            apart = row - block[:i]
-            squares[i, :i] += np.einsum("ij,ij->i", apart, apart)
-    deviations = np.sqrt((squares + squares.T) / max(1, drawn.shape[1]))  # of all pairs
+    deviations = squareform(pdist(drawn)) / math.sqrt(max(1, drawn.shape[1]))  # of all pairs
     steady = np.where(deviations > 0, deviations, np.inf)  # what never moves is no test
     largest = np.concatenate(
         [
             np.max(
                 [(np.abs(row - block[:i]) / steady[i, :i, None]).max(0, initial=0) for i, row in enumerate(block)], 0
             )
-            for block in blocks
+            for block in np.array_split(drawn, math.ceil(drawn.shape[1] / BLOCK) or 1, axis=1)
         ]
-        or [np.zeros(0)]
     )
     pairs = len(ranked) * (len(ranked) - 1) // 2
     less = values[:, None] - values < -threshold(largest, pairs, clusters, level) * deviations

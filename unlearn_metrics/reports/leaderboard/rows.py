@@ -208,11 +208,9 @@ def crossings(rows: Sequence[Row], metric: str) -> list[Crossing]:
     for a, b in combinations(range(len(rows)), 2):
         difference = found[b] - found[a]
         known = np.isfinite(difference[:, 0])
-        signs = curve.signs(difference[known], k)
-        if {-1, 1} <= set(signs.tolist()):
-            at = curve.crossings(
-                [rho for rho, is_known in zip(curve.GRID, known, strict=True) if is_known], difference[known]
-            )
+        grid = [rho for rho, is_known in zip(curve.GRID, known, strict=True) if is_known]
+        at = curve.crossings(grid, difference[known])
+        if at and {-1, 1} <= {*curve.signs(difference[known], k).tolist()}:
             crossed.append(Crossing(rows[a].id, rows[b].id, at))
     return crossed
 
