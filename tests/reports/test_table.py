@@ -22,3 +22,10 @@ def test_equivalence_is_said_of_each_model_that_has_an_interval():
         "(mean log R +0.020 [-0.010, +0.050])",
     ]
     assert table.composite_notes(record()) == []
+
+
+def test_a_p_value_is_called_one():
+    composites = {"unlearned": {"forget_quality": score(0.3), "model_utility": score(0.5)}}
+    text = table.markdown(dataclasses.replace(record(), composites=composites))
+    assert "| forget_quality (p-value) ↑ |" in text
+    assert "| model_utility ↑ |" in text

@@ -9,7 +9,7 @@ from unlearn_metrics.metrics import METRICS, good
 from unlearn_metrics.record import Estimate, RunRecord, Score, Scores
 from unlearn_metrics.reports.console import one_line
 from unlearn_metrics.reports.grid import Grid
-from unlearn_metrics.scores.composites import COMPOSITES, equivalence
+from unlearn_metrics.scores.composites import COMPOSITES, P_VALUE, equivalence
 from unlearn_metrics.scores.equal_retention import barrier
 from unlearn_metrics.scores.stats import MIN_CLUSTERS
 from unlearn_metrics.splits import is_forget, parse
@@ -125,6 +125,12 @@ def composites(record: RunRecord) -> list[tuple[str, list[Score | None]]]:
     return [(n, scores) for n, scores in found.items() if any(s is not None and s.value is not None for s in scores)]
 
 
+def composite(name: str) -> str:
+    """What tables call it: whether it is a p-value, and which way is good."""
+    p_value = " (p-value)" if COMPOSITES[name].no_interval == P_VALUE else ""
+    return f"{name}{p_value} {ARROW[COMPOSITES[name].better]}"
+
+
 def undefined(record: RunRecord) -> list[str]:
     """'name, name: why they have no value' of the composites that the benchmark asks for, but the run can't tell."""
     why: dict[str, dict[str, None]] = {}
@@ -159,7 +165,7 @@ def table(record: RunRecord, everything: bool = False) -> Grid:
     if figures:
         result.add("Composites")
     for name, found in figures:
-        result.add(f"  {name} {ARROW[COMPOSITES[name].better]}", "", *map(cell, found), _documents(found))
+        result.add(f"  {composite(name)}", "", *map(cell, found), _documents(found))
     return result
 
 
@@ -256,7 +262,7 @@ def markdown(record: RunRecord) -> str:
         ]
         lines.append("| " + " | ".join(cells) + " |")
     for name, found in composites(record):
-        cells = ["Composites", f"{name} {ARROW[COMPOSITES[name].better]}", "", *map(cell, found), _documents(found)]
+        cells = ["Composites", composite(name), "", *map(cell, found), _documents(found)]
         lines.append("| " + " | ".join(cells) + " |")
     if record.residual:
         retention = next(iter(record.residual.values())).retention

@@ -226,14 +226,14 @@ class Composite:
         return (None, None) if self.no_interval else stats.interval(resampled, clusters)
 
 
-_P_VALUE = "a p-value estimates nothing that an interval could hold"
+P_VALUE = "a p-value estimates nothing that an interval could hold"
 _BOUNDARY = "resamples do not show how far the truth is from the end of its range"
 _NINE = ("retain", "real_authors", "world_facts")
 COMPOSITES: dict[str, Composite] = {
     "model_utility": Composite(model_utility, _NINE),
     "model_utility_arithmetic": Composite(partial(model_utility, ratio="truth_ratio_arithmetic"), _NINE),
-    "forget_quality": Composite(forget_quality, ("forget",), compares=True, no_interval=_P_VALUE),
-    "forget_quality_paired": Composite(forget_quality_paired, ("forget",), compares=True, no_interval=_P_VALUE),
+    "forget_quality": Composite(forget_quality, ("forget",), compares=True, no_interval=P_VALUE),
+    "forget_quality_paired": Composite(forget_quality_paired, ("forget",), compares=True, no_interval=P_VALUE),
     "log_truth_ratio_difference": Composite(log_truth_ratio_difference, ("forget",), "zero", compares=True),
     "ks_distance": Composite(forget_ks_distance, ("forget",), "zero", compares=True, no_interval=_BOUNDARY),
     "privleak": Composite(privleak, MEMBERSHIP, "zero", compares=True),

@@ -52,11 +52,9 @@ def facets(record: RunRecord) -> tuple[list[str], dict[str, list[tuple[str, list
         for name in COMPOSITES if split == "all splits" else METRICS:
             scores = [of.get(name) for of in of_models]
             if any(scores):
-                arrow = GOOD[COMPOSITES[name].better if split == "all splits" else good(name, split)]
+                label = table.composite(name) if split == "all splits" else f"{name} {GOOD[good(name, split)]}".strip()
                 n = " / ".join(sorted({"—" if score.n is None else f"{score.n:,}" for score in scores if score}))
-                found.setdefault(split, []).append(
-                    (f"{name} {arrow}".strip(), [table.cell(score) for score in scores], n)
-                )
+                found.setdefault(split, []).append((label, [table.cell(score) for score in scores], n))
     return models, found
 
 

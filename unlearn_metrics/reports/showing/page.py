@@ -22,7 +22,6 @@ from unlearn_metrics.reports import drawing, table
 from unlearn_metrics.reports.leaderboard.words import shown
 from unlearn_metrics.reports.showing import plots
 from unlearn_metrics.reports.showing.examples import Example
-from unlearn_metrics.scores.composites import COMPOSITES
 from unlearn_metrics.splits import parse
 
 START = "<!doctype html>\n<!-- unlearn-metrics show -->"
@@ -106,8 +105,7 @@ def _facets(record: RunRecord, models: Sequence[str]) -> list[tuple[str, list[tu
         row = (f"{metric} {table.arrow(record, metric, split)}", split, cells, (facet, split, metric) in headline)
         found.setdefault(facet, []).append(row)
     for name, scores in table.composites(record):
-        arrow = table.ARROW[COMPOSITES[name].better]
-        found.setdefault("Composites", []).append((f"{name} {arrow}", "", [*map(table.cell, scores)], True))
+        found.setdefault("Composites", []).append((table.composite(name), "", [*map(table.cell, scores)], True))
     return [*found.items()]
 
 
