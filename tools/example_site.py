@@ -36,7 +36,7 @@ INTRO = (
 )
 # picture -> (width, height, dark, what is shown: the page from its top, or the first element of a selector)
 PICTURES = {
-    "desktop": (1300, 1060, False, None),
+    "desktop": (1300, 1130, False, None),
     "plots": (1300, 800, True, ".plots"),
     "phone": (390, 844, False, None),
 }
@@ -111,7 +111,8 @@ def photographed(page: Path, folder: Path) -> None:
             "Page.captureScreenshot", {"format": "png", "captureBeyondViewport": True, "clip": clip}
         )
         path = folder / f"leaderboard-{name}.png"
-        picture = Image.open(io.BytesIO(base64.b64decode(taken["data"]))).convert("RGB").quantize(255)
+        full = Image.open(io.BytesIO(base64.b64decode(taken["data"]))).convert("RGB")
+        picture = full.quantize(255, method=Image.Quantize.MAXCOVERAGE)  # small marks keep their colours
         picture.save(path, optimize=True)
         print(f"wrote {path} ({path.stat().st_size / 1000:.0f} kB)")
     browser.quit()

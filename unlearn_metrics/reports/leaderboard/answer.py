@@ -13,7 +13,7 @@ from unlearn_metrics.reports.leaderboard.words import extrapolated, percent
 from unlearn_metrics.scores import equal_retention
 from unlearn_metrics.wording import counted
 
-TESTED = "tests paired by document, 95 % for all: rows can differ though intervals overlap"
+TESTED = "tests paired by document, 95 % for all; their intervals may overlap"
 MORE = "significantly more of the forget set left"
 NAMED = 3  # rows that a sentence names; of more it gives the number
 
