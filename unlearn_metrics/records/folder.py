@@ -138,7 +138,7 @@ def check_folder(folder: Path, ours: Mapping[str, str | Callable[[Path], bool]])
     """
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not there.is_dir():
-        raise InputError(f"{there} is a file, not a folder; choose another for {folder.name}")
+        raise InputError(f"{there} is a file, not a folder; choose another")
     for name, is_ours in ours.items():
         path = folder / name
         if foreign(path, is_ours) if isinstance(is_ours, str) else path.exists() and not is_ours(path):

@@ -98,7 +98,7 @@ def _unranked(group: Group) -> Answer:
     reason, rows = Counter(row.unranked for row in group.rows).most_common(1)[0]
     many = len(group.rows)
     which = "the only row" if many == 1 else f"{rows} of {many} rows" if rows < many else f"all {many} rows"
-    return Answer("Nothing can be ranked here.", "Unknown", f"{which}: {reason}.")
+    return Answer("Nothing can be ranked here.", "Unknown", f"{reason} ({which}).")
 
 
 def listed(names: list[str]) -> str:
