@@ -123,6 +123,20 @@ def test_what_is_no_such_log_is_refused(tmp_path, change, says):
         by_name(root)
 
 
+@pytest.mark.parametrize("emptied", ["target", "ga/step=3", "retrain"])
+def test_a_run_is_the_same_from_its_folder_where_logs_hold_no_documents(tmp_path, emptied):
+    """Of one model they hold none; of a split of another neither."""
+    root = folder(tmp_path / "logs")
+    for file in root.glob(f"*/{emptied}/**/*.json"):
+        if file.name != "out.json":
+            write(file, [])
+    write(root / "verbmem" / "ga/step=3" / "forget" / "history.json", [])
+    for place, (record, seen) in enumerate(runs.import_logs("muse", root)):
+        store.save(tmp_path / str(place), record, seen)
+        again = rescore.rescore(tmp_path / str(place))
+        assert rescore.changed(record, again)[1] == rescore.changed(again, record)[1] == []
+
+
 def test_more_than_memory_may_hold_is_refused_before_it_is_read(tmp_path):
     """A file of 3 GiB that takes no room: its end is all that was written."""
     root = folder(tmp_path)

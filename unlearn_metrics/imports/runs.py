@@ -120,8 +120,8 @@ def _run(
     as_logged: dict[str, None] = {}
     notes: dict[str, None] = {}
     for model, one in logs.items():
-        # documents of a model that several runs hold are settled in each
-        splits = {split: [_copied(d) for d in documents] for split, documents in one.splits.items()}
+        # documents of a model that several runs hold are settled in each; no record holds a split without any
+        splits = {split: [_copied(d) for d in documents] for split, documents in one.splits.items() if documents}
         if splits:
             observations[model] = splits
         for split, documents in splits.items():
