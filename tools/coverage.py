@@ -199,7 +199,7 @@ def one_and_two(
 def null(a: Path, b: Path, sizes: tuple[int, int], datasets: int, draws: int) -> list[float]:
     """How often tests at 5 % tell two methods apart that are alike, and how often ranks do."""
     rng, metric = np.random.default_rng(1), KEPT
-    edges = [float(curve.strength(path, curve.draw(path, 0, 0))[0]) for path in (a, b)]
+    edges = [float(curve.strength(path, curve.draw(path, 0, 0))[0, 0]) for path in (a, b)]
     stretch = edges[0] / edges[1]
     grid = np.unique([*a.alphas, *(np.array(b.alphas) * stretch)])
     grid = grid[grid <= min(a.alphas[-1], b.alphas[-1] * stretch)].tolist()

@@ -52,7 +52,7 @@ def value(of: Path, rho: float = 0.95, metric: str = "es") -> float:
 def test_value_by_hand(retain, forget, rho, left, alpha):
     of = path(line(*retain), line(*forget))
     assert value(of, rho) == pytest.approx(left)
-    assert curve.strength(of, curve.draw(of, 0, 0), rho)[0] == pytest.approx(alpha)
+    assert curve.strength(of, curve.draw(of, 0, 0), [rho])[0, 0] == pytest.approx(alpha)
 
 
 def test_means_are_over_documents_not_clusters():
@@ -125,7 +125,7 @@ def test_an_end_that_rests_on_unreached_draws_is_not_known():
 @pytest.mark.parametrize("rho", [0.0, 1.01, math.nan])
 def test_a_retention_outside_is_refused(rho):
     with pytest.raises(ValueError, match="between 0"):
-        curve.along(np.ones((2, 1)), np.ones((2, 1)), rho)
+        curve.along(np.ones((2, 1)), np.ones((2, 1)), [rho])
 
 
 # a brute-force twin
@@ -208,7 +208,7 @@ def test_less_retention_never_takes_a_weaker_update(seed):
     retain, forget = random_path(seed)
     of = path(retain, forget, [0, 0.25, 0.5, 0.75, 1])
     weights = curve.draw(of, 0, 30)
-    at = np.array([curve.strength(of, weights, rho) for rho in GRID])
+    at = curve.strength(of, weights, GRID)
     assert not (np.diff(at, axis=0) > 1e-12).any()  # NaN where not reached
 
 

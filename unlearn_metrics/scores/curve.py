@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.distance import pdist, squareform
 from scipy.special import ndtr, stdtr, stdtrit
 
 from unlearn_metrics.documents import Floats
@@ -130,7 +129,7 @@ def retention(path: Path, weights: Weights) -> Floats:
         return found / np.where(found[:1] > 0, found[:1], np.nan)  # an original that retains nothing: unknown
 
 
-def along(values: Floats, retained: Floats, rho: float) -> Floats:
+def along(values: Floats, retained: Floats, rho: Sequence[float]) -> Floats:
     """Values where retention first falls below rho, coming from the original, interpolated between its neighbours.
 
     With a the first alpha below rho and b the one before, v = v(b) + (r(b) - rho) / (r(b) - r(a)) * (v(a) - v(b)).
@@ -138,26 +137,27 @@ def along(values: Floats, retained: Floats, rho: float) -> Floats:
     Args:
         values: [alphas, columns] or [alphas, 1].
         retained: as a share of the original's, [alphas, columns].
-        rho: a share, in (0, 1].
+        rho: shares, in (0, 1].
 
     Returns:
-        [columns]; NaN where retention does not fall so far, or is unknown on the way.
+        [retentions, columns]; NaN where retention does not fall so far, or is unknown on the way.
 
     Raises:
-        ValueError: rho is not in (0, 1].
+        ValueError: a rho is not in (0, 1].
     """
-    if not 0 < rho <= 1:
-        raise ValueError(f"a retention of {rho:g} is not between 0 and the original's, 1")
+    if outside := [at for at in rho if not 0 < at <= 1]:
+        raise ValueError(f"a retention of {outside[0]:g} is not between 0 and the original's, 1")
     values = np.broadcast_to(values, retained.shape)
-    below = ~(retained >= rho - TIE)  # so that the walk also ends at what is unknown
-    first = below.argmax(0)
+    at = np.array(rho, np.float64)[:, None]
+    below = ~(retained >= at[:, None] - TIE)  # [retentions, alphas, columns]; so that the walk also ends at the unknown
+    first = below.argmax(1)
     columns = np.arange(retained.shape[1])
     before = np.maximum(first - 1, 0)
     r_before, r_first = retained[before, columns], retained[first, columns]
     with np.errstate(divide="ignore", invalid="ignore"):
-        share = np.maximum(0, (r_before - rho) / (r_before - r_first))
+        share = np.maximum(0, (r_before - at) / (r_before - r_first))
         found = (1 - share) * values[before, columns] + share * values[first, columns]
-    return np.where(below.any(0) & (first > 0), found, np.nan)
+    return np.where(below.any(1) & (first > 0), found, np.nan)
 
 
 def residual(path: Path, metric: str, weights: Weights, rho: Sequence[float] = (RHO,)) -> Floats:
@@ -166,12 +166,12 @@ def residual(path: Path, metric: str, weights: Weights, rho: Sequence[float] = (
     Returns:
         [retentions, 1 + draws], NaN where a retention is not reached.
     """
-    retained, left = retention(path, weights), means(path.forget[metric], weights.forget)
-    return np.array([along(left, retained, at) for at in rho])
+    return along(means(path.forget[metric], weights.forget), retention(path, weights), rho)
 
 
-def strength(path: Path, weights: Weights, rho: float = RHO) -> Floats:
-    """The alpha at which retention is rho, [1 + draws], NaN where it is not reached. Above 1 it is extrapolated."""
+def strength(path: Path, weights: Weights, rho: Sequence[float] = (RHO,)) -> Floats:
+    """The alphas at which retention is rho, [retentions, 1 + draws], NaN where it is not reached. Above 1 it is
+    extrapolated."""
     return along(np.array(path.alphas, np.float64)[:, None], retention(path, weights), rho)
 
 
@@ -306,6 +306,8 @@ def ranks(rows: Floats, clusters: int, level: float = 0.95) -> list[tuple[int, i
 
     Source: Mogstad, Romano, Shaikh & Wilhelm 2024, "Inference for Ranks", Review of Economic Studies 91(1).
     """
+    from scipy.spatial.distance import pdist, squareform  # 0.1 s, which records alone need not wait
+
     found: list[tuple[int, int] | None] = [None] * len(rows)
     ranked = [i for i, row in enumerate(rows) if estimate(row, clusters).low is not None]
     if clusters < RANKED or not ranked:

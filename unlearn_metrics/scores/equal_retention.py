@@ -125,7 +125,7 @@ def _residual(path: MeasuredPath, metric: str, rho: float, seed: int) -> Residua
     weights = curve.draw(of, seed)
     grid = curve.residual(of, metric, weights, curve.GRID)
     (at,) = curve.residual(of, metric, weights, [rho])
-    alpha = curve.strength(of, weights, rho)[0]
+    alpha = curve.strength(of, weights, [rho])[0, 0]
     floor = path.retain_only.get(metric)
     above = None
     if floor is not None:

@@ -128,7 +128,7 @@ def _curve(row: Row, metric: str) -> tuple[list[Point], list[Point], list[Point]
     of = equal_retention.path_of(path, metric)
     once = curve.draw(of, 0, 0)
     points = [point for point in row.record.residual[metric].curve if point.value.value is not None]
-    alphas = [curve.strength(of, once, point.retention)[0] for point in points]
+    alphas = curve.strength(of, once, [point.retention for point in points])[:, 0].tolist()
     found = [(point.retention, float(point.value.value or 0)) for point in points]
     # at a retention that is reached a little before alpha 1 both lines meet
     inner = [point for point, alpha in zip(found, alphas, strict=True) if alpha <= 1]

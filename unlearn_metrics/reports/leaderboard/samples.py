@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 
-import pyarrow as pa
+import numpy as np
 import pyarrow.compute as pc
 
 from unlearn_metrics.errors import InputError
@@ -48,11 +48,11 @@ def samples(row: Row) -> list[Sample]:
     forget = next((place for place, name in named if is_forget(name)), None)
     if forget is None:
         return []
-    texts = texts.filter(pc.equal(splits.indices, forget))  # by place: as many texts as rows could fill the memory
+    texts = texts.filter(splits.indices.to_numpy() == forget)  # by place: as many texts as rows could fill the memory
     every = sorted(texts["id"].unique().to_pylist())
     chosen = [every[i * len(every) // SAMPLES] for i in range(min(SAMPLES, len(every)))]
     documents: dict[int, dict[str, dict[str, str]]] = defaultdict(dict)
-    for found in texts.filter(pc.is_in(texts["id"], pa.array(chosen, pa.int32()))).to_pylist():
+    for found in texts.filter(np.isin(texts["id"].to_numpy(), chosen)).to_pylist():
         documents[found["id"]][found["model"]] = found
     return [_sample(documents[at]) for at in chosen]
 
