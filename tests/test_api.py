@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -160,6 +161,14 @@ def test_a_notebook_has_the_report_folded_beneath_the_table(run, tmp_path):
     assert [tag for tag, _ in frames] == ["details", "summary", "iframe"]
     assert frames[-1][1]["sandbox"] is None  # allows nothing
     assert frames[-1][1]["srcdoc"] == run.report(tmp_path / "report.html").read_text()
+
+
+def test_a_notebook_shows_the_table_of_a_run_whose_documents_are_gone(run, tmp_path):
+    shutil.copy(run.folder / "record.json", tmp_path)
+    page = um.load(tmp_path)._repr_html_()
+    assert "extraction_strength" in page
+    assert "no report: " in page
+    assert "is not there" in page
 
 
 def test_a_run_opens_again_and_can_be_kept(run, tmp_path):

@@ -290,4 +290,8 @@ class Run:
         tables = [table.table(self.record, self.everything), table.residual_table(self.record)]
         tables += attacked.tables(self.record, self.everything)
         lines = [Text(in_python(line.plain), line.style) for line in lines]
-        return html(*(shown for shown in tables if shown is not None), *lines) + FOLDED.format(escape(self._page()))
+        try:
+            folded = FOLDED.format(escape(self._page()))
+        except InputError as error:  # the record is there, but the documents are not
+            folded = f"<p>no report: {escape(plain(in_python(str(error))))}</p>"
+        return html(*(shown for shown in tables if shown is not None), *lines) + folded

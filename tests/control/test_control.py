@@ -23,7 +23,7 @@ from unlearn_metrics.checkpoints.pairs import align
 from unlearn_metrics.checkpoints.tensors import from_memory
 from unlearn_metrics.control import mixing
 from unlearn_metrics.control.controls import family
-from unlearn_metrics.control.mixing import lerp, mix_into, rounding, write_mix
+from unlearn_metrics.control.mixing import lerp, mix_into, write_mix
 from unlearn_metrics.errors import InputError
 
 
@@ -77,18 +77,45 @@ def test_changes_that_rounding_loses_are_said(pair, steps, said):
     for i, n in enumerate(steps):
         u[1, i] += n / 128
     original, unlearned = (replace(pair[0], tensors={"w": from_memory(t)}) for t in (o, u))
-    note = rounding("mix", original, unlearned)
-    assert (note is None) if said is None else note.startswith(f"{said} of the weights that unlearning changed are one")
-    wide = (replace(c, tensors={"w": c.tensors["w"].cast(torch.float32)}) for c in (original, unlearned))
-    assert rounding("trim", original, unlearned) is None
-    assert rounding("mix", *wide) is None
+    wide_o, wide_u = (replace(c, tensors={"w": c.tensors["w"].cast(torch.float32)}) for c in (original, unlearned))
+    for of in (original, wide_o):  # mixes have the unlearned model's dtype
+        note = family("mix", of, unlearned).rounding()
+        assert (note is None) if said is None else note.startswith(f"about {said} of the weights that unlearning")
+        assert note is None or "steps of bfloat16" in note
+    assert family("mix", original, unlearned).rounding(1) is None
+    assert family("trim", original, unlearned).rounding() is None
+    assert family("mix", wide_o, wide_u).rounding() is family("mix", original, wide_u).rounding() is None
     if said:  # a change of one step is lost below the middle, and whole above
         below, above = (lerp(o, u, alpha)[1, 0].item() for alpha in (0.49, 0.51))
         assert (below, above) == (o[1, 0].item(), u[1, 0].item())
 
 
+def test_rounding_is_of_the_tensors_that_are_mixed_and_of_all_their_rows(pair):
+    one = torch.ones(1000, 4, dtype=torch.bfloat16)
+    near, later = one + 1 / 128, one.clone()
+    later[:64] += 1 / 128
+    later[64:] *= 1.5
+    of = {"h.0.w": later, "h.1.w": near, "h.2.w": near}
+    original, unlearned = (
+        replace(pair[0], tensors={name: from_memory(t) for name, t in made.items()})
+        for made in (dict.fromkeys(of, one), of)
+    )
+    assert family("layers", original, unlearned, "0").rounding() is None
+    assert family("layers", original, unlearned, "1").rounding().startswith("about 100%")
+    assert family("layers", original, unlearned).rounding().startswith("about 7")  # 2 of 3, and a few rows
+
+
 def test_the_packaged_checkpoints_mix_finely(pair):
-    assert rounding("mix", *pair) is None
+    assert family("mix", *pair).rounding() is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_mix_written_in_another_dtype_is_rounded_once(pair, tmp_path, dtype):
+    original, unlearned = pair
+    write_mix(original, unlearned, 0.3, tmp_path / "mixed", dtype=dtype)
+    theirs, mine = (tensors(CHECKPOINTS / name) for name in ("original", "excessive"))
+    for name, written in tensors(tmp_path / "mixed").items():
+        assert torch.equal(written, torch.lerp(theirs[name].float(), mine[name].float(), 0.3).to(dtype))
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])

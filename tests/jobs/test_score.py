@@ -179,7 +179,7 @@ def test_a_record_says_where_the_dtype_swallows_a_mix(tmp_path):
         stepped = {name: (t.view(torch.int16) ^ 1).view(torch.bfloat16) for name, t in load_file(file).items()}
         save_file(stepped, file, metadata={"format": "pt"})
     done = score(tmp_path / "run", "--alpha", "0.5", "--limit", "1", unlearned=near)
-    said = "100% of the weights that unlearning changed are one or two steps of bfloat16 apart"
+    said = "about 100% of the weights that unlearning changed are one or two steps of bfloat16 apart"
     told = store.load_record(tmp_path / "run").control.rounding
     assert [said in text for text in (told, done.stdout, done.stderr)] == [True] * 3
 

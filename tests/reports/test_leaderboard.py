@@ -366,6 +366,20 @@ def test_degenerate_answers_are_flagged(repetition, perplexity, retain, seen):
         assert "broken text, not forgetting" in files.as_markdown([table])
 
 
+def test_a_path_of_rounded_mixes_is_flagged_wherever_the_row_stands():
+    """By what a hostile record has in that place, too."""
+    said = "about 76% <script> of the weights"
+    made = record("coarse")
+    made = dataclasses.replace(made, control=dataclasses.replace(made.control, rounding=said))
+    (table,) = rows.groups(found(made, record("fine")))
+    for page in (files.as_html([table]), files.as_markdown([table]), papers.as_latex([table])):
+        assert page.count("coarse path: most of what unlearning changed") >= 1
+        assert "<script> of" not in page
+    assert "about 76% &lt;script&gt; of the weights" in files.as_html([table])
+    (alone,) = rows.groups(found(record("fine")))
+    assert "coarse path" not in files.as_html([alone])
+
+
 def test_retention_without_a_path_is_of_what_the_control_kept():
     made = older(signature=SIGNATURE.replace("es.keep", "mmlu.acc.keep"))
     accuracies = [(0.6, 0.5, 0.7), (0.3, 0.2, 0.4), (0.55, 0.5, 0.6)]

@@ -76,7 +76,7 @@ def test_what_makes_an_answer_doubtful_is_said():
     few = said(record("a", [0.1] * 7), record("b", [0.8] * 7))
     assert few.sure == "Sure, but from few documents"
     assert said(record("a", [0.5] * 7), record("b", [0.5] * 7)).sure == "Not decided, and from few documents"
-    assert "7 clusters of documents" in few.doubts
+    assert "7 clusters (documents that belong together" in few.doubts
     beyond = said(record("a", 0.1, own=0.96), record("b", 0.8))
     assert "As published, a (96 %) retains more than 95 %, so its residual is extrapolated" in beyond.doubts
     broken = record("a", 0.1)
@@ -101,7 +101,7 @@ def test_a_mark_finds_a_row_in_the_plots_and_is_no_letter():
     assert len(set(marks(page))) == len(marks(page)) == 6
     curves = page[page.index("<figure>") : page.index("</figure>")]
     assert not re.findall(r">[A-Z]{1,2}</text>", curves)
-    # colour and shape of a row's point are those of its mark; the point is hollow if it is extrapolated
+    # colour and shape of a row's point are those of its mark
     shapes = {name: d for d, name in re.findall(r'<path d="([^"]+)"[^>]*id="([^"]+)"', curves)}
     points = re.findall(r'<use [^>]*data-row="(\d)" [^>]*"var\(--s(\d)\)"[^>]*href="#([^"]+)"', curves)
     assert sorted({(int(row), colour, corners(shapes[path])) for row, colour, path in points}) == [

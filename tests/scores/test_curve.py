@@ -271,6 +271,18 @@ def test_ranks_of_rows_far_apart_and_alike():
     assert curve.ranks(rows, 10) == [(1, 1), None, (2, 2), (3, 3)]
 
 
+def test_nothing_is_told_apart_by_the_few_draws_that_all_rows_have():
+    """Each of many rows is unknown in 2 % of the draws, each in others."""
+    values = np.linspace(0.1, 0.9, 60)[:, None] + np.random.default_rng(0).normal(0, 0.001, (60, 2001))
+    for i, row in enumerate(values):
+        row[1 + (np.arange(40) + 40 * i) % 2000] = np.nan
+    assert curve.estimate(values[0], 40).low is not None
+    assert curve.ranks(values, 40) == [None] * 60  # no draw is left
+    assert not curve.signs(values, 40).any()
+    assert curve.ranks(values[:20], 40) == [(i, i) for i in range(1, 21)]
+    assert curve.signs(values[:20], 40).all()
+
+
 def test_ranks_of_two_rows_separate_where_their_difference_does():
     rng = np.random.default_rng(0)
     for gap in np.linspace(0, 0.3, 40):

@@ -19,9 +19,10 @@ from unlearn_metrics.checkpoints.files import Checkpoint, check_finite, identify
 from unlearn_metrics.checkpoints.pairs import align
 from unlearn_metrics.checkpoints.tensors import LazyTensor, kth_largest
 from unlearn_metrics.control import CONTROLS
-from unlearn_metrics.control.mixing import Blend, ControlFunction, blended, lerp, mix
+from unlearn_metrics.control.mixing import Blend, ControlFunction, blended, lerp, mix, rounding
 from unlearn_metrics.errors import InputError, did_you_mean
 
+MIXING = ("mix", "layers")  # controls whose tensors lie between those of the two checkpoints
 LAYER = re.compile(r"(?:^|\.)(\d+)\.")
 NUMBERS = re.compile(r"\d+(-\d+)?(,\d+(-\d+)?)*", re.ASCII)
 
@@ -216,6 +217,14 @@ class Family:
 
     def at(self, strength: float) -> Checkpoint:
         return self.fn(self.original, self.unlearned, strength)
+
+    def rounding(self, strength: float | None = None) -> str | None:
+        """What is to be said of the mixes that it gives (mixing.rounding), or of the one of this strength."""
+        if self.method not in MIXING or strength in (0, 1):
+            return None
+        names = self.unlearned.tensors
+        only = self.parameters.get("layers")
+        return rounding(self.original, self.unlearned, names if only is None else chosen(only, names))
 
     def given(self, strength: float) -> dict[str, str]:
         """The parameters, and of a trajectory which checkpoint it is."""

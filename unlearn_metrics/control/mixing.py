@@ -7,7 +7,7 @@ Source: Wang et al. 2024, "Unlearning with Control" (arXiv 2406.09179), model mi
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
@@ -24,8 +24,7 @@ from unlearn_metrics.errors import InputError
 ControlFunction: TypeAlias = Callable[[Checkpoint, Checkpoint, float], Checkpoint]
 Blend: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 CARD_PART = 1 << 25  # elements mixed at once on a GPU: each call costs microseconds, whatever its size
-MIXING = ("mix", "layers")  # controls whose tensors lie between those of the two checkpoints
-ROWS, STEPS = 64, 2  # of each tensor; of the stored dtype
+BLOCKS, ROWS, STEPS = 8, 8, 2  # blocks of a tensor that are looked at; rows of a block; steps of the stored dtype
 FINER = "`control mix --alpha 1 --out-dtype float32` gives a copy that mixes finely"
 SPARE = 0.25  # of a GPU's memory, left to what the model computes
 
@@ -75,29 +74,30 @@ def lerp(original: torch.Tensor, unlearned: torch.Tensor, alpha: float) -> torch
     return torch.lerp(original.float(), unlearned.float(), alpha).to(unlearned.dtype)
 
 
-def rounding(control: str, original: Checkpoint, unlearned: Checkpoint) -> str | None:
+def rounding(original: Checkpoint, unlearned: Checkpoint, names: Iterable[str]) -> str | None:
     """A sentence, if most of what unlearning changed is at most two steps of the dtype that mixes are rounded to.
 
-    A change of one step is lost in every mix below alpha 0.5, and whole above: the path is a staircase. Looked at in
-    the first rows of each tensor.
+    A change of one step is lost in every mix below alpha 0.5, and whole above: the path is a staircase. names: the
+    tensors that are mixed; a sample of their rows is looked at.
     """
-    if control not in MIXING:
+    steps, changed = Counter[torch.dtype](), Counter[torch.dtype]()
+    for name in names:
+        theirs, mine = original.tensors[name], unlearned.tensors[name]
+        if mine.dtype not in (torch.bfloat16, torch.float16):
+            continue
+        common = min(mine.length, theirs.length)
+        for start in {(common - min(ROWS, common)) * block // (BLOCKS - 1) for block in range(BLOCKS)}:
+            part = start, min(start + ROWS, common)
+            o, u = (tensor.rows(*part).to(mine.dtype).contiguous() for tensor in (theirs, mine))
+            apart = (o.view(torch.int16).int() - u.view(torch.int16).int()).abs()
+            changed[mine.dtype] += int((apart > 0).sum())
+            steps[mine.dtype] += int(((apart > 0) & (apart <= STEPS)).sum())
+    if not steps.total() or steps.total() <= changed.total() / 2:
         return None
-    counts = torch.zeros(STEPS + 2, dtype=torch.long)
-    for name, tensor in unlearned.tensors.items():
-        theirs = original.tensors[name]
-        if tensor.dtype == theirs.dtype and tensor.dtype in (torch.bfloat16, torch.float16):
-            rows = 0, min(tensor.length, theirs.length, ROWS)
-            o, u = (t.rows(*rows).contiguous().view(torch.int16).int().flatten() for t in (theirs, tensor))
-            counts += torch.bincount((o - u).abs().clamp(max=STEPS + 1), minlength=STEPS + 2).cpu()
-    changed = int(counts[1:].sum())
-    share = float(counts[1 : STEPS + 1].sum()) / max(1, changed)
-    if share <= 0.5:
-        return None
-    dtype = str(next(iter(unlearned.tensors.values())).dtype).removeprefix("torch.")
+    dtype = str(steps.most_common(1)[0][0]).removeprefix("torch.")
     return (
-        f"{share:.0%} of the weights that unlearning changed are one or two steps of {dtype} apart, to which mixes are "
-        "rounded: the path is a staircase"
+        f"about {steps.total() / changed.total():.0%} of the weights that unlearning changed are one or two steps of "
+        f"{dtype} apart, to which mixes are rounded: the path is a staircase"
     )
 
 
@@ -290,9 +290,10 @@ def write_mix(
 
     dtype: of its floating-point tensors, instead of the unlearned model's. what: the control's formula, for the README.
     """
-    mixed = control(original, unlearned, alpha)
-    if dtype is not None:
-        mixed = cast(mixed, dtype)
+    if dtype is None:
+        mixed = control(original, unlearned, alpha)
+    else:  # rounded once, to this dtype
+        mixed = cast(control(original, cast(unlearned, torch.float32), alpha), dtype)
     if mixed.logit_scale != 1:
         mixed = _scaled_head(mixed)
     stored = "the unlearned checkpoint's dtype" if dtype is None else str(dtype).removeprefix("torch.")

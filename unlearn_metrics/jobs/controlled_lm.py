@@ -12,7 +12,7 @@ from lm_eval.models.huggingface import HFLM
 
 from unlearn_metrics import attacks
 from unlearn_metrics.checkpoints.files import precision
-from unlearn_metrics.control.mixing import FINER, mix_into, rounding
+from unlearn_metrics.control.mixing import FINER, mix_into
 from unlearn_metrics.errors import InputError
 from unlearn_metrics.jobs.opening import family_of, open_pair
 from unlearn_metrics.jobs.score import calibrate_only
@@ -61,7 +61,7 @@ class ControlledLM(HFLM):
         done = None if attack is None else attacks.known(attack, on=("weights",)).fn
         o, u = open_pair(original, unlearned)
         models = family_of(settings, o, u)
-        if (note := rounding(control, o, u)) is not None:
+        if (note := models.rounding(alpha)) is not None:
             log.warning("unlearn-mix: %s; %s", note, FINER)
         kwargs.setdefault("dtype", precision(u))  # as a written checkpoint would be loaded
         super().__init__(pretrained=str(o.folder), **kwargs)

@@ -37,7 +37,7 @@ class Job:
     """A run, opened. tasks: the benchmark's by split; others: lm-eval's own, by name.
 
     published: model -> the pair of checkpoints whose second is the model as published. models: what the control makes
-    of the pair; None: no control. rounding: what is to be said of its mixes (mixing.rounding). checkpoints: what
+    of the pair; None: no control. rounding: what is to be said of its mixes (Family.rounding). checkpoints: what
     identifies each model. reader: a classifier of generations. requests: the hash of all that the models are sent.
     """
 

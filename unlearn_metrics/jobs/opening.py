@@ -17,7 +17,7 @@ from unlearn_metrics.checkpoints.files import Checkpoint, check_finite, identify
 from unlearn_metrics.checkpoints.pairs import align
 from unlearn_metrics.checkpoints.tokenizers import check_chat_template, other_templates, with_fixed_date
 from unlearn_metrics.control.controls import Family, family
-from unlearn_metrics.control.mixing import FINER, rounding
+from unlearn_metrics.control.mixing import FINER
 from unlearn_metrics.errors import InputError, first_line
 from unlearn_metrics.jobs import identity, keep
 from unlearn_metrics.jobs.job import Job, Reference, Tasks
@@ -107,7 +107,7 @@ def open_job(
         check_chat_template(o)
         if differing := other_templates(published):
             say(f"the chat templates differ: {' and '.join(differing)}; all are asked in the original's")
-    coarse = None if models is None else rounding(settings.control, o, u)
+    coarse = None if models is None else models.rounding(settings.alpha)
     if coarse is not None:
         say(f"{coarse}; {FINER}")
     lm = warm.lm(o, u, checkpoints["original"], settings)

@@ -18,7 +18,7 @@ from unlearn_metrics.benchmarks import suites
 from unlearn_metrics.checkpoints.files import check_finite, check_free, open_checkpoint, write_checkpoint
 from unlearn_metrics.control import CONTROLS
 from unlearn_metrics.control.controls import steps
-from unlearn_metrics.control.mixing import FINER, rounding, write_mix
+from unlearn_metrics.control.mixing import FINER, write_mix
 from unlearn_metrics.documents import Observations
 from unlearn_metrics.errors import InputError
 from unlearn_metrics.jobs import ahead, attacking, early, identity
@@ -124,17 +124,20 @@ def control(
     for note in u.notes:
         say(note)
     models = family_of(settings, o, u)
-    if settings.alpha not in (0, 1) and dtype is None and (coarse := rounding(settings.control, o, u)) is not None:
+    coarse = None if dtype == "float32" else models.rounding(settings.alpha)
+    if coarse is not None:
         say(f"{coarse}; {FINER}")
     if settings.alpha is None:
         if elsewhere:
             benchmark, data = None, None
         lm = build_lm(o, u, settings)
         found = main_job.calibrate_only(lm, models, benchmark, data, settings, say)
+        found = replace(found, rounding=coarse)
         note = f"- {describe(found)}{'' if elsewhere else f'; benchmark {benchmark}'}\n"
     else:
-        found = Control(settings.control, settings.alpha, parameters=models.given(settings.alpha))
+        found = Control(settings.control, settings.alpha, parameters=models.given(settings.alpha), rounding=coarse)
         note = "".join(f"- {name}: {value}\n" for name, value in found.parameters.items())
+        note += f"- {coarse}\n" if coarse else ""
     if out is not None:
         say(f"writing {out}")
         stored = None if dtype is None else getattr(torch, dtype)

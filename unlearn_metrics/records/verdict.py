@@ -26,7 +26,7 @@ def describe(control: Control) -> str:
         if control.achieved_held_out is not None and control.original_held_out:
             text += f", {control.achieved_held_out:.3f} on the evaluation split"
             text += f" ({control.achieved_held_out / control.original_held_out:.1%} of the original's)"
-    return text if control.rounding is None else f"{text}; {control.rounding}"
+    return f"{text}; {control.rounding}" if control.rounding else text
 
 
 def verdict(
@@ -48,7 +48,8 @@ def verdict(
 
     def retained(model: str) -> str | None:
         found = share(model, kept_on(keeps), keeps)
-        where = "on the retain set" if keeps == headline.forget[0] else f"of the original's {_named(keeps)}"
+        split = "the retain set" if control.keep is None else "the evaluation split of the retain set"
+        where = f"on {split}" if keeps == headline.forget[0] else f"of the original's {_named(keeps)}"
         return None if found is None else f"{found} {where}"
 
     metric = headline.forget[0]

@@ -313,7 +313,8 @@ def ranks(rows: Floats, clusters: int, level: float = 0.95) -> list[tuple[int, i
     if clusters < RANKED or not ranked:
         return found
     values, drawn = rows[ranked, 0], rows[ranked, 1:]
-    drawn = np.compress(~np.isnan(drawn).any(0), drawn, 1)  # a row stays in one piece, unlike with drawn[:, ...]
+    if not (drawn := _known(drawn)).size:
+        return found
     drawn = drawn - drawn.mean(1, keepdims=True)
     deviations = squareform(pdist(drawn)) / math.sqrt(max(1, drawn.shape[1]))  # of all pairs
     steady = np.where(deviations > 0, deviations, np.inf)  # what never moves is no test
@@ -330,6 +331,12 @@ def ranks(rows: Floats, clusters: int, level: float = 0.95) -> list[tuple[int, i
     for i, row in enumerate(ranked):
         found[row] = 1 + int(less[:, i].sum()), len(ranked) - int(less[i].sum())
     return found
+
+
+def _known(drawn: Floats) -> Floats:
+    """The draws in which all rows are known; none, if those are less than half of all."""
+    known = ~np.isnan(drawn).any(0)
+    return np.compress(known & (2 * known.sum() >= known.size), drawn, 1)  # a row stays in one piece
 
 
 def threshold(largest: Floats, values: int, clusters: int, level: float = 0.95) -> float:
@@ -350,7 +357,8 @@ def threshold(largest: Floats, values: int, clusters: int, level: float = 0.95) 
 
 def signs(values: Floats, clusters: int, level: float = 0.95) -> NDArray[np.intp]:
     """1, -1, or 0 where it is not established, of values tested together: [values, 1 + draws] -> [values]."""
-    drawn = values[:, 1:][:, ~np.isnan(values[:, 1:]).any(0)]
+    if not (drawn := _known(values[:, 1:])).size:
+        return np.zeros(len(values), np.intp)
     deviation = drawn.std(1)
     moving = deviation > 0
     distance = np.abs(drawn - drawn.mean(1, keepdims=True))[moving] / deviation[moving, None]

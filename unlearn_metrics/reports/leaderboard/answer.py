@@ -13,7 +13,7 @@ from unlearn_metrics.reports.leaderboard.words import extrapolated, percent
 from unlearn_metrics.scores import equal_retention
 from unlearn_metrics.wording import counted
 
-TESTED = "tests paired by document, 95 % for all; their intervals may overlap"
+TESTED = "tests paired by document, 95 % for all; intervals may overlap"
 MORE = "significantly more of the forget set left"
 NAMED = 3  # rows that a sentence names; of more it gives the number
 
@@ -60,8 +60,8 @@ def answer(group: Group) -> Answer:
     clusters, doubts = _clusters(first, group.metric), _doubts(group, tied, named)
     if len(ranked) > 1 and clusters < table.SIMULATED:
         sure += ", but from few documents" if len(tied) == 1 else ", and from few documents"
-        few = f"With {counted(clusters, 'cluster')} of documents that belong together, such as all questions on one "
-        less = f"{few}author, tests are less exact than with {table.SIMULATED} or more."
+        few = f"With {counted(clusters, 'cluster')} (documents that belong together, such as all questions on one "
+        less = f"{few}author), tests are less exact than with {table.SIMULATED} or more."
         doubts = [less, *doubts]
     return Answer(best, sure, why, _beside(group, first, named[first.name]), " ".join(doubts))
 
@@ -90,7 +90,7 @@ def _doubts(group: Group, tied: list[Row], named: dict[str, str]) -> list[str]:
         one = len(beyond) == 1
         more = f"As published, {names} {'retains' if one else 'retain'} more than {at}, so "
         more += f"{'its residual is' if one else 'their residuals are'} {words.EXTRAPOLATED}: "
-        found.append(more + f"what would be left if unlearning went on to {at}.")
+        found.append(more + f"of mixes beyond them, away from the original, that retain {at}.")
     return found
 
 

@@ -29,8 +29,8 @@ START = "<!doctype html>\n<!-- unlearn-metrics leaderboard -->"
 GOOD = {"higher": "↑", "lower": "↓", "zero": "→ 0", "half": "→ ½", "neither": ""}
 CURVE = (
     "What is still there where all retain the same: less is better. The point is at the retention of the ranks, the "
-    "horizontal line is the retain-only model, which is the goal; bands are 95 % intervals. Dashed, with a hollow "
-    "point: extrapolated beyond the unlearned model."
+    "horizontal line is the retain-only model, which is the goal; bands are 95 % intervals. Dashed: "
+    "extrapolated beyond the unlearned model."
 )
 PATHS = (
     "The way of each row from the original (the cross) to the model as published (the hollow point) and, dashed, "

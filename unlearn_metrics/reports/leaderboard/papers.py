@@ -18,7 +18,7 @@ from unlearn_metrics.reports.leaderboard.words import (
     cell,
     counts,
     explained,
-    flag,
+    flags,
     notes,
     pointed,
     present,
@@ -76,7 +76,7 @@ def _markdown_table(group: Group, columns: list[Shown], numbered: dict[str, str]
         return cells
 
     for row in group.rows:
-        name = _marked(code(shown(named[row.name]), in_table=True), [*_flags(row), *[row.unranked] * first], numbered)
+        name = _marked(code(shown(named[row.name]), in_table=True), [*flags(row), *[row.unranked] * first], numbered)
         cells = [rank(row)] * first + [name, *values(row)] + [_said(row.about)] * told
         lines.append("| " + " | ".join(cells) + " |")
     for reference in group.references:
@@ -105,10 +105,6 @@ def _about(group: Group) -> list[str]:
     sentences = [" ".join(about(group)), words.apart(group)]
     sentences.append(words.DEGENERATE if any(row.degenerate for row in group.rows) else None)
     return [sentence for sentence in sentences if sentence]
-
-
-def _flags(row: Row) -> list[str | None]:
-    return [flag(row)] if row.degenerate else []
 
 
 def _marked(text: str, whys: list[str | None], numbered: dict[str, str]) -> str:
@@ -186,7 +182,7 @@ def as_latex(groups: list[Group]) -> str:
         for row in group.rows:
             lead = [
                 tex(rank(row)),
-                _superscript(_tex_name(shown(named[row.name])), [row.unranked, *_flags(row)], numbered),
+                _superscript(_tex_name(shown(named[row.name])), [row.unranked, *flags(row)], numbered),
             ]
             lines += _tex_lines(row, columns, numbered, lead)
         lines += [r"\midrule"] if group.references else []

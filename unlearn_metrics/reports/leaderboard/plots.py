@@ -27,7 +27,7 @@ def curves(group: Group, names: Sequence[str]) -> str | None:
     """x = retention relative to the original's, from 0.9 to 1; y = the residual there, with its band.
 
     Rows that are compared at equal retention; a point at the group's retention. What lies beyond alpha 1 is
-    dashed, and a point there hollow. A horizontal line is the retain-only model. None if there is no curve.
+    dashed. A horizontal line is the retain-only model. None if there is no curve.
     """
 
     def draw(axes: Axes) -> bool:
@@ -36,21 +36,19 @@ def curves(group: Group, names: Sequence[str]) -> str | None:
             inner: dict[int, list[Point]] = {}
             beyond: dict[int, list[Point]] = {}
             bands: dict[int, list[Point]] = {}
-            spots: dict[bool, list[tuple[int, Point]]] = {False: [], True: []}
+            spots: list[tuple[int, Point]] = []
             for place in places:
                 row = group.rows[place]
                 if row.values["average"].value is None and row.values["residual"].value is None:
                     continue
                 inner[place], beyond[place], bands[place] = _curve(row, group.metric)
                 if (at := row.values["residual"].value) is not None and group.retention is not None:
-                    extrapolated = (row.values["alpha"].value or 0) > 1
-                    spots[extrapolated].append((place, (group.retention, at)))
+                    spots.append((place, (group.retention, at)))
             if len(group.rows) <= BARS:
                 _bands(axes, {place: band for place, band in bands.items() if len(band) > 2})
             _lines(axes, {place: line for place, line in inner.items() if len(line) > 1}, lw=1.4)
             _lines(axes, {p: line for p, line in beyond.items() if len(line) > 1}, lw=1.4, linestyles=[(0, (2.5, 2))])
-            _spots(axes, spots[False], group)
-            _spots(axes, spots[True], group, hollow=True)
+            _spots(axes, spots, group)
         if not axes.collections:
             return False
         _target(axes, group)

@@ -182,6 +182,8 @@ def _unplaced(residual: Value, clusters: int, rho: float) -> str:
     if residual.value is not None and clusters < curve.RANKED:
         few = counted(clusters, "cluster of documents is", "clusters of documents are")
         return f"{few} too few to tell rows apart; a rank takes {curve.RANKED}"
+    if residual.ci_low is not None:
+        return f"in too few draws do all rows retain as little as {rho:.0%}, so they cannot be told apart"
     return f"no residual with an interval at {rho:.0%} retention: {residual.why}"
 
 

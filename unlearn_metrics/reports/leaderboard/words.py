@@ -47,6 +47,7 @@ DOCUMENTS = (
     "documents: questions with their answers, or texts; intervals redraw whole clusters of them, such as all questions "
     "on one author"
 )
+COARSE = "coarse path: most of what unlearning changed is a step or two of the dtype that mixes are rounded to"
 EXTRAPOLATED, UNDER_CONTROL = "extrapolated", SIDES["controlled"]
 SEEDS = (
     "Rows that are training seeds of one method, by their names: mean, range and standard deviation of their "
@@ -144,7 +145,7 @@ def notes(group: Group, cells: bool = False) -> dict[str, str]:
     columns = present(group)
     often: Counter[str] = Counter()
     for row in group.rows:
-        said = (row.unranked, flag(row)) if cells else ()
+        said = (row.unranked, *flags(row)) if cells else ()
         often.update({why: 1 for why in _whys(row, columns) if why and why not in said})
     everywhere = [why for why, rows in often.items() if rows == len(group.rows) > 1]
     marked = [why for why in often if why not in everywhere]
@@ -159,8 +160,7 @@ def legend(numbered: Mapping[str, str]) -> list[tuple[str, str]]:
 
 def _whys(row: Row, columns: Sequence[Shown]) -> Iterator[str | None]:
     yield row.unranked
-    if row.degenerate:
-        yield flag(row)
+    yield from flags(row)
     for column in columns:
         for name in _parts(column):
             yield row.values[name].why
@@ -190,18 +190,24 @@ def reasons(group: Group) -> list[str]:
 def explained(group: Group) -> list[tuple[str, str, bool]]:
     """(what stands in the table, what it means, whether a phone, which shows the first column alone, has it)."""
     columns = present(group)
-    found = [(pointed(group, column), _what(group, column), column is columns[0]) for column in columns]
+    found = []
+    for column in columns:
+        found.append((pointed(group, column), _what(group, column), column is columns[0]))
+        if column.value == "residual" and column.beneath:
+            beneath = f"{group.metric} on the forget set of the checkpoint as it was {column.small}, and its retention"
+            found.append((column.small, beneath, False))
     at = "the share asked for" if group.retention is None else percent(group.retention)
     if any(row.rank != row.rank_worst for row in group.rows):
-        found.insert(0, ("1–2", "first or second: the places that a row may have", True))
+        wide = next(row for row in group.rows if row.rank != row.rank_worst)
+        found.insert(0, (rank(wide), "the places that a row may have, from the best to the worst", True))
     if any(extrapolated(row.values) for row in group.rows):
-        beyond = f"as published the checkpoint retains more than {at}; this would be left if unlearning went on to {at}"
-        found.append((EXTRAPOLATED, beyond, True))
+        beyond = f"as published the checkpoint retains more than {at}; the residual is of a mix beyond it, away from "
+        found.append((EXTRAPOLATED, f"{beyond}the original, that retains {at}", True))
     if group.metric in METRICS and {column.value for column in columns} & {"residual", "residual_unlearned"}:
         definition = " ".join(METRICS[group.metric].definition.split("\n\n")[0].split())
         found.append((group.metric, definition.split(". ")[0].rstrip("."), True))
     if any(UNDER_CONTROL in what for _, what, _ in found):
-        near = "" if group.retention is None else f", as close to the checkpoint as still keeps {at}"
+        near = "" if group.retention is None else f", as close to the checkpoint as {at} allows"
         found.append((UNDER_CONTROL, f"of a model between the original and the checkpoint{near}", False))
     if any(counts(group, column) for column in columns):
         found.append(("n", DOCUMENTS, False))
@@ -214,9 +220,7 @@ def _what(group: Group, column: Shown) -> str:
     if column.value == "residual":
         at = "the share asked for" if group.retention is None else percent(group.retention)
         what = f"{group.metric} on the forget set where exactly {at} (--keep of the runs) of the original's "
-        what += f"{kept(group)} is retained, with its 95 % interval"
-        more = f"; beneath, the same of the checkpoint as it was {column.small}, and its retention"
-        return what + (more if column.beneath else "")
+        return what + f"{kept(group)} is retained, with its 95 % interval"
     if column.value == "residual_unlearned":
         return f"{group.metric} on the forget set, of the checkpoint as it was published"
     if column.value == "common":
@@ -224,8 +228,10 @@ def _what(group: Group, column: Shown) -> str:
     return column.what
 
 
-def flag(row: Row) -> str:
-    return f"degenerate: {row.degenerate}"
+def flags(row: Row) -> list[str]:
+    """What a reader is warned of beside the row's name."""
+    degenerate = [f"degenerate: {row.degenerate}"] if row.degenerate else []
+    return degenerate + ([COARSE] if row.record.control.rounding else [])
 
 
 def cell(value: Value) -> tuple[str, str]:
