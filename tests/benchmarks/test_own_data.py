@@ -116,7 +116,7 @@ def test_a_split_text_is_the_text(text: str, prefix: float):
         ("a.jsonl", '{"question": "q", "answer": "a"}\n{"question": "q"}', None, "line 2: field 'answer' is missing"),
         ("a.jsonl", '{"q": "q", "a": 3}', {"question": "q", "answer": "a"}, "line 1: field 'a' is not a string"),
         ("a.jsonl", '{"q": "q"}', None, "line 1: neither 'question' and 'answer' nor 'text' among its fields (q)"),
-        ("a.jsonl", '{"text": "two words"}\n{"text": "one"}', None, "line 2: a text of 1 words is too short"),
+        ("a.jsonl", '{"text": "two words"}\n{"text": "one"}', None, "line 2: a text of 1 word is too short"),
         ("a.jsonl", '{"text": "two words"}\n{', None, "property name enclosed in double quotes, column 2 (char 1))"),
         ("a.jsonl", '"two words"', None, "line 1: not a JSON object"),
         ("a.csv", "q\nq,a\n", None, "a.csv, line 2: neither"),

@@ -109,15 +109,6 @@ def test_the_packaged_checkpoints_mix_finely(pair):
     assert family("mix", *pair).rounding() is None
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_mix_written_in_another_dtype_is_rounded_once(pair, tmp_path, dtype):
-    original, unlearned = pair
-    write_mix(original, unlearned, 0.3, tmp_path / "mixed", dtype=dtype)
-    theirs, mine = (tensors(CHECKPOINTS / name) for name in ("original", "excessive"))
-    for name, written in tensors(tmp_path / "mixed").items():
-        assert torch.equal(written, torch.lerp(theirs[name].float(), mine[name].float(), 0.3).to(dtype))
-
-
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
 def test_loaded_model_equals_written_checkpoint(pair, tmp_path, alpha):
     """Rewriting a float32 model in place = writing the bfloat16 mix and loading it."""

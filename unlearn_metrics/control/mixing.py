@@ -290,10 +290,9 @@ def write_mix(
 
     dtype: of its floating-point tensors, instead of the unlearned model's. what: the control's formula, for the README.
     """
-    if dtype is None:
-        mixed = control(original, unlearned, alpha)
-    else:  # rounded once, to this dtype
-        mixed = cast(control(original, cast(unlearned, torch.float32), alpha), dtype)
+    mixed = control(original, unlearned, alpha)
+    if dtype is not None:  # rounded as the unlearned model stores it first: what is written is what was measured
+        mixed = cast(mixed, dtype)
     if mixed.logit_scale != 1:
         mixed = _scaled_head(mixed)
     stored = "the unlearned checkpoint's dtype" if dtype is None else str(dtype).removeprefix("torch.")

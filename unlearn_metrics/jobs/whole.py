@@ -124,7 +124,7 @@ def control(
     for note in u.notes:
         say(note)
     models = family_of(settings, o, u)
-    coarse = None if dtype == "float32" else models.rounding(settings.alpha)
+    coarse = models.rounding(settings.alpha)
     if coarse is not None:
         say(f"{coarse}; {FINER}")
     if settings.alpha is None:
