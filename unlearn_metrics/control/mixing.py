@@ -80,7 +80,7 @@ def rounding(original: Checkpoint, unlearned: Checkpoint, names: Iterable[str]) 
     A change of one step is lost in every mix below alpha 0.5, and whole above: the path is a staircase. names: the
     tensors that are mixed; a sample of their rows is looked at.
     """
-    steps, changed = Counter[torch.dtype](), Counter[torch.dtype]()
+    steps, changed = Counter[torch.dtype](), 0
     for name in names:
         theirs, mine = original.tensors[name], unlearned.tensors[name]
         if mine.dtype not in (torch.bfloat16, torch.float16):
@@ -90,13 +90,13 @@ def rounding(original: Checkpoint, unlearned: Checkpoint, names: Iterable[str]) 
             part = start, min(start + ROWS, common)
             o, u = (tensor.rows(*part).to(mine.dtype).contiguous() for tensor in (theirs, mine))
             apart = (o.view(torch.int16).int() - u.view(torch.int16).int()).abs()
-            changed[mine.dtype] += int((apart > 0).sum())
+            changed += int((apart > 0).sum())
             steps[mine.dtype] += int(((apart > 0) & (apart <= STEPS)).sum())
-    if not steps.total() or steps.total() <= changed.total() / 2:
+    if not steps.total() or steps.total() <= changed / 2:
         return None
     dtype = str(steps.most_common(1)[0][0]).removeprefix("torch.")
     return (
-        f"about {steps.total() / changed.total():.0%} of the weights that unlearning changed are one or two steps of "
+        f"about {steps.total() / changed:.0%} of the weights that unlearning changed are one or two steps of "
         f"{dtype} apart, to which mixes are rounded: the path is a staircase"
     )
 

@@ -16,6 +16,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from operator import methodcaller
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -143,6 +144,17 @@ def check_folder(folder: Path, ours: Mapping[str, str | Callable[[Path], bool]])
         path = folder / name
         if foreign(path, is_ours) if isinstance(is_ours, str) else path.exists() and not is_ours(path):
             raise InputError(f"{path} was not written by unlearn-metrics; choose another folder")
+
+
+def write_files(folder: Path, files: Mapping[str, bytes], ours: Mapping[str, str | Callable[[Path], bool]]) -> None:
+    """Make the folder and write these files there, by their names. InputError if that fails, and see `check_folder`."""
+    check_folder(folder, ours)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, data in files.items():
+            write(folder / name, methodcaller("write", data))
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written to: {first_line(error)}") from None
 
 
 def write(path: Path, fill: Callable[[IO[bytes]], object]) -> None:

@@ -316,14 +316,14 @@ def ranks(rows: Floats, clusters: int, level: float = 0.95) -> list[tuple[int, i
     if not (drawn := _known(drawn)).size:
         return found
     drawn = drawn - drawn.mean(1, keepdims=True)
-    deviations = squareform(pdist(drawn)) / math.sqrt(max(1, drawn.shape[1]))  # of all pairs
+    deviations = squareform(pdist(drawn)) / math.sqrt(drawn.shape[1])  # of all pairs
     steady = np.where(deviations > 0, deviations, np.inf)  # what never moves is no test
     largest = np.concatenate(
         [
             np.max(
                 [(np.abs(row - block[:i]) / steady[i, :i, None]).max(0, initial=0) for i, row in enumerate(block)], 0
             )
-            for block in np.array_split(drawn, math.ceil(drawn.shape[1] / BLOCK) or 1, axis=1)
+            for block in np.array_split(drawn, math.ceil(drawn.shape[1] / BLOCK), axis=1)
         ]
     )
     pairs = len(ranked) * (len(ranked) - 1) // 2

@@ -196,9 +196,8 @@ def explained(group: Group) -> list[tuple[str, str, bool]]:
         if column.value == "residual" and column.beneath:
             beneath = f"{group.metric} on the forget set of the checkpoint as it was {column.small}, and its retention"
             found.append((column.small, beneath, False))
-    at = "the share asked for" if group.retention is None else percent(group.retention)
-    if any(row.rank != row.rank_worst for row in group.rows):
-        wide = next(row for row in group.rows if row.rank != row.rank_worst)
+    at = _asked(group)
+    if (wide := next((row for row in group.rows if row.rank != row.rank_worst), None)) is not None:
         found.insert(0, (rank(wide), "the places that a row may have, from the best to the worst", True))
     if any(extrapolated(row.values) for row in group.rows):
         beyond = f"as published the checkpoint retains more than {at}; the residual is of a mix beyond it, away from "
@@ -216,10 +215,14 @@ def explained(group: Group) -> list[tuple[str, str, bool]]:
     return found
 
 
+def _asked(group: Group) -> str:
+    """The retention that rows are compared at."""
+    return "the share asked for" if group.retention is None else percent(group.retention)
+
+
 def _what(group: Group, column: Shown) -> str:
     if column.value == "residual":
-        at = "the share asked for" if group.retention is None else percent(group.retention)
-        what = f"{group.metric} on the forget set where exactly {at} (--keep of the runs) of the original's "
+        what = f"{group.metric} on the forget set where exactly {_asked(group)} (--keep of the runs) of the original's "
         return what + f"{kept(group)} is retained, with its 95 % interval"
     if column.value == "residual_unlearned":
         return f"{group.metric} on the forget set, of the checkpoint as it was published"

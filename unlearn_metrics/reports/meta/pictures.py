@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unlearn_metrics.errors import InputError, first_line
 from unlearn_metrics.record import Estimate
 from unlearn_metrics.records import folder as whole
 from unlearn_metrics.reports.console import plain
@@ -77,22 +76,9 @@ def write(folder: Path, name: str, text: str, table: DataFrame, draw: Draw) -> N
     from unlearn_metrics.reports import drawing
 
     rows = table.to_csv(index=False)
-    files = {
-        f"{name}.json": text.encode() + b"\n",
-        f"{name}.csv": rows.encode(),
-        f"{name}.svg": drawing.saved(draw, "svg"),
-    }
+    files = {f"{name}.json": text.encode() + b"\n", f"{name}.csv": rows.encode()}
+    if (drawn := drawing.saved(draw, "svg")) is not None:
+        files[f"{name}.svg"] = drawn
     # those of an earlier call begin with the same key, or the same columns
     starts = {f"{name}.json": text.partition(":")[0], f"{name}.csv": ",".join(rows.split(",")[:3])}
-    whole.check_folder(folder, {**starts, f"{name}.svg": drawing.ours})
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for file, data in files.items():
-            if data is not None:
-                whole.write(folder / file, _writer(data))
-    except OSError as error:
-        raise InputError(f"{folder} cannot be written to: {first_line(error)}") from None
-
-
-def _writer(data: bytes) -> Callable[..., object]:
-    return lambda file: file.write(data)
+    whole.write_files(folder, files, {**starts, f"{name}.svg": drawing.ours})

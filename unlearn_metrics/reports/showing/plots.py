@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from unlearn_metrics.documents import Observations
-from unlearn_metrics.errors import InputError, first_line
 from unlearn_metrics.metrics import values
 from unlearn_metrics.metrics.depth import THRESHOLD, erased_share
 from unlearn_metrics.record import ClusterSums, RunRecord
-from unlearn_metrics.records.folder import check_folder, write
+from unlearn_metrics.records.folder import write_files
 from unlearn_metrics.registry import NAME
 from unlearn_metrics.reports import drawing
 from unlearn_metrics.reports.drawing import INK, MUTED, PAGE, Draw, colour
@@ -57,18 +55,8 @@ def save(folder: Path, record: RunRecord, observations: Observations) -> list[Pa
         for form in FORMS
         if (drawn := drawing.saved(draw, form)) is not None
     }
-    check_folder(folder, dict.fromkeys(made, drawing.ours))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, drawn in made.items():
-            write(folder / name, partial(_put, drawn))
-    except OSError as error:
-        raise InputError(f"{folder} cannot be written to: {first_line(error)}") from None
+    write_files(folder, made, dict.fromkeys(made, drawing.ours))
     return [folder / name for name in made]
-
-
-def _put(drawn: bytes, file: IO[bytes]) -> None:
-    file.write(drawn)
 
 
 def path(record: RunRecord) -> Draw:
